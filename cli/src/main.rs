@@ -1,0 +1,3 @@
+//! The `interp-guard` command.
+
+fn main() {}

@@ -1,0 +1,30 @@
+#![doc = include_str!("../README.md")]
+#![cfg_attr(loom, allow(dead_code))]
+
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+compile_error!(
+    "interp-guard supports Linux on x86-64 only: its system calls and restartable sequences are written for it"
+);
+
+#[cfg(not(loom))]
+mod finalizer;
+#[cfg(not(loom))]
+pub mod platform;
+#[cfg(not(loom))]
+mod registry;
+#[cfg_attr(loom, path = "signal_safe/mod.rs")]
+mod signal_safe;
+
+#[cfg(not(loom))]
+pub use finalizer::{Closing, DrainError, DrainTimeout, FinalizeError};
+#[cfg(not(loom))]
+pub use registry::{CloseError, Layout, RegisterError, Registry, SetupError};
+pub use signal_safe::LookupError;
+pub use signal_safe::counters::{Counters, UnknownCounters};
+pub use signal_safe::guard::{Guard, View};
+pub use signal_safe::word::{InterpreterId, InvalidId};
+
+/// Guards without their interpreter's type, as plain data: for bindings to other languages.
+pub mod raw {
+    pub use crate::signal_safe::guard::{GuardParts, RawGuard};
+}

@@ -1,0 +1,65 @@
+//! The registry's book: what normal context knows of each interpreter, kept under the registry's mutex.
+
+use super::setup::Mapping;
+use crate::InterpreterId;
+use rangemap::RangeInclusiveSet;
+use std::collections::BTreeMap;
+
+/// One registered interpreter.
+pub(crate) struct Entry {
+    /// Its place in the table.
+    pub slot: u32,
+    /// Who owns the right to drain it: the number of a `Closing`, if there is one.
+    pub owner: Option<u64>,
+}
+
+/// See the module. Exists once the table is published.
+pub(crate) struct Book {
+    /// Live and closing interpreters.
+    pub entries: BTreeMap<InterpreterId, Entry>,
+    /// Every ID that was ever registered. Ranges: dense IDs are one, however many.
+    used: RangeInclusiveSet<i64>,
+    /// No fresh ID is below this.
+    fresh: i64,
+    /// How many `Closing`s were ever given out: the number of the latest.
+    closings: u64,
+    /// Dropped with the book, after the table's last use.
+    _mapping: Mapping,
+}
+
+impl Book {
+    pub fn new(mapping: Mapping) -> Self {
+        let used = RangeInclusiveSet::new();
+        Self { entries: BTreeMap::new(), used, fresh: 0, closings: 0, _mapping: mapping }
+    }
+
+    /// The next ID that nobody ever had. `None` once all 2^63 - 1 have been used.
+    pub fn fresh_id(&self) -> Option<InterpreterId> {
+        let lowest = match self.used.get(&self.fresh) {
+            Some(range) => range.end().checked_add(1)?,
+            None => self.fresh,
+        };
+        InterpreterId::try_from(lowest).ok()
+    }
+
+    /// Was `id` ever registered?
+    pub fn was_used(&self, id: InterpreterId) -> bool {
+        self.used.contains(&i64::from(id))
+    }
+
+    /// Enters an interpreter that the table has taken.
+    pub fn enter(&mut self, id: InterpreterId, slot: u32, fresh: bool) {
+        let number = i64::from(id);
+        self.used.insert(number..=number);
+        if fresh {
+            self.fresh = number;
+        }
+        self.entries.insert(id, Entry { slot, owner: None });
+    }
+
+    /// A number for a new `Closing`.
+    pub fn next_closing(&mut self) -> u64 {
+        self.closings += 1;
+        self.closings
+    }
+}

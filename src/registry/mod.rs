@@ -1,0 +1,493 @@
+//! The registry: keeps the table in sync, in normal context, under one mutex.
+
+mod book;
+mod error;
+mod setup;
+
+pub use error::{CloseError, RegisterError};
+pub use setup::{Layout, SetupError};
+
+use crate::finalizer::{Closing, FinalizeError};
+use crate::signal_safe::LookupError;
+use crate::signal_safe::counters::Counters;
+use crate::signal_safe::guard::{Guard, View};
+use crate::signal_safe::table::Table;
+use crate::signal_safe::word::InterpreterId;
+use book::Book;
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// A fixed-capacity set of interpreters, looked up from any context.
+///
+/// Usable as a `static`. Nothing is allocated until the first registration, which maps the whole table; pages are
+/// touched as they are needed.
+///
+/// Dropping a registry drops the interpreters that are left in it. No guard can be out then, by borrowing, unless it
+/// was leaked.
+///
+/// ```
+/// use interp_guard::{Counters, LookupError, Registry};
+///
+/// struct Interpreter { name: &'static str }
+///
+/// static INTERPRETERS: Registry<Interpreter> = Registry::with_capacity(64);
+///
+/// let id = INTERPRETERS.register(Interpreter { name: "main" })?;
+/// let guard = INTERPRETERS.lookup(id)?; // from anywhere, a signal handler included
+/// assert_eq!(guard.name, "main");
+/// drop(guard);
+/// let interpreter = INTERPRETERS.finalize(id, None)?; // by value: exclusive again
+/// assert_eq!(interpreter.name, "main");
+/// assert_eq!(INTERPRETERS.lookup(id).unwrap_err(), LookupError::NotFound);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Registry<T: Send + Sync + 'static> {
+    table: Table,
+    book: Mutex<Option<Book>>,
+    capacity: usize,
+    counters: Option<Counters>,
+    interpreters: PhantomData<T>,
+}
+
+impl<T: Send + Sync + 'static> Default for Registry<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T: Send + Sync + 'static> fmt::Debug for Registry<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry")
+            .field("len", &self.len())
+            .field("capacity", &self.capacity)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Building.
+impl<T: Send + Sync + 'static> Registry<T> {
+    /// A registry for 1,024 interpreters.
+    ///
+    /// Context: any; `const`.
+    ///
+    /// ```
+    /// static INTERPRETERS: interp_guard::Registry<String> = interp_guard::Registry::new();
+    /// assert_eq!(INTERPRETERS.capacity(), 1024);
+    /// ```
+    pub const fn new() -> Self {
+        Self::with_capacity(1024)
+    }
+
+    /// A registry for `capacity` interpreters at a time, 1 to 2^20. Another capacity is reported by the first
+    /// registration, as [`SetupError::Capacity`].
+    ///
+    /// Context: any; `const`.
+    ///
+    /// ```
+    /// static INTERPRETERS: interp_guard::Registry<String> = interp_guard::Registry::with_capacity(8);
+    /// assert_eq!(INTERPRETERS.capacity(), 8);
+    /// ```
+    pub const fn with_capacity(capacity: usize) -> Self {
+        Self {
+            table: Table::new(),
+            book: Mutex::new(None),
+            capacity,
+            counters: None,
+            interpreters: PhantomData,
+        }
+    }
+
+    /// Asks for a way to count guards. Without this, `INTERP_GUARD_COUNTERS` (`per-cpu` or `shared`) decides, and
+    /// without that the best the machine has. What the machine lacks is reported by the first registration, as
+    /// [`SetupError::Counters`].
+    ///
+    /// Context: any; `const`.
+    ///
+    /// ```
+    /// use interp_guard::{Counters, Registry};
+    /// static INTERPRETERS: Registry<String> = Registry::new().counters(Counters::Shared);
+    /// INTERPRETERS.register("main".into())?;
+    /// assert_eq!(INTERPRETERS.layout().unwrap().counters, Counters::Shared);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub const fn counters(mut self, counters: Counters) -> Self {
+        self.counters = Some(counters);
+        self
+    }
+}
+
+/// From any context, a signal handler included.
+impl<T: Send + Sync + 'static> Registry<T> {
+    /// Takes a guard on `id`, if it is live.
+    ///
+    /// Context: any, async-signal-safe, re-entrant to any depth. `errno` is not touched.
+    ///
+    /// # Errors
+    /// [`LookupError::Finalizing`] if it is closing, [`LookupError::NotFound`] if it is gone or never was.
+    ///
+    /// # Complexity
+    /// Wait-free. At most one more probe than the largest displacement among the IDs that share this one's home, which
+    /// is 0 or 1 for dense IDs; hits and misses alike, however many interpreters there are.
+    ///
+    /// ```
+    /// # use interp_guard::{LookupError, Registry};
+    /// let registry = Registry::new();
+    /// let id = registry.register("an interpreter").unwrap();
+    /// assert_eq!(*registry.lookup(id)?, "an interpreter");
+    /// # Ok::<(), LookupError>(())
+    /// ```
+    #[inline]
+    pub fn lookup(&self, id: InterpreterId) -> Result<Guard<'_, T>, LookupError> {
+        // SAFETY: every payload in this table is a `T` that `insert` boxed and `take` unboxes after vacating.
+        self.table.lookup(id).map(|raw| unsafe { Guard::from_raw(raw) })
+    }
+
+    /// A view of `id`, whether or not an interpreter has it.
+    ///
+    /// Context: any, async-signal-safe.
+    ///
+    /// ```
+    /// # use interp_guard::{InterpreterId, LookupError, Registry};
+    /// let registry: Registry<String> = Registry::new();
+    /// let view = registry.view(InterpreterId::try_from(7)?);
+    /// assert_eq!(view.guard().unwrap_err(), LookupError::NotFound);
+    /// # Ok::<(), interp_guard::InvalidId>(())
+    /// ```
+    #[inline]
+    pub fn view(&self, id: InterpreterId) -> View<'_, T> {
+        // SAFETY: as in `lookup`.
+        unsafe { View::new(&self.table, id) }
+    }
+
+    /// The main interpreter: the first registered into an empty registry, unless [`set_main`](Self::set_main) named
+    /// another. `None` before that, and from the moment it is finalized.
+    ///
+    /// Context: any, async-signal-safe.
+    ///
+    /// ```
+    /// # use interp_guard::Registry;
+    /// let registry = Registry::new();
+    /// assert_eq!(registry.main(), None);
+    /// let first = registry.register("first").unwrap();
+    /// let second = registry.register("second").unwrap();
+    /// assert_eq!(registry.main(), Some(first));
+    /// registry.set_main(second)?;
+    /// assert_eq!(registry.main(), Some(second));
+    /// # Ok::<(), interp_guard::LookupError>(())
+    /// ```
+    #[inline]
+    pub fn main(&self) -> Option<InterpreterId> {
+        self.table.main()
+    }
+
+    /// Calls `f` with the ID of every interpreter that is live when its place in the table is looked at, in no
+    /// particular order.
+    ///
+    /// Context: any, async-signal-safe if `f` is. O(slots), and there are 2 to 4 slots per interpreter of capacity.
+    ///
+    /// ```
+    /// # use interp_guard::Registry;
+    /// let registry = Registry::new();
+    /// let id = registry.register("an interpreter").unwrap();
+    /// let mut live = 0;
+    /// registry.for_each_live(|_| live += 1);
+    /// assert_eq!(live, 1);
+    /// ```
+    pub fn for_each_live(&self, f: impl FnMut(InterpreterId)) {
+        self.table.for_each_live(f);
+    }
+}
+
+/// From normal context. These may block, allocate, and take the registry's mutex.
+impl<T: Send + Sync + 'static> Registry<T> {
+    /// Registers an interpreter under a fresh ID.
+    ///
+    /// Context: normal.
+    ///
+    /// # Errors
+    /// [`RegisterError`], with the interpreter in it. Nothing changed.
+    ///
+    /// ```
+    /// # use interp_guard::Registry;
+    /// let registry = Registry::new();
+    /// let first = registry.register("first")?;
+    /// let second = registry.register("second")?;
+    /// assert_ne!(first, second);
+    /// # Ok::<(), interp_guard::RegisterError<&str>>(())
+    /// ```
+    pub fn register(&self, interpreter: T) -> Result<InterpreterId, RegisterError<T>> {
+        self.insert(None, interpreter)
+    }
+
+    /// Registers an interpreter under an ID of the caller's choice.
+    ///
+    /// Context: normal.
+    ///
+    /// # Errors
+    /// [`RegisterError`], with the interpreter in it. Nothing changed.
+    ///
+    /// ```
+    /// # use interp_guard::{InterpreterId, Registry};
+    /// let registry = Registry::new();
+    /// let seven = InterpreterId::try_from(7)?;
+    /// registry.register_with_id(seven, "seven").unwrap();
+    /// let refused = registry.register_with_id(seven, "another").unwrap_err();
+    /// assert_eq!(refused.into_inner(), "another");
+    /// # Ok::<(), interp_guard::InvalidId>(())
+    /// ```
+    pub fn register_with_id(&self, id: InterpreterId, interpreter: T) -> Result<(), RegisterError<T>> {
+        self.insert(Some(id), interpreter).map(drop)
+    }
+
+    fn insert(
+        &self,
+        asked: Option<InterpreterId>,
+        interpreter: T,
+    ) -> Result<InterpreterId, RegisterError<T>> {
+        let mut book = self.lock();
+        let book = match &mut *book {
+            Some(book) => book,
+            empty => match self.set_up() {
+                Ok(book) => empty.insert(book),
+                Err(why) => return Err(RegisterError::Unavailable(interpreter, why)),
+            },
+        };
+        if let Some(id) = asked.filter(|&id| book.was_used(id)) {
+            return Err(match book.entries.contains_key(&id) {
+                true => RegisterError::DuplicateId(interpreter),
+                false => RegisterError::RetiredId(interpreter),
+            });
+        }
+        if book.entries.len() >= self.capacity {
+            return Err(RegisterError::RegistryFull(interpreter));
+        }
+        let Some(id) = asked.or_else(|| book.fresh_id()) else {
+            return Err(RegisterError::RetiredId(interpreter)); // all 2^63 - 1 of them
+        };
+        let payload = Box::into_raw(Box::new(interpreter));
+        // SAFETY: (1) the mutex is held; (2) `id` is in the book of used IDs neither as live nor as retired.
+        let Some(slot) = (unsafe { self.table.insert(id, payload.cast()) }) else {
+            // SAFETY: `payload` was boxed above and the table did not take it.
+            return Err(RegisterError::RegistryFull(unsafe { *Box::from_raw(payload) }));
+        };
+        if book.entries.is_empty() {
+            self.table.set_main(Some(id));
+        }
+        book.enter(id, slot, asked.is_none());
+        Ok(id)
+    }
+
+    fn set_up(&self) -> Result<Book, SetupError> {
+        if self.capacity == 0 || self.capacity > setup::MAX_CAPACITY {
+            return Err(SetupError::Capacity(self.capacity));
+        }
+        let layout = Layout::new(self.capacity, setup::choose_counters(self.counters)?);
+        // SAFETY: (1) the mutex is held and there is no book yet, so the table is not published; (2) the mapping goes
+        // into the book, which is dropped with this registry, when the table can no longer be borrowed.
+        Ok(Book::new(unsafe { layout.publish(&self.table) }?))
+    }
+
+    /// Closes an interpreter: no new guards from here on. The ones that are out stay valid.
+    ///
+    /// When this has returned, every lookup that begins says [`LookupError::Finalizing`]. Never undone: dropping the
+    /// [`Closing`] leaves the interpreter closed, for the next `close` or [`finalize`](Self::finalize) to take up.
+    ///
+    /// Context: normal.
+    ///
+    /// # Errors
+    /// [`CloseError::NotFound`]; [`CloseError::AlreadyClosing`] while somebody else holds the `Closing`.
+    ///
+    /// ```
+    /// # use interp_guard::{CloseError, Registry};
+    /// let registry = Registry::new();
+    /// let id = registry.register("an interpreter").unwrap();
+    /// let closing = registry.close(id)?;
+    /// assert_eq!(registry.close(id).unwrap_err(), CloseError::AlreadyClosing);
+    /// assert_eq!(closing.drain(None).unwrap(), "an interpreter");
+    /// # Ok::<(), CloseError>(())
+    /// ```
+    pub fn close(&self, id: InterpreterId) -> Result<Closing<'_, T>, CloseError> {
+        Closing::begin(self, id)
+    }
+
+    /// Closes an interpreter, waits until no guard is out, and hands it back by value.
+    ///
+    /// `timeout` limits the waiting; `None` is without limit, zero looks once. The ID is retired when this succeeds.
+    ///
+    /// Context: normal; blocks.
+    ///
+    /// # Errors
+    /// [`FinalizeError::NotFound`], [`FinalizeError::AlreadyClosing`], or what [`Closing::drain`] says; then the
+    /// interpreter is closed and otherwise untouched, and the error has the [`Closing`] in it.
+    ///
+    /// ```
+    /// # use interp_guard::{DrainError, FinalizeError, Registry};
+    /// # use std::time::Duration;
+    /// let registry = Registry::new();
+    /// let id = registry.register("an interpreter").unwrap();
+    /// let guard = registry.lookup(id)?;
+    /// let refused = registry.finalize(id, Some(Duration::ZERO)).unwrap_err();
+    /// let FinalizeError::Drain(DrainError::Timeout(timeout)) = refused else { panic!("{refused}") };
+    /// assert_eq!(timeout.outstanding(), 1);
+    /// drop(guard);
+    /// assert_eq!(timeout.into_closing().drain(None).unwrap(), "an interpreter");
+    /// # Ok::<(), interp_guard::LookupError>(())
+    /// ```
+    pub fn finalize(&self, id: InterpreterId, timeout: Option<Duration>) -> Result<T, FinalizeError<'_, T>> {
+        let closing = self.close(id).map_err(FinalizeError::from)?;
+        closing.drain(timeout).map_err(FinalizeError::Drain)
+    }
+
+    /// Names the main interpreter.
+    ///
+    /// Context: normal.
+    ///
+    /// # Errors
+    /// [`LookupError::NotFound`], or [`LookupError::Finalizing`] if it is closing. Nothing changed.
+    ///
+    /// ```
+    /// # use interp_guard::{InterpreterId, LookupError, Registry};
+    /// let registry: Registry<String> = Registry::new();
+    /// let unknown = InterpreterId::try_from(7)?;
+    /// assert_eq!(registry.set_main(unknown), Err(LookupError::NotFound));
+    /// # Ok::<(), interp_guard::InvalidId>(())
+    /// ```
+    pub fn set_main(&self, id: InterpreterId) -> Result<(), LookupError> {
+        let book = self.lock();
+        let entry = book.as_ref().and_then(|book| book.entries.get(&id)).ok_or(LookupError::NotFound)?;
+        if self.table.is_closing(entry.slot) {
+            return Err(LookupError::Finalizing);
+        }
+        self.table.set_main(Some(id));
+        Ok(())
+    }
+
+    /// How many guards of `id` are out; `None` if no interpreter has this ID.
+    ///
+    /// Counts every guard that is out throughout the call; one that comes or goes meanwhile may or may not be counted.
+    ///
+    /// Context: normal. O(CPUs).
+    ///
+    /// ```
+    /// # use interp_guard::Registry;
+    /// let registry = Registry::new();
+    /// let id = registry.register("an interpreter").unwrap();
+    /// let guard = registry.lookup(id)?;
+    /// assert_eq!(registry.outstanding(id), Some(1));
+    /// # Ok::<(), interp_guard::LookupError>(())
+    /// ```
+    pub fn outstanding(&self, id: InterpreterId) -> Option<u64> {
+        let book = self.lock();
+        let entry = book.as_ref()?.entries.get(&id)?;
+        Some(self.table.out(entry.slot).try_into().unwrap_or(0))
+    }
+
+    /// How many interpreters are registered, live and closing.
+    ///
+    /// Context: normal.
+    ///
+    /// ```
+    /// # use interp_guard::Registry;
+    /// let registry = Registry::new();
+    /// registry.register("an interpreter").unwrap();
+    /// assert_eq!(registry.len(), 1);
+    /// ```
+    pub fn len(&self) -> usize {
+        self.lock().as_ref().map_or(0, |book| book.entries.len())
+    }
+
+    /// Is nothing registered?
+    ///
+    /// Context: normal.
+    ///
+    /// ```
+    /// assert!(interp_guard::Registry::<String>::new().is_empty());
+    /// ```
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The capacity that was asked for.
+    ///
+    /// Context: any.
+    ///
+    /// ```
+    /// assert_eq!(interp_guard::Registry::<String>::with_capacity(5).capacity(), 5);
+    /// ```
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// The IDs of all registered interpreters, live and closing, in ascending order.
+    ///
+    /// Context: normal.
+    ///
+    /// ```
+    /// # use interp_guard::Registry;
+    /// let registry = Registry::new();
+    /// let id = registry.register("an interpreter").unwrap();
+    /// assert_eq!(registry.ids(), [id]);
+    /// ```
+    pub fn ids(&self) -> Vec<InterpreterId> {
+        self.lock().as_ref().map_or_else(Vec::new, |book| book.entries.keys().copied().collect())
+    }
+
+    /// How the table lies in memory; `None` before the first registration.
+    ///
+    /// Context: normal.
+    ///
+    /// ```
+    /// # use interp_guard::Registry;
+    /// let registry = Registry::new();
+    /// assert_eq!(registry.layout(), None);
+    /// registry.register("an interpreter").unwrap();
+    /// assert_eq!(registry.layout().unwrap().slots, 2048);
+    /// ```
+    pub fn layout(&self) -> Option<Layout> {
+        let _book = self.lock();
+        let mode = self.table.geometry()?.stripes.mode;
+        Some(Layout::new(self.capacity, mode))
+    }
+
+    /// How many slots beyond the first a lookup of `id` may have to probe, whether or not an interpreter has that ID.
+    ///
+    /// Context: any.
+    ///
+    /// ```
+    /// # use interp_guard::{InterpreterId, Registry};
+    /// let registry = Registry::new();
+    /// let id = registry.register("an interpreter").unwrap();
+    /// assert_eq!(registry.displacement(id), 0);
+    /// ```
+    pub fn displacement(&self, id: InterpreterId) -> u32 {
+        self.table.reach(id)
+    }
+}
+
+/// For the finalizer.
+impl<T: Send + Sync + 'static> Registry<T> {
+    pub(crate) fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// The book, once the table is published. A panic of another thread cannot have left it half-changed: each change is
+    /// one call, after everything that can fail.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Option<Book>> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T: Send + Sync + 'static> Drop for Registry<T> {
+    fn drop(&mut self) {
+        let book = self.book.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let Some(book) = book else { return };
+        for entry in book.entries.values() {
+            let payload = self.table.take_payload(entry.slot).cast::<T>();
+            // SAFETY: `insert` boxed it and the slot was not vacated, so it is still ours. `&mut self` says that no
+            // guard borrows this registry.
+            drop(unsafe { Box::from_raw(payload) });
+        }
+    }
+}

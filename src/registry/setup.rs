@@ -1,0 +1,175 @@
+//! From a registry's wishes to a published table: mode, geometry, memory.
+
+use crate::platform::{self, Missing};
+use crate::signal_safe::counters::{Cell, Counters, NO_RSEQ, Stripes};
+use crate::signal_safe::table::{Geometry, Slot, Table};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::ptr::NonNull;
+
+/// The largest capacity: 2^20 interpreters.
+pub(crate) const MAX_CAPACITY: usize = 1 << 20;
+
+/// Chooses the mode where the builder did not: `per-cpu` or `shared`.
+const COUNTERS_VARIABLE: &str = "INTERP_GUARD_COUNTERS";
+
+/// Why a registry could not set itself up. Nothing was changed; where the cause can pass, the next registration tries
+/// again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SetupError {
+    /// The capacity asked for is 0 or above 2^20.
+    Capacity(usize),
+    /// Per-CPU counters were asked for, and this is what the machine lacks for them.
+    Counters(Missing),
+    /// An environment variable says something that cannot be understood.
+    Variable {
+        /// Its name.
+        name: &'static str,
+        /// What it says.
+        value: String,
+        /// What it may say.
+        expected: &'static str,
+    },
+    /// The kernel would not map this many bytes; the error number says why.
+    Memory {
+        /// How much was asked for.
+        bytes: usize,
+        /// The kernel's answer.
+        errno: i32,
+    },
+}
+
+impl fmt::Display for SetupError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Capacity(asked) => {
+                write!(f, "a registry holds 1 to {MAX_CAPACITY} interpreters, not {asked}")
+            }
+            Self::Counters(missing) => {
+                write!(f, "per-CPU counters were asked for, but this machine lacks {missing}")
+            }
+            Self::Variable { name, value, expected } => {
+                write!(f, "{name} is {value:?}; it may be {expected}")
+            }
+            Self::Memory { bytes, errno } => write!(
+                f,
+                "no memory for the table ({bytes} bytes): {}",
+                std::io::Error::from_raw_os_error(*errno)
+            ),
+        }
+    }
+}
+
+impl std::error::Error for SetupError {}
+
+/// The memory behind a table: its slots, then its counters stripe by stripe. Zero-filled, lazily touched.
+pub(crate) struct Mapping {
+    start: NonNull<Slot>,
+    bytes: usize,
+}
+
+// SAFETY: a mapping is plain memory; the table that reads it is Sync.
+unsafe impl Send for Mapping {}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `map` with this length. The registry that owned it is being dropped, so that no borrow of
+        // the table, and hence no guard, is left.
+        let _ = unsafe { munmap(self.start.cast(), self.bytes) };
+    }
+}
+
+/// How a table lies in memory, for operators and tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Layout {
+    /// The counter mode in use.
+    pub counters: Counters,
+    /// Slots: a power of two, at least twice the capacity.
+    pub slots: usize,
+    /// Counter stripes that belong to a CPU; one spare stripe follows them.
+    pub stripes: usize,
+    /// Bytes of a slot, without its counters.
+    pub bytes_per_slot: usize,
+    /// Bytes of a slot's counters on one stripe.
+    pub counter_bytes_per_slot: usize,
+    /// Bytes of one stripe: what each CPU adds.
+    pub bytes_per_stripe: usize,
+    /// Address space of the whole table in bytes. Pages that nobody touched take no memory.
+    pub mapped_bytes: usize,
+}
+
+const PAGE: usize = 4096;
+
+impl Layout {
+    pub(super) fn new(capacity: usize, counters: Counters) -> Self {
+        let slots = (2 * capacity).next_power_of_two();
+        let stripes = platform::possible_cpus() as usize;
+        let bytes_per_stripe = (slots * size_of::<Cell>()).next_multiple_of(PAGE);
+        let slot_bytes = (slots * size_of::<Slot>()).next_multiple_of(PAGE);
+        Self {
+            counters,
+            slots,
+            stripes,
+            bytes_per_slot: size_of::<Slot>(),
+            counter_bytes_per_slot: size_of::<Cell>(),
+            bytes_per_stripe,
+            mapped_bytes: slot_bytes + (stripes + 1) * bytes_per_stripe,
+        }
+    }
+
+    /// Maps the memory and publishes the table on it.
+    ///
+    /// # Safety
+    /// 1. `table` is not published, and no other thread tries to.
+    /// 2. The mapping is dropped after `table`.
+    pub(super) unsafe fn publish(self, table: &Table) -> Result<Mapping, SetupError> {
+        let memory = |errno| SetupError::Memory { bytes: self.mapped_bytes, errno };
+        let bytes = NonZeroUsize::new(self.mapped_bytes).ok_or_else(|| memory(libc::EINVAL))?;
+        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
+        // SAFETY: a fresh anonymous mapping at an address of the kernel's choice disturbs nothing.
+        let start =
+            unsafe { mmap_anonymous(None, bytes, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, flags) }
+                .map_err(|errno| memory(errno as i32))?;
+        let mapping = Mapping { start: start.cast(), bytes: self.mapped_bytes };
+        let cells = self.mapped_bytes - (self.stripes + 1) * self.bytes_per_stripe;
+        let geometry = Geometry {
+            stripes: Stripes {
+                // SAFETY: the stripes end the mapping, so they begin inside it.
+                cells: unsafe { start.cast::<u8>().add(cells) }.cast(),
+                stride: self.bytes_per_stripe,
+                rseq: platform::rseq().map_or(NO_RSEQ, |rseq| rseq.offset),
+                cpus: self.stripes as u32,
+                mode: self.counters,
+            },
+            shift: 64 - self.slots.trailing_zeros(),
+            mask: self.slots as u32 - 1,
+        };
+        // SAFETY: (1) is ours; (2) zero-filled memory is vacant slots and zero counters, as many as the layout counted,
+        // and by (2) of ours it outlives the table; (3) per-CPU mode is only chosen with the C library's registration.
+        unsafe { table.publish(mapping.start, geometry) };
+        Ok(mapping)
+    }
+}
+
+/// The mode: the builder's, else the environment's, else the best the machine has.
+pub(super) fn choose_counters(asked: Option<Counters>) -> Result<Counters, SetupError> {
+    let asked = match (asked, std::env::var_os(COUNTERS_VARIABLE)) {
+        (Some(asked), _) => asked,
+        (None, None) => return Ok(platform::best_counters()),
+        (None, Some(value)) => {
+            let name = value.to_string_lossy();
+            name.parse().map_err(|_| SetupError::Variable {
+                name: COUNTERS_VARIABLE,
+                value: name.into_owned(),
+                expected: "`per-cpu` or `shared`",
+            })?
+        }
+    };
+    match (asked, platform::missing_for_per_cpu()) {
+        (Counters::PerCpu, Some(missing)) => Err(SetupError::Counters(missing)),
+        _ => Ok(asked),
+    }
+}

@@ -1,0 +1,231 @@
+//! Counting the guards that are out: two monotonic counters per stripe and slot.
+//!
+//! # Argument
+//!
+//! `out(slot) = sum of acquired - sum of released`, over all stripes, wrapping. Both only ever count up, so no update
+//! needs to read another's, and a guard may be counted in on one stripe and out on another.
+//!
+//! - **N1** A guard's `acquired` increment precedes its `released` increment, also when another thread drops it on
+//!   another CPU (it was handed over).
+//! - **N2** [`Stripes::out`] reads all of `released` (D1) before any of `acquired` (D2). By N1 it may therefore count
+//!   too many, for guards that came and went in between, and never too few. So zero is really zero, and less than
+//!   zero means that something was released twice.
+//! - **N3** After a heavy fence that follows a store to the slot's word, every increment whose later load of the word
+//!   did not see that store is visible to `out`. The light and the heavy fence of a [`Counters`] mode make this true together.
+//!
+//! Each add is a bounded number of instructions: wait-free.
+//!
+//! # Layout
+//!
+//! Stripe-major: all cells of CPU 0, then all of CPU 1, and so on, each stripe on pages of its own, so no two CPUs share
+//! a line. Within a stripe a slot's two counters are neighbours: one line serves a lookup and its drop. The last stripe
+//! is the spare one, for increments that belong to no CPU.
+
+#[cfg(not(loom))]
+mod per_cpu;
+mod shared;
+
+use super::sync::{Atomic, Ordering};
+#[cfg(not(loom))]
+use super::sys;
+use core::fmt;
+use core::ptr::NonNull;
+
+/// One slot's counters on one stripe.
+#[repr(C)]
+pub struct Cell {
+    acquired: Atomic<u64>,
+    released: Atomic<u64>,
+}
+
+/// Which of the two counters of a cell.
+#[derive(Clone, Copy)]
+pub enum Side {
+    /// Guards taken: acquire and clone.
+    Acquired = core::mem::offset_of!(Cell, acquired) as isize,
+    /// Guards given up, attempts that backed out included.
+    Released = core::mem::offset_of!(Cell, released) as isize,
+}
+
+/// How guards are counted, and which pair of fences goes with that.
+///
+/// Displayed and parsed as `per-cpu` and `shared`, as in `INTERP_GUARD_COUNTERS`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum Counters {
+    /// A plain increment in a restartable sequence on the lookup's side, `membarrier` on the finalizer's. Needs Linux
+    /// on x86-64, restartable sequences registered by the C library (glibc 2.35 or later), and `membarrier`.
+    PerCpu = 0,
+    /// A locked add, which is its own fence. Works everywhere.
+    Shared = 1,
+}
+
+impl Counters {
+    /// `per-cpu` or `shared`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::PerCpu => "per-cpu",
+            Self::Shared => "shared",
+        }
+    }
+}
+
+impl fmt::Display for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl core::str::FromStr for Counters {
+    type Err = UnknownCounters;
+
+    fn from_str(name: &str) -> Result<Self, UnknownCounters> {
+        [Self::PerCpu, Self::Shared].into_iter().find(|mode| mode.name() == name).ok_or(UnknownCounters)
+    }
+}
+
+/// Neither `per-cpu` nor `shared`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnknownCounters;
+
+impl fmt::Display for UnknownCounters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("neither `per-cpu` nor `shared`")
+    }
+}
+
+impl core::error::Error for UnknownCounters {}
+
+/// A table's counters. Written before the table is published, never changed after.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Stripes {
+    /// The cell of slot 0 on stripe 0.
+    pub cells: NonNull<Cell>,
+    /// Bytes from one stripe to the next.
+    pub stride: usize,
+    /// Bytes from the thread pointer to the thread's `struct rseq`, or [`NO_RSEQ`].
+    pub rseq: isize,
+    /// Stripes that belong to a CPU. One more follows: the spare one.
+    pub cpus: u32,
+    /// Per-CPU or shared.
+    pub mode: Counters,
+}
+
+/// The C library registered no restartable sequences: stripes are chosen by a hash of the thread pointer.
+pub const NO_RSEQ: isize = 0;
+
+impl Stripes {
+    /// Counts one guard of `slot` in or out (A2, X1), followed by the light fence (A3, X2).
+    ///
+    /// Context: any, async-signal-safe, wait-free.
+    ///
+    /// # Safety
+    /// 1. `self` describes live counters, and `slot` is one of theirs.
+    /// 2. In per-CPU mode `rseq` is where the C library registered this process's threads.
+    #[inline(always)]
+    pub unsafe fn add(&self, slot: u32, side: Side) {
+        let offset = slot as usize * size_of::<Cell>() + side as usize;
+        // SAFETY: by (1) the cell of `slot` on stripe 0 is inside the counters.
+        let first = unsafe { self.cells.cast::<u8>().add(offset) }.cast::<Atomic<u64>>();
+        #[cfg(not(loom))]
+        if matches!(self.mode, Counters::PerCpu) {
+            // SAFETY: (1) and (2) are the callee's requirements.
+            return unsafe { per_cpu::add(self, first) };
+        }
+        // SAFETY: (1) is the callee's requirement.
+        unsafe { shared::add(self, first) }
+    }
+
+    /// The heavy fence (C2): see N3.
+    ///
+    /// Context: any; used in normal context.
+    ///
+    /// # Errors
+    /// What the kernel said to `membarrier`. Memory pressure passes, so `ENOMEM` is retried here.
+    pub fn heavy_fence(&self) -> Result<(), super::sys::Errno> {
+        if cfg!(interp_guard_inject = "no_heavy_fence") {
+            return Ok(());
+        }
+        #[cfg(not(loom))]
+        if matches!(self.mode, Counters::PerCpu) {
+            loop {
+                match sys::membarrier_private_expedited() {
+                    Err(sys::Errno(libc::ENOMEM)) => core::hint::spin_loop(),
+                    result => return result,
+                }
+            }
+        }
+        // SeqCst: pairs with the SeqCst read-modify-writes and loads of shared mode (A2/A4, X1/X3).
+        super::sync::fence(Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// How many guards of `slot` are out, by N2 never fewer than there are; less than zero after an over-release.
+    ///
+    /// # Safety
+    /// `self` describes live counters, and `slot` is one of theirs.
+    pub unsafe fn out(&self, slot: u32) -> i64 {
+        let sum = |side: Side| {
+            let mut sum = 0_u64;
+            for stripe in 0..=self.cpus {
+                // SAFETY: the caller's promise; the spare stripe follows the last one.
+                let cell = unsafe { self.counter(stripe, slot, side).as_ref() };
+                // Acquire: pairs with the Release of X1, so that the acquired increments of the guards whose release
+                // is counted here are visible to the sum that follows (N1, N2).
+                sum = sum.wrapping_add(cell.load(Ordering::Acquire));
+            }
+            sum
+        };
+        if cfg!(interp_guard_inject = "sums_reversed") {
+            let acquired = sum(Side::Acquired);
+            pause_between_sums();
+            return acquired.wrapping_sub(sum(Side::Released)) as i64;
+        }
+        let released = sum(Side::Released);
+        #[cfg(interp_guard_inject = "pause_between_sums")]
+        pause_between_sums();
+        sum(Side::Acquired).wrapping_sub(released) as i64
+    }
+
+    /// Sets every counter to zero.
+    ///
+    /// # Safety
+    /// `self` describes live counters of `slots` slots, and no other thread exists that could count: a forked child.
+    pub unsafe fn reset(&self, slots: u32) {
+        for stripe in 0..=self.cpus {
+            for slot in 0..slots {
+                for side in [Side::Acquired, Side::Released] {
+                    // SAFETY: the caller's promise.
+                    let counter = unsafe { self.counter(stripe, slot, side).as_ref() };
+                    // Relaxed load: a page nobody ever wrote is not written (and so not made real) here either.
+                    if counter.load(Ordering::Relaxed) != 0 {
+                        // Relaxed: the only thread of a forked child; whatever it starts later happens after.
+                        counter.store(0, Ordering::Relaxed);
+                    }
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// `self` describes live counters, `slot` is one of theirs, `stripe` at most `self.cpus`.
+    #[inline(always)]
+    unsafe fn counter(&self, stripe: u32, slot: u32, side: Side) -> NonNull<Atomic<u64>> {
+        let offset = stripe as usize * self.stride + slot as usize * size_of::<Cell>() + side as usize;
+        // SAFETY: the caller's promise puts the offset inside the counters.
+        unsafe { self.cells.cast::<u8>().add(offset) }.cast()
+    }
+}
+
+/// Where a test makes the sums of [`Stripes::out`] lie far apart; nothing in a normal build.
+#[cfg(not(any(interp_guard_inject = "sums_reversed", interp_guard_inject = "pause_between_sums")))]
+#[inline(always)]
+fn pause_between_sums() {}
+
+#[cfg(any(interp_guard_inject = "sums_reversed", interp_guard_inject = "pause_between_sums"))]
+fn pause_between_sums() {
+    for _ in 0..20_000 {
+        core::hint::spin_loop();
+    }
+}

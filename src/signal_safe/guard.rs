@@ -1,0 +1,319 @@
+//! Guards and views: what a lookup hands out.
+
+use super::LookupError;
+use super::table::Table;
+use super::word::InterpreterId;
+use core::fmt;
+use core::marker::PhantomData;
+use core::mem::ManuallyDrop;
+use core::ops::Deref;
+
+/// A counted guard without the interpreter's type: what bindings to other languages store.
+///
+/// Dropping it gives the guard up. [`RawGuard::into_parts`] turns it into plain data and back.
+///
+/// Context: any, async-signal-safe.
+pub struct RawGuard<'t> {
+    table: &'t Table,
+    id: InterpreterId,
+    slot: u32,
+    generation: u32,
+}
+
+/// A [`RawGuard`] as plain data. Whoever has it owes one [`RawGuard::from_parts`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct GuardParts {
+    /// The guarded interpreter.
+    pub id: InterpreterId,
+    /// Its place in the table.
+    pub slot: u32,
+    /// The fork generation in which the guard was counted.
+    pub generation: u32,
+}
+
+impl<'t> RawGuard<'t> {
+    /// Wraps a guard that has been counted.
+    ///
+    /// # Safety
+    /// An `acquired` increment for `slot`, in which `id` is, belongs to this guard and to no other; or `generation` is
+    /// not the table's.
+    #[inline(always)]
+    pub(super) unsafe fn counted(table: &'t Table, id: InterpreterId, slot: u32, generation: u32) -> Self {
+        Self { table, id, slot, generation }
+    }
+
+    /// The guarded interpreter's ID.
+    #[inline]
+    pub fn id(&self) -> InterpreterId {
+        self.id
+    }
+
+    /// What was registered: the address that `insert` was given.
+    #[inline]
+    pub fn payload(&self) -> *mut () {
+        self.table.payload(self.slot)
+    }
+
+    /// Has somebody begun to close the interpreter?
+    #[inline]
+    pub fn is_closing(&self) -> bool {
+        self.table.is_closing(self.slot)
+    }
+
+    /// Does this guard protect? False for one that was taken before a fork and is not kept in the child.
+    #[inline(always)]
+    pub fn is_counted(&self) -> bool {
+        self.generation == self.table.generation()
+    }
+
+    /// The table that counts this guard.
+    #[inline]
+    pub fn table(&self) -> &'t Table {
+        self.table
+    }
+
+    /// Takes the guard apart without giving it up.
+    #[inline]
+    pub fn into_parts(self) -> GuardParts {
+        let guard = ManuallyDrop::new(self);
+        GuardParts { id: guard.id, slot: guard.slot, generation: guard.generation }
+    }
+
+    /// Puts a guard together again.
+    ///
+    /// # Safety
+    /// 1. `parts` came from [`RawGuard::into_parts`] of a guard of `table`.
+    /// 2. They are put together once. Twice is an over-release.
+    #[inline]
+    pub unsafe fn from_parts(table: &'t Table, parts: GuardParts) -> Self {
+        Self { table, id: parts.id, slot: parts.slot, generation: parts.generation }
+    }
+}
+
+impl Clone for RawGuard<'_> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        // No check of the word: this guard keeps the interpreter from finalizing, also while it is closing.
+        if self.is_counted() {
+            self.table.count_clone(self.slot);
+        }
+        Self { table: self.table, id: self.id, slot: self.slot, generation: self.generation }
+    }
+}
+
+impl Drop for RawGuard<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        if self.is_counted() {
+            self.table.exit(self.slot);
+        }
+    }
+}
+
+impl fmt::Debug for RawGuard<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RawGuard").field("id", &self.id).field("slot", &self.slot).finish_non_exhaustive()
+    }
+}
+
+/// A strong reference to an interpreter: while it exists, the interpreter cannot finalize.
+///
+/// Dereferences to the interpreter. Cloning it takes another guard, which always succeeds. Dropping it gives the guard
+/// up; dropping the last one of a closing interpreter wakes its finalizer and touches the interpreter no more, so
+/// nothing of the interpreter is ever freed in a signal handler.
+///
+/// Context: every operation: any, async-signal-safe, wait-free.
+///
+/// A guard that is leaked, by `mem::forget` or by a `siglongjmp` out of the handler that holds it, keeps its interpreter
+/// from finalizing for good; a drain then reports it.
+///
+/// ```
+/// # use interp_guard::Registry;
+/// static INTERPRETERS: Registry<String> = Registry::new();
+///
+/// let id = INTERPRETERS.register("seven".into())?;
+/// let guard = INTERPRETERS.lookup(id)?;
+/// let another = guard.clone();
+/// assert_eq!(*guard, "seven");
+/// assert_eq!(another.id(), id);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Guard<'r, T> {
+    raw: RawGuard<'r>,
+    interpreter: PhantomData<&'r T>,
+}
+
+impl<'r, T> Guard<'r, T> {
+    /// Gives a raw guard its type.
+    ///
+    /// # Safety
+    /// The payload of the guarded slot is a `T` that lives, unmoved, until the slot is vacated.
+    #[inline(always)]
+    pub(crate) unsafe fn from_raw(raw: RawGuard<'r>) -> Self {
+        Self { raw, interpreter: PhantomData }
+    }
+
+    /// The guarded interpreter's ID.
+    ///
+    /// Context: any, async-signal-safe.
+    ///
+    /// ```
+    /// # let registry = interp_guard::Registry::new();
+    /// let id = registry.register("an interpreter").unwrap();
+    /// assert_eq!(registry.lookup(id)?.id(), id);
+    /// # Ok::<(), interp_guard::LookupError>(())
+    /// ```
+    #[inline]
+    pub fn id(&self) -> InterpreterId {
+        self.raw.id
+    }
+
+    /// A view of the same interpreter: remembers it without guarding it.
+    ///
+    /// Context: any, async-signal-safe.
+    ///
+    /// ```
+    /// # let registry = interp_guard::Registry::new();
+    /// # let id = registry.register("an interpreter").unwrap();
+    /// let view = registry.lookup(id)?.view();
+    /// assert!(view.guard().is_ok());
+    /// # Ok::<(), interp_guard::LookupError>(())
+    /// ```
+    #[inline]
+    pub fn view(&self) -> View<'r, T> {
+        View { table: self.raw.table, id: self.raw.id, interpreter: PhantomData }
+    }
+
+    /// Has somebody begun to close the interpreter? A long holder that sees `true` should finish and drop its guard:
+    /// a finalizer waits for it.
+    ///
+    /// Context: any, async-signal-safe.
+    ///
+    /// ```
+    /// # let registry = interp_guard::Registry::new();
+    /// # let id = registry.register("an interpreter").unwrap();
+    /// let guard = registry.lookup(id)?;
+    /// assert!(!guard.is_closing());
+    /// let closing = registry.close(id)?;
+    /// assert!(guard.is_closing());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[inline]
+    pub fn is_closing(&self) -> bool {
+        self.raw.is_closing()
+    }
+
+    /// The same guard without its type, for bindings.
+    ///
+    /// Context: any, async-signal-safe.
+    #[inline]
+    pub fn into_raw(self) -> RawGuard<'r> {
+        self.raw
+    }
+}
+
+impl<T> Deref for Guard<'_, T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        // SAFETY: by `from_raw` the payload is a T until the slot is vacated, which this guard prevents.
+        unsafe { &*self.raw.payload().cast::<T>() }
+    }
+}
+
+impl<T> Clone for Guard<'_, T> {
+    #[inline]
+    fn clone(&self) -> Self {
+        Self { raw: self.raw.clone(), interpreter: PhantomData }
+    }
+}
+
+impl<T> fmt::Debug for Guard<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guard").field("id", &self.raw.id).finish_non_exhaustive()
+    }
+}
+
+/// A weak reference: a registry and an ID. Guards nothing and costs nothing.
+///
+/// Context: any, async-signal-safe.
+///
+/// ```
+/// # use interp_guard::{LookupError, Registry};
+/// let registry = Registry::new();
+/// let id = registry.register("an interpreter").unwrap();
+/// let view = registry.view(id);
+/// assert!(view.guard().is_ok());
+/// registry.finalize(id, None).unwrap();
+/// assert_eq!(view.guard().unwrap_err(), LookupError::NotFound);
+/// ```
+pub struct View<'r, T> {
+    table: &'r Table,
+    id: InterpreterId,
+    interpreter: PhantomData<&'r T>,
+}
+
+impl<'r, T> View<'r, T> {
+    /// # Safety
+    /// Every payload of `table` is a `T`, as for [`Guard::from_raw`].
+    #[inline]
+    pub(crate) unsafe fn new(table: &'r Table, id: InterpreterId) -> Self {
+        Self { table, id, interpreter: PhantomData }
+    }
+
+    /// The ID that this is a view of, whether or not an interpreter has it.
+    ///
+    /// Context: any, async-signal-safe.
+    ///
+    /// ```
+    /// # let registry = interp_guard::Registry::new();
+    /// # let id = registry.register("an interpreter").unwrap();
+    /// assert_eq!(registry.view(id).id(), id);
+    /// ```
+    #[inline]
+    pub fn id(self) -> InterpreterId {
+        self.id
+    }
+
+    /// Takes a guard, if the interpreter is live. The same as [`Registry::lookup`](crate::Registry::lookup).
+    ///
+    /// Context: any, async-signal-safe, wait-free, O(1).
+    ///
+    /// # Errors
+    /// [`LookupError::Finalizing`] if it is closing, [`LookupError::NotFound`] if it is gone or never was.
+    ///
+    /// ```
+    /// # let registry = interp_guard::Registry::new();
+    /// # let id = registry.register("an interpreter").unwrap();
+    /// assert_eq!(*registry.view(id).guard()?, "an interpreter");
+    /// # Ok::<(), interp_guard::LookupError>(())
+    /// ```
+    #[inline]
+    pub fn guard(self) -> Result<Guard<'r, T>, LookupError> {
+        // SAFETY: promised to `new`.
+        self.table.lookup(self.id).map(|raw| unsafe { Guard::from_raw(raw) })
+    }
+}
+
+impl<T> Clone for View<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for View<'_, T> {}
+
+impl<T> fmt::Debug for View<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("View").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+#[cfg(not(loom))]
+const _: () = {
+    static_assertions::assert_impl_all!(Guard<'static, u8>: Send, Sync);
+    static_assertions::assert_impl_all!(View<'static, u8>: Send, Sync, Copy);
+    static_assertions::const_assert!(size_of::<Guard<'static, u8>>() <= 32);
+};

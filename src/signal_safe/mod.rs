@@ -1,0 +1,61 @@
+//! Everything that may run in a signal handler.
+//!
+//! The code in this folder refers only to itself and to `core`, `libc` (constants and types), `atomic`, `bytemuck` and
+//! `static_assertions`; `tests/fixtures/core_only` takes it in by path under `#![no_std]`, which makes that a compile
+//! error to break. It may load, store, do atomic operations and make the few system calls in [`sys`]. It may not
+//! allocate, lock, panic, format, unwind, initialise lazily, or drop anything of a user's.
+//!
+//! | file | concept |
+//! |---|---|
+//! | [`word`] | the interpreter ID; a slot's ID and lifecycle as one value |
+//! | [`table`] | slots, probing, the four transitions of a slot, acquire and exit |
+//! | [`counters`] | guards that are out, counted per CPU or shared, and the fences that go with it |
+//! | [`guard`] | what a lookup hands out |
+//! | [`wake`] | the word a finalizer sleeps on |
+//! | [`sys`] | the raw system call |
+//! | [`sync`] | the atomics; loom's under `--cfg loom` |
+
+#![deny(clippy::std_instead_of_core, clippy::alloc_instead_of_core, clippy::indexing_slicing)]
+#![deny(clippy::panic, clippy::unwrap_used, clippy::expect_used)]
+
+pub mod counters;
+pub mod guard;
+pub mod sync;
+pub mod sys;
+pub mod table;
+pub mod wake;
+pub mod word;
+
+use core::fmt;
+
+/// Why there is no guard.
+///
+/// ```
+/// use interp_guard::{LookupError, Registry};
+///
+/// let registry = Registry::new();
+/// let id = registry.register("an interpreter").unwrap();
+/// let closing = registry.close(id)?;
+/// assert_eq!(registry.lookup(id).unwrap_err(), LookupError::Finalizing);
+/// closing.drain(None).unwrap();
+/// assert_eq!(registry.lookup(id).unwrap_err(), LookupError::NotFound);
+/// # Ok::<(), interp_guard::CloseError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LookupError {
+    /// No interpreter has this ID: it was never registered, or it has been finalized.
+    NotFound,
+    /// The interpreter is closing; it gives out no more guards.
+    Finalizing,
+}
+
+impl fmt::Display for LookupError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotFound => "no interpreter has this ID: it was never registered, or it has been finalized",
+            Self::Finalizing => "the interpreter is finalizing and gives out no more guards",
+        })
+    }
+}
+
+impl core::error::Error for LookupError {}

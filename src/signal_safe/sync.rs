@@ -1,0 +1,78 @@
+//! The atomics, behind one small shim: the `atomic` crate's typed atomics in the real build, loom's under
+//! `--cfg loom`. Nothing else in the core names an atomic type.
+
+#[cfg(not(loom))]
+pub use atomic::{Atomic, Ordering, fence};
+#[cfg(not(loom))]
+pub use core::sync::atomic::{AtomicPtr, compiler_fence};
+
+/// Stands between a counter's read-modify-write and the load of the slot's word in shared mode (A3 and X2).
+///
+/// On hardware the SeqCst read-modify-write followed by a SeqCst load *is* the fence, and this is nothing. Loom treats
+/// SeqCst accesses as acquire-release only, so there it is a real one.
+#[inline(always)]
+pub fn light_fence() {
+    #[cfg(loom)]
+    fence(Ordering::SeqCst);
+}
+
+#[cfg(loom)]
+pub use checked::{Atomic, AtomicPtr, Ordering, fence};
+
+#[cfg(loom)]
+mod checked {
+    use core::marker::PhantomData;
+    pub use core::sync::atomic::{Ordering, compiler_fence};
+    pub use loom::sync::atomic::{AtomicPtr, fence};
+
+    use super::super::word::Word;
+
+    /// What a typed atomic can hold, as the 64 bits that loom checks.
+    pub trait Bits: Copy {
+        fn to_bits(self) -> u64;
+        fn from_bits(bits: u64) -> Self;
+    }
+
+    macro_rules! bits {
+        ($($t:ty),*) => { $(impl Bits for $t {
+            fn to_bits(self) -> u64 { self as u64 }
+            fn from_bits(bits: u64) -> Self { bits as $t }
+        })* };
+    }
+    bits!(u32, u64, i64);
+
+    impl Bits for Word {
+        fn to_bits(self) -> u64 {
+            self.to_bits()
+        }
+        fn from_bits(bits: u64) -> Self {
+            Self::from_bits(bits)
+        }
+    }
+
+    /// The interface of `atomic::Atomic` that the core uses, over loom's `AtomicU64`.
+    pub struct Atomic<T>(loom::sync::atomic::AtomicU64, PhantomData<T>);
+
+    impl<T: Bits> Atomic<T> {
+        pub fn new(value: T) -> Self {
+            Self(loom::sync::atomic::AtomicU64::new(value.to_bits()), PhantomData)
+        }
+        #[track_caller]
+        pub fn load(&self, order: Ordering) -> T {
+            T::from_bits(self.0.load(order))
+        }
+        #[track_caller]
+        pub fn store(&self, value: T, order: Ordering) {
+            self.0.store(value.to_bits(), order);
+        }
+        #[track_caller]
+        pub fn fetch_add(&self, value: T, order: Ordering) -> T {
+            T::from_bits(self.0.fetch_add(value.to_bits(), order))
+        }
+        #[track_caller]
+        pub fn compare_exchange(&self, old: T, new: T, ok: Ordering, no: Ordering) -> Result<T, T> {
+            let result = self.0.compare_exchange(old.to_bits(), new.to_bits(), ok, no);
+            result.map(T::from_bits).map_err(T::from_bits)
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! The kernel, reached through one raw system-call function.
+//!
+//! The C library's wrappers store failures in `errno`, which a signal handler would then have to save and restore.
+//! [`syscall`] returns the kernel's answer as it is and touches nothing else.
+
+use core::arch::asm;
+use libc::{c_int, c_long, timespec};
+
+/// An error number as the kernel returned it; positive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Errno(pub c_int);
+
+/// Performs a system call. The library's only system-call instruction.
+///
+/// Context: any, async-signal-safe; `errno` is not touched.
+///
+/// # Safety
+/// 1. The arguments are valid for the call `number`, pointers included.
+/// 2. The call does not end or replace this thread's stack or address space.
+#[inline(never)]
+unsafe fn syscall(number: c_long, args: [usize; 6]) -> Result<usize, Errno> {
+    let [a, b, c, d, e, f] = args;
+    let result: isize;
+    // SAFETY: the x86-64 Linux system-call convention: number in rax, arguments in rdi, rsi, rdx, r10, r8, r9; rcx
+    // and r11 are overwritten; the stack is not touched. What the call itself does is the caller's promise (1, 2).
+    unsafe {
+        asm!("syscall", inlateout("rax") number as isize => result,
+             in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d, in("r8") e, in("r9") f,
+             lateout("rcx") _, lateout("r11") _, options(nostack));
+    }
+    if (-4095..0).contains(&result) { Err(Errno(-result as c_int)) } else { Ok(result as usize) }
+}
+
+/// Wakes every thread that waits on `word`.
+///
+/// Context: any, async-signal-safe.
+pub fn futex_wake_all(word: *const u32) {
+    let op = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
+    // SAFETY: FUTEX_WAKE uses the address as a key and does not access the memory. It has no failure that matters
+    // here: an address without waiters is no error, and a bad one wakes nobody.
+    let _ = unsafe { syscall(libc::SYS_futex, [word as usize, op as usize, c_int::MAX as usize, 0, 0, 0]) };
+}
+
+/// Waits until `word` no longer holds `expected`, somebody wakes it, a signal comes, or `deadline` (absolute, on the
+/// monotonic clock) passes. The caller looks again in each of these cases; only the deadline is told apart.
+///
+/// Context: normal, blocks.
+pub fn futex_wait(word: &super::sync::Atomic<u32>, expected: u32, deadline: Option<timespec>) -> TimedOut {
+    let op = libc::FUTEX_WAIT_BITSET | libc::FUTEX_PRIVATE_FLAG;
+    let limit = deadline.as_ref().map_or(core::ptr::null(), core::ptr::from_ref);
+    let every_bit = u32::MAX as usize;
+    let args =
+        [core::ptr::from_ref(word) as usize, op as usize, expected as usize, limit as usize, 0, every_bit];
+    // SAFETY: (1) `word` is a live, aligned u32 and `limit` null or a live timespec for the whole call; (2) holds.
+    let result = unsafe { syscall(libc::SYS_futex, args) };
+    TimedOut(result == Err(Errno(libc::ETIMEDOUT)))
+}
+
+/// Did a wait end because its deadline passed?
+pub struct TimedOut(pub bool);
+
+/// Makes every running thread of this process execute a full memory barrier.
+///
+/// Context: any, async-signal-safe, though only normal context has a use for it.
+///
+/// # Errors
+/// What the kernel said: `EPERM` if the process is not registered for it, or what a seccomp filter decides.
+pub fn membarrier_private_expedited() -> Result<(), Errno> {
+    membarrier(libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED)
+}
+
+/// Declares that this process will call [`membarrier_private_expedited`]. Survives `fork`; may be repeated.
+///
+/// # Errors
+/// `ENOSYS` or `EINVAL` where the kernel does not have it, or what a seccomp filter decides.
+pub fn membarrier_register() -> Result<(), Errno> {
+    membarrier(libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED)
+}
+
+fn membarrier(command: c_int) -> Result<(), Errno> {
+    // SAFETY: membarrier takes no pointers.
+    unsafe { syscall(libc::SYS_membarrier, [command as usize, 0, 0, 0, 0, 0]) }.map(drop)
+}
+
+/// The thread pointer: one readable word per thread, distinct among living threads.
+#[inline(always)]
+pub fn thread_pointer() -> usize {
+    let pointer: usize;
+    // SAFETY: on x86-64 Linux the ABI puts the thread pointer itself at %fs:0, readable in every thread.
+    unsafe { asm!("mov {}, fs:[0]", out(reg) pointer, options(nostack, preserves_flags, readonly)) };
+    pointer
+}

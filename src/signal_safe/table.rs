@@ -1,0 +1,491 @@
+//! The table: a fixed number of slots, open addressing, linear probing, bounded for hits and misses.
+//!
+//! # States of a slot
+//!
+//! ```text
+//! Vacant --publish--> Live(id) --begin_close--> Closing(id) --vacate--> Vacant
+//! ```
+//!
+//! Readers run in any context and only load. The four transitions are made by writers, in normal context, one at a time:
+//! the registry's mutex is held. Entries never move, and readers never stop at a vacant slot, so there are no
+//! tombstones and nothing to rehash.
+//!
+//! # Invariants
+//!
+//! - **T1** An ID is in at most one slot at a time, and never in a second one later: IDs are not reused.
+//! - **T2** `slots[h].displacement` is at least the distance from `h` of every Live or Closing entry whose home is `h`.
+//!   It is raised before such an entry is published and lowered only after one is vacated. So a reader who loads it
+//!   once and looks no further misses no entry that was there before the reader began and is there when it ends.
+//! - **T3** The payload is stored before the word becomes Live and cleared after it becomes Vacant.
+//! - **T4** The geometry is written before `slots` becomes non-null, and never again. A reader sees null, which means
+//!   that nothing was ever registered, or everything.
+//! - **T5** The memory behind a published table lives until the `Table` is dropped.
+//!
+//! # Taking and giving up a guard
+//!
+//! ```text
+//! acquire(slot, id)                              exit(slot)
+//!  A1 word == Live(id)?  no: fail                 X1 released[stripe][slot] += 1    (Release)
+//!  A2 acquired[stripe][slot] += 1                 X2 light fence
+//!  A3 light fence                                 X3 word is Closing, of any ID?  notify the slot's wake word
+//!  A4 word == Live(id)?  (Acquire)
+//!     yes: guard; only now read the payload      close(slot)
+//!     no:  exit(slot), fail                       C1 word = Closing(id)
+//!                                                 C2 heavy fence
+//! ```
+//!
+//! `docs/orderings.md` names the edges and gives the argument. In short: *no guard is missed*, since an acquire whose A4
+//! saw Live is in the sums after C2, and one whose A4 comes later backs out. *A straggler is harmless*: stalled between
+//! A1 and A2 while its slot is drained and reused, it finds another ID at A4. X3 tests Closing of *any* ID, because that
+//! straggler must wake the finalizer of the slot's next tenant. A1 is there for progress: without it lookups of a closing
+//! ID could keep the sums unequal for ever.
+//!
+//! # Progress
+//!
+//! `lookup` takes at most `displacement + 1` loads and two adds: wait-free, O(1), and re-entrant, since no step waits
+//! for another party or keeps private state between steps.
+
+use super::LookupError;
+use super::counters::{Side, Stripes};
+use super::guard::RawGuard;
+use super::sync::{Atomic, AtomicPtr, Ordering};
+use super::wake::Wake;
+use super::word::{InterpreterId, Word};
+use core::cell::UnsafeCell;
+use core::mem::MaybeUninit;
+use core::ptr::NonNull;
+
+/// One place in the table. Zero-filled memory is a vacant slot.
+#[repr(C)]
+#[cfg_attr(not(loom), repr(align(32)))]
+pub struct Slot {
+    word: Atomic<Word>,
+    payload: AtomicPtr<()>,
+    wake: Wake,
+    /// Of the IDs whose *home* this slot is: see T2.
+    displacement: Atomic<u32>,
+}
+
+/// What is fixed when the table is published.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Geometry {
+    /// The guard counters.
+    pub stripes: Stripes,
+    /// The hash's shift: 64 less the binary logarithm of the number of slots.
+    pub shift: u32,
+    /// The number of slots less one; a power of two less one.
+    pub mask: u32,
+}
+
+/// The head of the table: everything that a lookup reads besides one slot and one counter line, on one cache line.
+#[repr(C, align(64))]
+pub struct Table {
+    /// Null until published (T4).
+    slots: AtomicPtr<Slot>,
+    geometry: UnsafeCell<MaybeUninit<Geometry>>,
+    /// How often this process's ancestors have forked around this table.
+    generation: Atomic<u32>,
+    /// The main interpreter's word, or Vacant.
+    main: Atomic<Word>,
+}
+
+// SAFETY: everything but `geometry` is atomic; `geometry` is written once, before the Release store to `slots`, and
+// read only after an Acquire load of `slots` saw it (T4).
+unsafe impl Sync for Table {}
+// SAFETY: `slots` points to memory that is not tied to a thread; the rest is plain data.
+unsafe impl Send for Table {}
+
+/// A published table: slots and geometry, readable.
+#[derive(Clone, Copy)]
+struct Mapped<'t> {
+    slots: NonNull<Slot>,
+    geometry: &'t Geometry,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+macro_rules! const_unless_loom {
+    ($(#[$doc:meta])* $vis:vis fn $name:ident() -> $ret:ty $body:block) => {
+        #[cfg(not(loom))] $(#[$doc])* $vis const fn $name() -> $ret $body
+        #[cfg(loom)] $(#[$doc])* $vis fn $name() -> $ret $body
+    };
+}
+
+impl Table {
+    const_unless_loom! {
+        /// A table in which nothing was ever registered: every lookup says `NotFound`.
+        pub fn new() -> Self {
+            Self {
+                slots: AtomicPtr::new(core::ptr::null_mut()),
+                geometry: UnsafeCell::new(MaybeUninit::uninit()),
+                generation: Atomic::new(0),
+                main: Atomic::new(Word::VACANT),
+            }
+        }
+    }
+
+    /// Makes the table usable. Until then, readers see an empty one.
+    ///
+    /// # Safety
+    /// 1. Called once, by one thread.
+    /// 2. `slots` points to `geometry.mask + 1` slots, all vacant, and `geometry` describes counters for as many, all
+    ///    zero; both live until this `Table` is dropped.
+    /// 3. The requirements of [`Stripes::add`] hold.
+    pub unsafe fn publish(&self, slots: NonNull<Slot>, geometry: Geometry) {
+        // SAFETY: by (1) nobody else writes, and nobody reads before the store below (T4).
+        unsafe { (*self.geometry.get()).write(geometry) };
+        // Release: pairs with the Acquire in `mapped`.
+        self.slots.store(slots.as_ptr(), Ordering::Release);
+    }
+
+    #[inline(always)]
+    fn mapped(&self) -> Option<Mapped<'_>> {
+        // Acquire: pairs with the Release in `publish` (T4).
+        let slots = NonNull::new(self.slots.load(Ordering::Acquire))?;
+        // SAFETY: non-null, so `publish` has initialised the geometry, which nobody writes again (T4).
+        let geometry = unsafe { (*self.geometry.get()).assume_init_ref() };
+        Some(Mapped { slots, geometry })
+    }
+
+    /// The geometry, once published.
+    pub fn geometry(&self) -> Option<&Geometry> {
+        self.mapped().map(|mapped| mapped.geometry)
+    }
+
+    // --- readers: any context, async-signal-safe ---------------------------------------------------------------
+
+    /// Takes a guard on `id`, if it is live.
+    ///
+    /// Context: any, async-signal-safe, wait-free.
+    #[inline(always)]
+    pub fn lookup(&self, id: InterpreterId) -> Result<RawGuard<'_>, LookupError> {
+        let mapped = self.mapped().ok_or(LookupError::NotFound)?;
+        let home = mapped.home(id);
+        let first = mapped.slot(home);
+        // A1, at home. Acquire: pairs with the Release in `insert`.
+        let word = first.word.load(Ordering::Acquire);
+        if word == Word::live(id) {
+            return self.acquire(mapped, home, id);
+        }
+        // Relaxed: whatever made the caller know a live `id` made the displacement that covers it visible too (T2).
+        let reach = first.displacement.load(Ordering::Relaxed);
+        if word == Word::closing(id) {
+            return Err(LookupError::Finalizing);
+        }
+        if reach == 0 {
+            return Err(LookupError::NotFound);
+        }
+        self.lookup_displaced(mapped, home, reach, id)
+    }
+
+    /// The rest of the probe: at most `reach` slots.
+    #[inline(never)]
+    fn lookup_displaced(
+        &self,
+        mapped: Mapped<'_>,
+        home: u32,
+        reach: u32,
+        id: InterpreterId,
+    ) -> Result<RawGuard<'_>, LookupError> {
+        for distance in 1..=reach {
+            let at = mapped.at(home, distance);
+            // A1. Acquire: pairs with the Release in `insert`.
+            let word = mapped.slot(at).word.load(Ordering::Acquire);
+            if word == Word::live(id) {
+                return self.acquire(mapped, at, id);
+            }
+            if word == Word::closing(id) {
+                return Err(LookupError::Finalizing);
+            }
+        }
+        Err(LookupError::NotFound)
+    }
+
+    /// A2 to A4.
+    #[inline(always)]
+    fn acquire(&self, mapped: Mapped<'_>, at: u32, id: InterpreterId) -> Result<RawGuard<'_>, LookupError> {
+        // Relaxed: changed only by the single thread of a forked child, before it can be in here.
+        let generation = self.generation.load(Ordering::Relaxed);
+        mapped.add(at, Side::Acquired); // A2, A3
+        // A4. SeqCst: in shared mode, with A2, pairs with C1 and C2 (see counters/shared.rs). It is an Acquire too: the
+        // payload, stored before the word became Live, may be read from here on (T3).
+        let word = mapped.slot(at).word.load(Ordering::SeqCst);
+        if word == Word::live(id) || cfg!(interp_guard_inject = "no_a4") {
+            // SAFETY: A2 counted this guard, and A4 has seen that it counts.
+            return Ok(unsafe { RawGuard::counted(self, id, at, generation) });
+        }
+        Err(Self::back_out(mapped, at, word, id))
+    }
+
+    /// The interpreter was closed, or closed and drained, between A1 and A4.
+    #[cold]
+    #[inline(never)]
+    fn back_out(mapped: Mapped<'_>, at: u32, word: Word, id: InterpreterId) -> LookupError {
+        mapped.exit(at);
+        if word == Word::closing(id) { LookupError::Finalizing } else { LookupError::NotFound }
+    }
+
+    /// Calls `f` with every ID that is live when its slot is looked at. Slots are looked at in table order.
+    ///
+    /// Context: any, async-signal-safe if `f` is; O(slots).
+    pub fn for_each_live(&self, mut f: impl FnMut(InterpreterId)) {
+        let Some(mapped) = self.mapped() else { return };
+        for at in 0..=mapped.geometry.mask {
+            // Acquire: pairs with the Release in `insert`, so that a lookup of what is reported here finds it (T2).
+            let word = mapped.slot(at).word.load(Ordering::Acquire);
+            if let (true, Some(id)) = (word.is_live(), word.id()) {
+                f(id);
+            }
+        }
+    }
+
+    /// The main interpreter.
+    ///
+    /// Context: any, async-signal-safe.
+    #[inline]
+    pub fn main(&self) -> Option<InterpreterId> {
+        // Acquire: pairs with the Release in `set_main`: what was registered before can be looked up.
+        self.main.load(Ordering::Acquire).id()
+    }
+
+    /// The slot in which `id` is, live or closing.
+    ///
+    /// Context: any, async-signal-safe, wait-free.
+    pub fn find(&self, id: InterpreterId) -> Option<u32> {
+        let mapped = self.mapped()?;
+        let home = mapped.home(id);
+        // Relaxed: as in `lookup`.
+        let reach = mapped.slot(home).displacement.load(Ordering::Relaxed);
+        (0..=reach).map(|distance| mapped.at(home, distance)).find(|&at| {
+            // Acquire: as in `lookup`.
+            mapped.slot(at).word.load(Ordering::Acquire).id() == Some(id)
+        })
+    }
+
+    /// The fork generation; a guard counts only in the one in which it was taken.
+    #[inline(always)]
+    pub fn generation(&self) -> u32 {
+        // Relaxed: as in `acquire`.
+        self.generation.load(Ordering::Relaxed)
+    }
+
+    // --- for guards: the slot is known ---------------------------------------------------------------------------
+
+    /// Counts one more guard of a slot that the caller already guards.
+    ///
+    /// Context: any, async-signal-safe, wait-free.
+    #[inline(always)]
+    pub(super) fn count_clone(&self, at: u32) {
+        if let Some(mapped) = self.mapped() {
+            mapped.add(at, Side::Acquired);
+        }
+    }
+
+    /// X1 to X3: gives up one counted guard of the slot.
+    ///
+    /// Context: any, async-signal-safe, wait-free. The interpreter is not touched from X1 on.
+    #[inline(always)]
+    pub(super) fn exit(&self, at: u32) {
+        if let Some(mapped) = self.mapped() {
+            mapped.exit(at);
+        }
+    }
+
+    /// What a guard of the slot protects.
+    #[inline(always)]
+    pub(super) fn payload(&self, at: u32) -> *mut () {
+        match self.mapped() {
+            // Relaxed: the guard's A4 was the Acquire (T3), and whoever handed the guard over synchronised.
+            Some(mapped) => mapped.slot(at).payload.load(Ordering::Relaxed),
+            None => core::ptr::null_mut(),
+        }
+    }
+
+    /// Is an interpreter closing in this slot?
+    #[inline(always)]
+    pub fn is_closing(&self, at: u32) -> bool {
+        // Relaxed: advice; nothing is read on the strength of it.
+        self.mapped().is_some_and(|mapped| mapped.slot(at).word.load(Ordering::Relaxed).is_closing())
+    }
+
+    // --- writers: normal context, one at a time --------------------------------------------------------------------
+
+    /// Vacant to Live. `None`, and nothing changed, if no slot is vacant or the table is not published.
+    ///
+    /// # Safety
+    /// 1. No other writer runs.
+    /// 2. `id` was never in this table.
+    pub unsafe fn insert(&self, id: InterpreterId, payload: *mut ()) -> Option<u32> {
+        let mapped = self.mapped()?;
+        let home = mapped.home(id);
+        let (distance, at) = (0..=mapped.geometry.mask)
+            .map(|distance| (distance, mapped.at(home, distance)))
+            // Relaxed: only writers change words, and there is no other (1).
+            .find(|&(_, at)| mapped.slot(at).word.load(Ordering::Relaxed) == Word::VACANT)?;
+        let slot = mapped.slot(at);
+        // Relaxed: published by the Release below (T3).
+        slot.payload.store(payload, Ordering::Relaxed);
+        let reach = &mapped.slot(home).displacement;
+        // Relaxed load: only writers change it. Relaxed store: published by the Release below (T2).
+        if reach.load(Ordering::Relaxed) < distance {
+            reach.store(distance, Ordering::Relaxed);
+        }
+        // Release: pairs with the Acquire loads of A1 and A4 and in `for_each_live`.
+        slot.word.store(Word::live(id), Ordering::Release);
+        Some(at)
+    }
+
+    /// C1, Live to Closing. [`Stripes::heavy_fence`] must follow before the sums mean anything.
+    ///
+    /// # Safety
+    /// 1. No other writer runs.
+    /// 2. `id` is live in slot `at`.
+    pub unsafe fn begin_close(&self, at: u32, id: InterpreterId) {
+        let Some(mapped) = self.mapped() else { return };
+        // SeqCst: with the heavy fence, pairs with A2/A4 and X1/X3 in shared mode (see counters/shared.rs).
+        mapped.slot(at).word.store(Word::closing(id), Ordering::SeqCst);
+        if cfg!(interp_guard_inject = "displacement_early") {
+            mapped.lower_displacement(mapped.home(id), |word| word.is_live());
+        }
+    }
+
+    /// C2. See [`Stripes::heavy_fence`].
+    pub fn heavy_fence(&self) -> Result<(), super::sys::Errno> {
+        self.mapped().map_or(Ok(()), |mapped| mapped.geometry.stripes.heavy_fence())
+    }
+
+    /// D1 and D2: the guards of slot `at` that are out, never too few; negative after an over-release.
+    pub fn out(&self, at: u32) -> i64 {
+        match self.mapped() {
+            // SAFETY: the counters live with the table (T5), and `slot()` reduces `at` to one of its slots.
+            Some(mapped) => unsafe { mapped.geometry.stripes.out(at & mapped.geometry.mask) },
+            None => 0,
+        }
+    }
+
+    /// The wake word of slot `at`.
+    pub fn wake(&self, at: u32) -> Option<&Wake> {
+        self.mapped().map(|mapped| &mapped.slot(at).wake)
+    }
+
+    /// Closing to Vacant. Returns the payload, which is the caller's from now on; `None`, and nothing changed, if
+    /// `id` is not closing in slot `at`.
+    ///
+    /// # Safety
+    /// 1. No other writer runs.
+    /// 2. `out(at)` was zero after a heavy fence that succeeded after `begin_close(at, id)`.
+    pub unsafe fn vacate(&self, at: u32, id: InterpreterId) -> Option<*mut ()> {
+        let mapped = self.mapped()?;
+        let slot = mapped.slot(at);
+        // Relaxed: only writers change words.
+        if slot.word.load(Ordering::Relaxed) != Word::closing(id) {
+            return None;
+        }
+        // Relaxed: only writers change main.
+        if self.main.load(Ordering::Relaxed).id() == Some(id) {
+            self.set_main(None);
+        }
+        // Release: orders the T's use under the guards before whatever happens to the slot next.
+        slot.word.store(Word::VACANT, Ordering::Release);
+        // Relaxed: by (2) no guard exists or can come to be, and so nobody reads the payload.
+        let payload = slot.payload.load(Ordering::Relaxed);
+        slot.payload.store(core::ptr::null_mut(), Ordering::Relaxed);
+        mapped.lower_displacement(mapped.home(id), |word| word != Word::VACANT);
+        Some(payload)
+    }
+
+    /// Names the main interpreter. Writers only.
+    pub fn set_main(&self, id: Option<InterpreterId>) {
+        // Release: pairs with the Acquire in `main`.
+        self.main.store(id.map_or(Word::VACANT, Word::live), Ordering::Release);
+    }
+
+    /// The payload in slot `at`, for the owner of the whole table.
+    pub fn take_payload(&mut self, at: u32) -> *mut () {
+        self.payload(at)
+    }
+
+    /// How far a reader that looks for `id` may have to probe, in slots beyond the first.
+    pub fn reach(&self, id: InterpreterId) -> u32 {
+        // Relaxed: a diagnostic.
+        self.mapped().map_or(0, |mapped| mapped.slot(mapped.home(id)).displacement.load(Ordering::Relaxed))
+    }
+}
+
+impl<'t> Mapped<'t> {
+    /// Where the probe for `id` begins.
+    #[inline(always)]
+    fn home(self, id: InterpreterId) -> u32 {
+        home(id.bits(), self.geometry.shift)
+    }
+
+    /// The slot `distance` after `from`, round the end of the table.
+    #[inline(always)]
+    fn at(self, from: u32, distance: u32) -> u32 {
+        from.wrapping_add(distance) & self.geometry.mask
+    }
+
+    #[inline(always)]
+    fn slot(self, at: u32) -> &'t Slot {
+        debug_assert!(at <= self.geometry.mask);
+        // SAFETY: every `at` in the core comes from `home`, `at` or a loop over the mask, or from a guard or writer who
+        // got it from there; so it is at most `mask`, and the slots live with the table (T5).
+        unsafe { self.slots.add(at as usize).as_ref() }
+    }
+
+    #[inline(always)]
+    fn add(self, at: u32, side: Side) {
+        // SAFETY: (1) `at` is a slot, as in `slot`, and the counters live with the table (T5); (2) promised to `publish`.
+        unsafe { self.geometry.stripes.add(at, side) };
+    }
+
+    /// X1 to X3.
+    #[inline(always)]
+    fn exit(self, at: u32) {
+        self.add(at, Side::Released); // X1, X2
+        let slot = self.slot(at);
+        // X3. SeqCst: in shared mode, with X1, pairs with C1 and C2 (see counters/shared.rs).
+        if slot.word.load(Ordering::SeqCst).is_closing() {
+            slot.wake.notify();
+        }
+    }
+
+    /// T2, after an entry of `home` has gone: the largest distance among those that `counts` accepts. Writers only.
+    fn lower_displacement(self, home: u32, counts: impl Fn(Word) -> bool) {
+        let reach = &self.slot(home).displacement;
+        // Relaxed, all of them: only writers change words and displacements. A reader may see the old, larger reach and
+        // probe a little further, or the new one, which covers every entry that is left.
+        let old = reach.load(Ordering::Relaxed);
+        let new = (0..=old).rev().find(|&distance| {
+            let word = self.slot(self.at(home, distance)).word.load(Ordering::Relaxed);
+            counts(word) && word.id().is_some_and(|id| self.home(id) == home)
+        });
+        reach.store(new.unwrap_or(0), Ordering::Relaxed);
+    }
+}
+
+/// The hash: where the probe for an ID begins, in a table of `1 << (64 - shift)` slots.
+///
+/// Multiplying by the golden ratio spreads dense IDs evenly (displacement 0 or 1 for 0..n). Alone it piles up strides
+/// that are Fibonacci numbers; folding the ID by eight bits first breaks them up. `docs/hash.md` has the measurements.
+#[inline(always)]
+pub const fn home(id: u64, shift: u32) -> u32 {
+    ((id ^ (id >> 8)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (shift & 63)) as u32
+}
+
+#[cfg(not(loom))]
+const _: () = {
+    // Two slots share a line; the head that a lookup reads is one line.
+    static_assertions::const_assert_eq!(size_of::<Slot>(), 32);
+    static_assertions::const_assert_eq!(size_of::<Table>(), 64);
+    // Lock-free, each by one instruction.
+    static_assertions::const_assert!(Atomic::<Word>::is_lock_free());
+    static_assertions::const_assert!(Atomic::<u64>::is_lock_free());
+    static_assertions::const_assert!(Atomic::<u32>::is_lock_free());
+    static_assertions::assert_impl_all!(Table: Send, Sync);
+};

@@ -1,0 +1,52 @@
+//! The word on which a finalizer waits for the last guard.
+//!
+//! A finalizer reads the word (D0), then sums the counters (D1, D2), and sleeps only while the word still holds what it
+//! read. Whoever gives up a guard of a closing interpreter counts the word up *after* counting its release, so a release
+//! that the sums missed has changed the word: the sleep ends at once. The word only ever counts up; that it comes round
+//! to the same number needs 2^32 releases between D0 and the sleep.
+
+use super::sync::{Atomic, Ordering};
+use super::sys;
+use libc::timespec;
+
+/// See the module.
+pub struct Wake(Atomic<u32>);
+
+impl Wake {
+    /// W0 (D0): the number to wait on. Read before the sums.
+    #[inline]
+    pub fn value(&self) -> u32 {
+        // Acquire: pairs with the AcqRel in `notify`; a finalizer that reads the new number sees the release before it.
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// W1 (end of X3): a guard of a closing interpreter is gone; let the finalizers look again.
+    ///
+    /// Context: any, async-signal-safe.
+    #[cold]
+    #[inline(never)]
+    pub fn notify(&self) {
+        // AcqRel: pairs with the Acquire in `value`. A locked add, so that the release counted before it is visible to
+        // whoever reads the new number, in per-CPU mode too.
+        self.0.fetch_add(1, Ordering::AcqRel);
+        #[cfg(not(loom))]
+        sys::futex_wake_all(core::ptr::from_ref(&self.0).cast());
+    }
+
+    /// Sleeps while the word holds `seen`, until woken, interrupted, or past `deadline` (absolute, monotonic clock).
+    ///
+    /// Context: normal, blocks.
+    #[cfg(not(loom))]
+    pub fn wait(&self, seen: u32, deadline: Option<timespec>) -> sys::TimedOut {
+        sys::futex_wait(&self.0, seen, deadline)
+    }
+
+    /// Loom has no futex: a model looks again after letting the others run.
+    #[cfg(loom)]
+    pub fn wait(&self, seen: u32, _deadline: Option<timespec>) -> sys::TimedOut {
+        if self.0.load(Ordering::Acquire) == seen {
+            loom::thread::yield_now();
+        }
+        sys::TimedOut(false)
+    }
+}
