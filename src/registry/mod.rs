@@ -10,7 +10,7 @@ pub use setup::{Layout, SetupError};
 use crate::finalizer::{Closing, FinalizeError};
 use crate::signal_safe::LookupError;
 use crate::signal_safe::counters::Counters;
-use crate::signal_safe::guard::{Guard, View};
+use crate::signal_safe::guard::{Guard, GuardParts, RawGuard, View};
 use crate::signal_safe::table::Table;
 use crate::signal_safe::word::InterpreterId;
 use book::Book;
@@ -180,6 +180,30 @@ impl<T: Send + Sync + 'static> Registry<T> {
     #[inline]
     pub fn main(&self) -> Option<InterpreterId> {
         self.table.main()
+    }
+
+    /// Puts a guard together again that [`Guard::into_raw`] and [`RawGuard::into_parts`] took apart: for bindings, which
+    /// store guards as plain data.
+    ///
+    /// Context: any, async-signal-safe.
+    ///
+    /// # Safety
+    /// 1. `parts` came from a guard of this registry.
+    /// 2. They are put together once. Twice is an over-release.
+    ///
+    /// ```
+    /// # let registry = interp_guard::Registry::new();
+    /// let id = registry.register("an interpreter").unwrap();
+    /// let parts = registry.lookup(id)?.into_raw().into_parts();
+    /// // SAFETY: taken apart above, and put together only here.
+    /// let guard = unsafe { registry.guard_from_parts(parts) };
+    /// assert_eq!(*guard, "an interpreter");
+    /// # Ok::<(), interp_guard::LookupError>(())
+    /// ```
+    #[inline]
+    pub unsafe fn guard_from_parts(&self, parts: GuardParts) -> Guard<'_, T> {
+        // SAFETY: (1) and (2) are the requirements of `from_parts`; every payload is a `T`, as in `lookup`.
+        unsafe { Guard::from_raw(RawGuard::from_parts(&self.table, parts)) }
     }
 
     /// Calls `f` with the ID of every interpreter that is live when its place in the table is looked at, in no
