@@ -27,17 +27,22 @@ pub struct Closing<'r, T: Send + Sync + 'static> {
 }
 
 impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
-    /// C1 and C2, or taking up what somebody else has closed and left.
-    pub(crate) fn begin(registry: &'r Registry<T>, id: InterpreterId) -> Result<Self, CloseError> {
+    /// C1 and C2, or, with `take_up`, taking up what somebody else has closed and left.
+    pub(crate) fn begin(
+        registry: &'r Registry<T>,
+        id: InterpreterId,
+        take_up: bool,
+    ) -> Result<Self, CloseError> {
         let (slot, number) = {
             let mut book = registry.lock();
             let book = book.as_mut().ok_or(CloseError::NotFound)?;
             let number = book.next_closing();
             let entry = book.entries.get_mut(&id).ok_or(CloseError::NotFound)?;
-            if entry.owner.is_some() {
+            let closing = registry.table().is_closing(entry.slot);
+            if entry.owner.is_some() || closing && !take_up {
                 return Err(CloseError::AlreadyClosing);
             }
-            if !registry.table().is_closing(entry.slot) {
+            if !closing {
                 // SAFETY: (1) the mutex is held; (2) the book has `id` in this slot, and it is not closing.
                 unsafe { registry.table().begin_close(entry.slot, id) };
             }

@@ -1,5 +1,6 @@
 //! The registry: keeps the table in sync, in normal context, under one mutex.
 
+mod bindings;
 mod book;
 mod error;
 mod setup;
@@ -333,7 +334,7 @@ impl<T: Send + Sync + 'static> Registry<T> {
     /// # Ok::<(), CloseError>(())
     /// ```
     pub fn close(&self, id: InterpreterId) -> Result<Closing<'_, T>, CloseError> {
-        Closing::begin(self, id)
+        Closing::begin(self, id, true)
     }
 
     /// Closes an interpreter, waits until no guard is out, and hands it back by value.

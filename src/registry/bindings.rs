@@ -1,0 +1,50 @@
+//! For bindings to languages without borrows: a right to drain that the registry keeps.
+
+use super::{CloseError, Registry};
+use crate::finalizer::Closing;
+use crate::signal_safe::word::InterpreterId;
+
+impl<T: Send + Sync + 'static> Registry<T> {
+    /// Closes an interpreter that is live. Unlike [`close`](Self::close), it leaves alone what somebody else has closed
+    /// and left: that is [`take_up`](Self::take_up)'s.
+    ///
+    /// Context: normal.
+    ///
+    /// # Errors
+    /// [`CloseError::NotFound`]; [`CloseError::AlreadyClosing`] if it is not live.
+    ///
+    /// ```
+    /// # use interp_guard::{CloseError, Registry};
+    /// let registry = Registry::new();
+    /// let id = registry.register("an interpreter").unwrap();
+    /// drop(registry.close_live(id)?);
+    /// assert_eq!(registry.close_live(id).unwrap_err(), CloseError::AlreadyClosing);
+    /// assert_eq!(registry.take_up(id)?.unwrap().drain(None).unwrap(), "an interpreter");
+    /// # Ok::<(), CloseError>(())
+    /// ```
+    pub fn close_live(&self, id: InterpreterId) -> Result<Closing<'_, T>, CloseError> {
+        Closing::begin(self, id, false)
+    }
+
+    /// Takes up the closing of an interpreter that somebody closed and left. `None` if it is live.
+    ///
+    /// Context: normal.
+    ///
+    /// # Errors
+    /// [`CloseError::NotFound`]; [`CloseError::AlreadyClosing`] while somebody else holds the [`Closing`].
+    ///
+    /// ```
+    /// # let registry = interp_guard::Registry::new();
+    /// let id = registry.register("an interpreter").unwrap();
+    /// assert!(registry.take_up(id)?.is_none());
+    /// # Ok::<(), interp_guard::CloseError>(())
+    /// ```
+    pub fn take_up(&self, id: InterpreterId) -> Result<Option<Closing<'_, T>>, CloseError> {
+        let slot = self.lock().as_ref().and_then(|book| book.entries.get(&id)).map(|entry| entry.slot);
+        if !self.table().is_closing(slot.ok_or(CloseError::NotFound)?) {
+            return Ok(None);
+        }
+        // Never undone: from here on it is closing, or gone.
+        Closing::begin(self, id, true).map(Some)
+    }
+}
