@@ -103,6 +103,7 @@ inline clone(id)
 #define BUMP LOCKED(mem[WAKE] = next(mem[WAKE]); printf("X3: wake word, locked add: %d\n", mem[WAKE]))
 #endif
 
+/* `counted` now says whether a finalizer has to be woken. */
 #define X3(id) LOADING(counted = X3_WAKES(load(WORD)); printf("X3: reads word=%d\n", load(WORD)))
 #define NOTIFY \
     if \
@@ -112,21 +113,13 @@ inline clone(id)
     counted = false; guard = false
 
 /* exit(slot): of a guard (`guard` is set) or of an acquire that A4 sent back. X2 is a compiler fence, like A3. */
+#define X1(id) COUNT(RELEASED, X1_released, if :: guard -> GONE(id) :: else fi)
 #if defined(TWIN_X3_BEFORE_X1)
-inline exit(id)
-{
-    X3(id);
-    COUNT(RELEASED, X1_released, if :: guard -> GONE(id) :: else fi);
-    NOTIFY
-}
+inline exit(id) { X3(id); X1(id); NOTIFY }
 #else
-inline exit(id)
-{
-    COUNT(RELEASED, X1_released, if :: guard -> GONE(id) :: else fi);
-    X3(id);
-    NOTIFY
-}
+inline exit(id) { X1(id); X3(id); NOTIFY }
 #endif
+
 /* close(slot) */
 #define OWN_FENCE LOCKED(printf("C2: plain fence on the own CPU\n"))
 #if defined(TWIN_NO_HEAVY_FENCE)
@@ -163,23 +156,22 @@ inline close(id)
 #define D2 D2_READ(0); D2_READ(1); D2_READ(2); D2_READ(3)
 #endif
 #if defined(TWIN_WAKE_WORD_READ_ONCE)   /* then a finalizer that was woken too early spins instead of sleeping again */
-#define READ_ONCE D0
-#else
-#define READ_ONCE skip
-#endif
-#if defined(TWIN_WAKE_WORD_READ_ONCE)
-#define READ_ALL D1; D2
+#define READ_FIRST D0
+#define READ_ALL   D1; D2
 #elif defined(TWIN_WAKE_WORD_READ_LATE)
-#define READ_ALL D1; D2; D0
+#define READ_ALL   D1; D2; D0
 #elif defined(TWIN_SUMS_IN_WRONG_ORDER)
-#define READ_ALL D0; D2; D1
+#define READ_ALL   D0; D2; D1
 #else
-#define READ_ALL D0; D1; D2
+#define READ_ALL   D0; D1; D2
+#endif
+#ifndef READ_FIRST
+#define READ_FIRST skip
 #endif
 
 inline drain(id)
 {
-    READ_ONCE;
+    READ_FIRST;
     do
     :: out = 0;
        READ_ALL;
