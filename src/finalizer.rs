@@ -3,12 +3,14 @@
 //! A drain sums the counters and, while guards are out, sleeps on the slot's wake word. No lock is held meanwhile: a
 //! guard's holder may be registering. Zero is final (`signal_safe::counters`, N2): after close only a holder can add.
 
-use crate::registry::{CloseError, Registry};
+use crate::drain_options::{DrainOptions, Enough, Phase, Watch};
+use crate::registry::{Book, CloseError, OnClose, Registry};
 use crate::signal_safe::sys::Errno;
 use crate::signal_safe::word::InterpreterId;
 use std::error::Error;
 use std::fmt;
 use std::mem::ManuallyDrop;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::{Duration, Instant};
 
 /// The right to drain an interpreter that gives out no more guards.
@@ -23,34 +25,62 @@ pub struct Closing<'r, T: Send + Sync + 'static> {
     /// The number under which the book knows this `Closing`.
     number: u64,
     /// Has a heavy fence succeeded since the interpreter was closed? Until then the sums mean nothing.
-    fenced: Result<(), Errno>,
+    pub(crate) fenced: Result<(), Errno>,
+}
+
+/// Calls them, the latest first, with no lock held; a panic goes on when all have run.
+pub(crate) fn run_on_close(callbacks: Vec<(InterpreterId, OnClose)>) {
+    let mut panicked = None;
+    for (id, callback) in callbacks {
+        // Unwind-safe: the callback is consumed, and the panic goes on below.
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| callback(id))) {
+            panicked = Some(panic);
+        }
+    }
+    if let Some(panic) = panicked {
+        resume_unwind(panic);
+    }
 }
 
 impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
-    /// C1 and C2, or, with `take_up`, taking up what somebody else has closed and left.
+    /// C1, or, with `take_up`, taking up what somebody else has closed and left. What is left to the caller, in this order,
+    /// with the mutex released: C2, and the callbacks.
+    pub(crate) fn claim(
+        registry: &'r Registry<T>,
+        book: &mut Book,
+        id: InterpreterId,
+        take_up: bool,
+    ) -> Result<(Self, Vec<(InterpreterId, OnClose)>), CloseError> {
+        let number = book.next_closing();
+        let entry = book.entries.get_mut(&id).ok_or(CloseError::NotFound)?;
+        let closing = registry.table().is_closing(entry.slot);
+        if entry.owner.is_some() || closing && !take_up {
+            return Err(CloseError::AlreadyClosing);
+        }
+        if !closing {
+            // SAFETY: (1) the mutex is held; (2) the book has `id` in this slot, and it is not closing.
+            unsafe { registry.table().begin_close(entry.slot, id) };
+        }
+        entry.owner = Some(number);
+        let callbacks = std::mem::take(&mut entry.on_close).into_iter().rev().map(|f| (id, f)).collect();
+        let not_yet = Err(Errno(libc::EINPROGRESS));
+        Ok((Self { registry, id, slot: entry.slot, number, fenced: not_yet }, callbacks))
+    }
+
+    /// C1, C2 and the callbacks.
     pub(crate) fn begin(
         registry: &'r Registry<T>,
         id: InterpreterId,
         take_up: bool,
     ) -> Result<Self, CloseError> {
-        let (slot, number) = {
+        let claimed = {
             let mut book = registry.lock();
-            let book = book.as_mut().ok_or(CloseError::NotFound)?;
-            let number = book.next_closing();
-            let entry = book.entries.get_mut(&id).ok_or(CloseError::NotFound)?;
-            let closing = registry.table().is_closing(entry.slot);
-            if entry.owner.is_some() || closing && !take_up {
-                return Err(CloseError::AlreadyClosing);
-            }
-            if !closing {
-                // SAFETY: (1) the mutex is held; (2) the book has `id` in this slot, and it is not closing.
-                unsafe { registry.table().begin_close(entry.slot, id) };
-            }
-            entry.owner = Some(number);
-            (entry.slot, number)
+            Self::claim(registry, book.as_mut().ok_or(CloseError::NotFound)?, id, take_up)
         };
-        let fenced = registry.table().heavy_fence();
-        Ok(Self { registry, id, slot, number, fenced })
+        let (mut closing, callbacks) = claimed?;
+        closing.fenced = registry.table().heavy_fence();
+        run_on_close(callbacks);
+        Ok(closing)
     }
 
     /// The interpreter that is closing.
@@ -114,13 +144,43 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
     /// assert_eq!(late.into_closing().drain(None).unwrap(), "an interpreter");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn drain(mut self, timeout: Option<Duration>) -> Result<T, DrainError<'r, T>> {
-        let began = Instant::now();
-        let deadline = timeout.and_then(Deadline::after);
+    pub fn drain(self, timeout: Option<Duration>) -> Result<T, DrainError<'r, T>> {
+        self.drain_with(DrainOptions::new().timeout(timeout))
+    }
+
+    /// [`drain`](Self::drain) with an interrupt check or an observer.
+    ///
+    /// Context: normal; blocks, with no lock held.
+    ///
+    /// # Errors
+    /// As `drain`, and [`DrainError::Interrupted`].
+    ///
+    /// ```
+    /// # use interp_guard::{DrainOptions, Registry};
+    /// # use std::ops::ControlFlow;
+    /// let registry = Registry::new();
+    /// let id = registry.register("an interpreter").unwrap();
+    /// let mut guard = Some(registry.lookup(id)?);
+    /// let let_go = || { guard = None; ControlFlow::Continue(()) };
+    /// let options = DrainOptions::new().interrupt(let_go);
+    /// assert_eq!(registry.close(id)?.drain_with(options).unwrap(), "an interpreter");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn drain_with(self, options: DrainOptions<'_>) -> Result<T, DrainError<'r, T>> {
+        let mut watch = options.start();
+        let id = self.id;
+        let drained = self.until_drained(&mut watch);
+        watch.tell(if drained.is_ok() { Phase::Drained(id) } else { Phase::NotDrained(id) });
+        drained?.hand_over(&mut watch)
+    }
+
+    /// C2, if it has not succeeded yet, and D0 to D3 until no guard is out. Zero is final: what comes back may be
+    /// handed over at any time.
+    pub(crate) fn until_drained(mut self, watch: &mut Watch<'_>) -> Result<Self, DrainError<'r, T>> {
         if self.fenced.is_err() {
             self.fenced = self.registry.table().heavy_fence();
             if self.fenced.is_err() {
-                return Err(DrainError::FenceFailed(DrainTimeout::new(self, began)));
+                return Err(DrainError::FenceFailed(DrainTimeout::new(self, watch.began)));
             }
         }
         while !cfg!(interp_guard_inject = "no_drain") {
@@ -129,19 +189,31 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
             match self.registry.table().out(self.slot) {
                 0 => break, // D3
                 1.. => {}
-                _ => return Err(DrainError::Unbalanced(DrainTimeout::new(self, began))),
+                _ => return Err(DrainError::Unbalanced(DrainTimeout::new(self, watch.began))),
             }
-            if deadline.as_ref().is_some_and(Deadline::has_passed) {
-                return Err(DrainError::Timeout(DrainTimeout::new(self, began)));
+            match watch.enough() {
+                None => {}
+                Some(Enough::Deadline) => {
+                    return Err(DrainError::Timeout(DrainTimeout::new(self, watch.began)));
+                }
+                Some(Enough::Interrupted) => {
+                    return Err(DrainError::Interrupted(DrainTimeout::new(self, watch.began)));
+                }
             }
-            wake.wait(seen, deadline.as_ref().map(|deadline| deadline.0));
+            wake.wait(seen, watch.next_look());
         }
+        Ok(self)
+    }
+
+    /// Takes the interpreter out and retires its ID. To be called with no guard out.
+    pub(crate) fn hand_over(self, watch: &mut Watch<'_>) -> Result<T, DrainError<'r, T>> {
         match self.take() {
             Some(interpreter) => {
-                let _ = ManuallyDrop::new(self); // there is nothing left to give back
+                let closing = ManuallyDrop::new(self); // there is nothing left to give back
+                watch.tell(Phase::Finalized(closing.id));
                 Ok(interpreter)
             }
-            None => Err(DrainError::Superseded(DrainTimeout::new(self, began))),
+            None => Err(DrainError::Superseded(DrainTimeout::new(self, watch.began))),
         }
     }
 
@@ -174,27 +246,6 @@ impl<T: Send + Sync + 'static> Drop for Closing<'_, T> {
 impl<T: Send + Sync + 'static> fmt::Debug for Closing<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Closing").field("id", &self.id).finish_non_exhaustive()
-    }
-}
-
-/// A point on the monotonic clock, as the futex call takes it.
-struct Deadline(libc::timespec);
-
-impl Deadline {
-    /// `None` if that point is beyond what the clock can say: no limit.
-    fn after(timeout: Duration) -> Option<Self> {
-        let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: `now` is a valid timespec to write to; the monotonic clock exists on every Linux.
-        unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
-        let nanos = now.tv_nsec + i64::from(timeout.subsec_nanos());
-        let seconds = i64::try_from(timeout.as_secs()).ok()?;
-        let tv_sec = now.tv_sec.checked_add(seconds)?.checked_add(nanos / 1_000_000_000)?;
-        Some(Self(libc::timespec { tv_sec, tv_nsec: nanos % 1_000_000_000 }))
-    }
-
-    fn has_passed(&self) -> bool {
-        Self::after(Duration::ZERO)
-            .is_some_and(|now| (now.0.tv_sec, now.0.tv_nsec) >= (self.0.tv_sec, self.0.tv_nsec))
     }
 }
 
@@ -274,6 +325,8 @@ impl<T: Send + Sync + 'static> fmt::Display for DrainTimeout<'_, T> {
 pub enum DrainError<'r, T: Send + Sync + 'static> {
     /// The deadline passed with guards out.
     Timeout(DrainTimeout<'r, T>),
+    /// The interrupt check of [`DrainOptions`] ended the waiting with guards out.
+    Interrupted(DrainTimeout<'r, T>),
     /// The calling thread itself is what the drain would wait for.
     WouldDeadlock(DrainTimeout<'r, T>),
     /// More guards were given up than taken: somewhere a guard was released twice, and nobody can say whether one is
@@ -290,6 +343,7 @@ impl<'r, T: Send + Sync + 'static> DrainError<'r, T> {
     fn parts(&self) -> (&'static str, &'static str, &DrainTimeout<'r, T>) {
         match self {
             Self::Timeout(timeout) => ("Timeout", "timed out", timeout),
+            Self::Interrupted(timeout) => ("Interrupted", "was interrupted", timeout),
             Self::WouldDeadlock(timeout) => ("WouldDeadlock", "would wait for its own thread", timeout),
             Self::Unbalanced(timeout) => ("Unbalanced", "more guards were released than taken", timeout),
             Self::FenceFailed(timeout) => ("FenceFailed", "the kernel refuses the memory barrier", timeout),
@@ -328,6 +382,7 @@ impl<'r, T: Send + Sync + 'static> DrainError<'r, T> {
     pub fn into_timeout(self) -> DrainTimeout<'r, T> {
         match self {
             Self::Timeout(timeout)
+            | Self::Interrupted(timeout)
             | Self::WouldDeadlock(timeout)
             | Self::Unbalanced(timeout)
             | Self::FenceFailed(timeout)

@@ -7,6 +7,10 @@ compile_error!(
 );
 
 #[cfg(not(loom))]
+mod drain_options;
+#[cfg(not(loom))]
+mod finalize_all;
+#[cfg(not(loom))]
 mod finalizer;
 #[cfg(not(loom))]
 pub mod platform;
@@ -15,6 +19,8 @@ mod registry;
 #[cfg_attr(loom, path = "signal_safe/mod.rs")]
 mod signal_safe;
 
+#[cfg(not(loom))]
+pub use drain_options::{DrainOptions, Phase};
 #[cfg(not(loom))]
 pub use finalizer::{Closing, DrainError, DrainTimeout, FinalizeError};
 #[cfg(not(loom))]

@@ -5,12 +5,19 @@ use crate::InterpreterId;
 use rangemap::RangeInclusiveSet;
 use std::collections::BTreeMap;
 
+/// What somebody wants done when an interpreter closes.
+pub(crate) type OnClose = Box<dyn FnOnce(InterpreterId) + Send>;
+
 /// One registered interpreter.
 pub(crate) struct Entry {
+    /// It is the so-manyeth that was registered.
+    pub registration: u64,
     /// Its place in the table.
     pub slot: u32,
     /// Who owns the right to drain it: the number of a `Closing`, if there is one.
     pub owner: Option<u64>,
+    /// To be called once, by whoever closes it. In the order of their registration.
+    pub on_close: Vec<OnClose>,
 }
 
 /// See the module. Exists once the table is published.
@@ -21,6 +28,8 @@ pub(crate) struct Book {
     used: RangeInclusiveSet<i64>,
     /// No fresh ID is below this.
     fresh: i64,
+    /// How many interpreters were ever registered.
+    registrations: u64,
     /// How many `Closing`s were ever given out: the number of the latest.
     closings: u64,
     /// Dropped with the book, after the table's last use.
@@ -30,7 +39,7 @@ pub(crate) struct Book {
 impl Book {
     pub fn new(mapping: Mapping) -> Self {
         let used = RangeInclusiveSet::new();
-        Self { entries: BTreeMap::new(), used, fresh: 0, closings: 0, _mapping: mapping }
+        Self { entries: BTreeMap::new(), used, fresh: 0, registrations: 0, closings: 0, _mapping: mapping }
     }
 
     /// The next ID that nobody ever had. `None` once all 2^63 - 1 have been used.
@@ -54,7 +63,9 @@ impl Book {
         if fresh {
             self.fresh = number;
         }
-        self.entries.insert(id, Entry { slot, owner: None });
+        self.registrations += 1;
+        let entry = Entry { registration: self.registrations, slot, owner: None, on_close: Vec::new() };
+        self.entries.insert(id, entry);
     }
 
     /// A number for a new `Closing`.

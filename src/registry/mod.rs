@@ -8,15 +8,17 @@ mod setup;
 pub use error::{CloseError, RegisterError};
 pub use setup::{Layout, SetupError};
 
+use crate::drain_options::DrainOptions;
 use crate::finalizer::{Closing, FinalizeError};
 use crate::signal_safe::LookupError;
 use crate::signal_safe::counters::Counters;
 use crate::signal_safe::guard::{Guard, GuardParts, RawGuard, View};
 use crate::signal_safe::table::Table;
 use crate::signal_safe::word::InterpreterId;
-use book::Book;
+pub(crate) use book::{Book, OnClose};
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -49,6 +51,8 @@ pub struct Registry<T: Send + Sync + 'static> {
     book: Mutex<Option<Book>>,
     capacity: usize,
     counters: Option<Counters>,
+    /// How many `finalize_all` are running. Used with the mutex held.
+    shutdowns: AtomicU32,
     interpreters: PhantomData<T>,
 }
 
@@ -96,6 +100,7 @@ impl<T: Send + Sync + 'static> Registry<T> {
             book: Mutex::new(None),
             capacity,
             counters: None,
+            shutdowns: AtomicU32::new(0),
             interpreters: PhantomData,
         }
     }
@@ -272,6 +277,10 @@ impl<T: Send + Sync + 'static> Registry<T> {
         interpreter: T,
     ) -> Result<InterpreterId, RegisterError<T>> {
         let mut book = self.lock();
+        // Relaxed: the mutex is held.
+        if self.shutdowns.load(Ordering::Relaxed) != 0 {
+            return Err(RegisterError::ShuttingDown(interpreter));
+        }
         let book = match &mut *book {
             Some(book) => book,
             empty => match self.set_up() {
@@ -363,6 +372,73 @@ impl<T: Send + Sync + 'static> Registry<T> {
     pub fn finalize(&self, id: InterpreterId, timeout: Option<Duration>) -> Result<T, FinalizeError<'_, T>> {
         let closing = self.close(id).map_err(FinalizeError::from)?;
         closing.drain(timeout).map_err(FinalizeError::Drain)
+    }
+
+    /// [`finalize`](Self::finalize) with an interrupt check or an observer.
+    ///
+    /// Context: normal; blocks.
+    ///
+    /// # Errors
+    /// As `finalize`, and [`DrainError::Interrupted`](crate::DrainError::Interrupted).
+    ///
+    /// ```
+    /// # use interp_guard::{DrainOptions, Phase, Registry};
+    /// let registry = Registry::new();
+    /// let id = registry.register("an interpreter").unwrap();
+    /// let mut phases = Vec::new();
+    /// registry.finalize_with(id, DrainOptions::new().observe(|phase| phases.push(phase))).unwrap();
+    /// assert_eq!(phases, [Phase::Drained(id), Phase::Finalized(id)]);
+    /// ```
+    pub fn finalize_with(
+        &self,
+        id: InterpreterId,
+        options: DrainOptions<'_>,
+    ) -> Result<T, FinalizeError<'_, T>> {
+        let closing = self.close(id).map_err(FinalizeError::from)?;
+        closing.drain_with(options).map_err(FinalizeError::Drain)
+    }
+
+    /// Has `f` called when the interpreter closes: so that a pool can wind its workers down and give their guards up.
+    ///
+    /// `f` runs once, on the thread that closes the interpreter, inside [`close`](Self::close),
+    /// [`finalize`](Self::finalize) or [`finalize_all`](Self::finalize_all), in normal context, with no lock held, when
+    /// no lookup succeeds any more. Of several, the latest runs first. If one panics, the others still run; then the
+    /// panic goes on, and the interpreter is closed and free to be taken up. Dropping the registry runs none.
+    ///
+    /// Context: normal.
+    ///
+    /// # Errors
+    /// [`LookupError::Finalizing`] if it is closing already, [`LookupError::NotFound`]. `f` is dropped, not run.
+    ///
+    /// ```
+    /// # use interp_guard::{LookupError, Registry};
+    /// # use std::sync::mpsc;
+    /// let registry = Registry::new();
+    /// let id = registry.register("an interpreter").unwrap();
+    /// let (tell, told) = mpsc::channel();
+    /// registry.on_close(id, move |id| tell.send(id).unwrap())?;
+    /// let closing = registry.close(id)?;
+    /// assert_eq!(told.recv(), Ok(id));
+    /// assert_eq!(registry.on_close(id, |_| ()), Err(LookupError::Finalizing));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn on_close(
+        &self,
+        id: InterpreterId,
+        f: impl FnOnce(InterpreterId) + Send + 'static,
+    ) -> Result<(), LookupError> {
+        let f: OnClose = Box::new(f);
+        let mut book = self.lock();
+        let refused = match book.as_mut().and_then(|book| book.entries.get_mut(&id)) {
+            None => LookupError::NotFound,
+            Some(entry) if self.table.is_closing(entry.slot) => LookupError::Finalizing,
+            Some(entry) => {
+                entry.on_close.push(f);
+                return Ok(());
+            }
+        };
+        drop(book); // before `f` is dropped: what it owns may come back here
+        Err(refused)
     }
 
     /// Names the main interpreter.
@@ -495,6 +571,13 @@ impl<T: Send + Sync + 'static> Registry<T> {
 impl<T: Send + Sync + 'static> Registry<T> {
     pub(crate) fn table(&self) -> &Table {
         &self.table
+    }
+
+    /// Counts the `finalize_all` that are running.
+    pub(crate) fn change_shutdowns(&self, change: impl FnOnce(u32) -> u32) {
+        let _book = self.lock();
+        // Relaxed: the mutex is held, here and where it is read.
+        self.shutdowns.store(change(self.shutdowns.load(Ordering::Relaxed)), Ordering::Relaxed);
     }
 
     /// The book, once the table is published. A panic of another thread cannot have left it half-changed: each change is

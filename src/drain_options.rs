@@ -1,0 +1,166 @@
+//! How long a drain waits, what may interrupt it, and who watches.
+
+use crate::signal_safe::word::InterpreterId;
+use std::fmt;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+/// How often a waiting drain asks its interrupt callback.
+const POLL: Duration = Duration::from_millis(20);
+
+/// What [`DrainOptions::observe`] is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Phase {
+    /// No interpreter gives out guards any more, and what [`Registry::on_close`](crate::Registry::on_close) left has
+    /// run. Told once, by `finalize_all`.
+    Closed {
+        /// How many interpreters are registered.
+        interpreters: usize,
+    },
+    /// No guard of this interpreter is out, and none can come to be.
+    Drained(InterpreterId),
+    /// This interpreter could not be drained, or somebody else holds its [`Closing`](crate::Closing).
+    NotDrained(InterpreterId),
+    /// This interpreter was taken out and its ID retired.
+    Finalized(InterpreterId),
+}
+
+/// How to drain: the deadline, an interrupt check of the runtime's own, an observer.
+///
+/// For [`Closing::drain_with`](crate::Closing::drain_with), [`Registry::finalize_with`](crate::Registry::finalize_with)
+/// and [`Registry::finalize_all_with`](crate::Registry::finalize_all_with). The callbacks run on the thread that
+/// drains, with no lock held.
+///
+/// ```
+/// use interp_guard::{DrainError, DrainOptions, FinalizeError, Registry};
+/// use std::ops::ControlFlow;
+///
+/// let registry = Registry::new();
+/// let id = registry.register("an interpreter").unwrap();
+/// let guard = registry.lookup(id)?;
+/// let ctrl_c = || ControlFlow::Break(());
+/// let refused = registry.finalize_with(id, DrainOptions::new().interrupt(ctrl_c)).unwrap_err();
+/// assert!(matches!(refused, FinalizeError::Drain(DrainError::Interrupted(_))));
+/// # Ok::<(), interp_guard::LookupError>(())
+/// ```
+#[derive(Default)]
+#[must_use]
+pub struct DrainOptions<'a> {
+    timeout: Option<Duration>,
+    interrupt: Option<Box<dyn FnMut() -> ControlFlow<()> + 'a>>,
+    observe: Option<Box<dyn FnMut(Phase) + 'a>>,
+}
+
+impl<'a> DrainOptions<'a> {
+    /// Waits without limit, interrupted by nothing, watched by nobody.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Limits the waiting, of all interpreters together; `None` is without limit, zero looks once.
+    pub fn timeout(mut self, timeout: Option<Duration>) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Is asked whenever the drain is about to wait, and again every 20 ms while it waits. `Break` ends the waiting:
+    /// [`DrainError::Interrupted`](crate::DrainError::Interrupted).
+    pub fn interrupt(mut self, check: impl FnMut() -> ControlFlow<()> + 'a) -> Self {
+        self.interrupt = Some(Box::new(check));
+        self
+    }
+
+    /// Is told of each phase when it is reached.
+    pub fn observe(mut self, observer: impl FnMut(Phase) + 'a) -> Self {
+        self.observe = Some(Box::new(observer));
+        self
+    }
+
+    /// The clock starts.
+    pub(crate) fn start(self) -> Watch<'a> {
+        Watch {
+            began: Instant::now(),
+            deadline: self.timeout.and_then(Deadline::after),
+            interrupt: self.interrupt,
+            interrupted: false,
+            observe: self.observe,
+        }
+    }
+}
+
+impl fmt::Debug for DrainOptions<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DrainOptions")
+            .field("timeout", &self.timeout)
+            .field("interrupt", &self.interrupt.is_some())
+            .field("observe", &self.observe.is_some())
+            .finish()
+    }
+}
+
+/// Options whose clock runs: one for all the interpreters that are drained together.
+pub(crate) struct Watch<'a> {
+    pub began: Instant,
+    deadline: Option<Deadline>,
+    interrupt: Option<Box<dyn FnMut() -> ControlFlow<()> + 'a>>,
+    /// Did `interrupt` ever say `Break`? It is not asked again then.
+    interrupted: bool,
+    observe: Option<Box<dyn FnMut(Phase) + 'a>>,
+}
+
+/// Why the waiting is over with guards still out.
+pub(crate) enum Enough {
+    Deadline,
+    Interrupted,
+}
+
+impl Watch<'_> {
+    /// May the drain wait any longer?
+    pub fn enough(&mut self) -> Option<Enough> {
+        if let Some(check) = self.interrupt.as_mut().filter(|_| !self.interrupted) {
+            self.interrupted = check().is_break();
+        }
+        if self.interrupted {
+            return Some(Enough::Interrupted);
+        }
+        self.deadline.as_ref().is_some_and(Deadline::has_passed).then_some(Enough::Deadline)
+    }
+
+    /// The latest moment to look again, asleep until then; `None`: whenever woken.
+    pub fn next_look(&self) -> Option<libc::timespec> {
+        let poll = self.interrupt.as_ref().and_then(|_| Deadline::after(POLL));
+        [self.deadline, poll].into_iter().flatten().min().map(Deadline::timespec)
+    }
+
+    pub fn tell(&mut self, phase: Phase) {
+        if let Some(observe) = &mut self.observe {
+            observe(phase);
+        }
+    }
+}
+
+/// A point on the monotonic clock: seconds and nanoseconds, as the futex call takes it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Deadline(i64, i64);
+
+impl Deadline {
+    /// `None` if that point is beyond what the clock can say: no limit.
+    fn after(timeout: Duration) -> Option<Self> {
+        let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: `now` is a valid timespec to write to; the monotonic clock exists on every Linux.
+        unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
+        let nanos = now.tv_nsec + i64::from(timeout.subsec_nanos());
+        let seconds = i64::try_from(timeout.as_secs()).ok()?;
+        let seconds = now.tv_sec.checked_add(seconds)?.checked_add(nanos / 1_000_000_000)?;
+        Some(Self(seconds, nanos % 1_000_000_000))
+    }
+
+    fn has_passed(&self) -> bool {
+        Self::after(Duration::ZERO).is_some_and(|now| now >= *self)
+    }
+
+    fn timespec(self) -> libc::timespec {
+        libc::timespec { tv_sec: self.0, tv_nsec: self.1 }
+    }
+}
