@@ -4,6 +4,7 @@
 //! guard's holder may be registering. Zero is final (`signal_safe::counters`, N2): after close only a holder can add.
 
 use crate::drain_options::{DrainOptions, Enough, Phase, Watch};
+use crate::ledger::Holders;
 use crate::registry::{Book, CloseError, OnClose, Registry};
 use crate::signal_safe::sys::Errno;
 use crate::signal_safe::word::InterpreterId;
@@ -254,13 +255,15 @@ impl<T: Send + Sync + 'static> fmt::Debug for Closing<'_, T> {
 /// Displayed, it is the report.
 pub struct DrainTimeout<'r, T: Send + Sync + 'static> {
     closing: Closing<'r, T>,
-    outstanding: u64,
     waited: Duration,
+    holders: Holders,
 }
 
 impl<'r, T: Send + Sync + 'static> DrainTimeout<'r, T> {
     fn new(closing: Closing<'r, T>, began: Instant) -> Self {
-        Self { outstanding: closing.outstanding(), closing, waited: began.elapsed() }
+        let waited = began.elapsed();
+        let holders = Holders::of(closing.registry.table(), closing.id, closing.outstanding());
+        Self { closing, waited, holders }
     }
 
     /// Gives the `Closing` back, to wait again.
@@ -293,7 +296,25 @@ impl<'r, T: Send + Sync + 'static> DrainTimeout<'r, T> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn outstanding(&self) -> u64 {
-        self.outstanding
+        self.holders.outstanding()
+    }
+
+    /// Who holds them, as far as the ledger knows.
+    ///
+    /// ```
+    /// # use interp_guard::Registry;
+    /// # use std::time::Duration;
+    /// let registry = Registry::new().ledger(true);
+    /// let id = registry.register("an interpreter").unwrap();
+    /// let guard = registry.lookup(id)?;
+    /// let late = registry.close(id)?.drain(Some(Duration::ZERO)).unwrap_err();
+    /// for holder in late.timeout().holders() {
+    ///     println!("thread {:?} has held one for {:?}", holder.thread_name, holder.age);
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn holders(&self) -> &Holders {
+        &self.holders
     }
 }
 
@@ -301,7 +322,7 @@ impl<T: Send + Sync + 'static> fmt::Debug for DrainTimeout<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DrainTimeout")
             .field("id", &self.closing.id)
-            .field("outstanding", &self.outstanding)
+            .field("outstanding", &self.outstanding())
             .field("waited", &self.waited)
             .finish_non_exhaustive()
     }
@@ -309,14 +330,10 @@ impl<T: Send + Sync + 'static> fmt::Debug for DrainTimeout<'_, T> {
 
 impl<T: Send + Sync + 'static> fmt::Display for DrainTimeout<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let guards = if self.outstanding == 1 { "guard is" } else { "guards are" };
-        write!(
-            f,
-            "interpreter {}: {} {guards} out after {:.3} s of draining",
-            self.closing.id,
-            self.outstanding,
-            self.waited.as_secs_f64()
-        )
+        let guards = if self.outstanding() == 1 { "guard is" } else { "guards are" };
+        let (id, out, waited) = (self.closing.id, self.outstanding(), self.waited.as_secs_f64());
+        writeln!(f, "interpreter {id}: {out} {guards} out after {waited:.3} s of draining")?;
+        self.holders.fmt(f)
     }
 }
 

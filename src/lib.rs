@@ -13,6 +13,8 @@ mod finalize_all;
 #[cfg(not(loom))]
 mod finalizer;
 #[cfg(not(loom))]
+mod ledger;
+#[cfg(not(loom))]
 pub mod platform;
 #[cfg(not(loom))]
 mod registry;
@@ -24,13 +26,16 @@ pub use drain_options::{DrainOptions, Phase};
 #[cfg(not(loom))]
 pub use finalizer::{Closing, DrainError, DrainTimeout, FinalizeError};
 #[cfg(not(loom))]
+pub use ledger::{Holder, Holders};
+#[cfg(not(loom))]
 pub use registry::{CloseError, Layout, RegisterError, Registry, SetupError};
 pub use signal_safe::LookupError;
 pub use signal_safe::counters::{Counters, UnknownCounters};
 pub use signal_safe::guard::{Guard, View};
+pub use signal_safe::ledger::{Place, Site};
 pub use signal_safe::word::{InterpreterId, InvalidId};
 
 /// Guards without their interpreter's type, as plain data: for bindings to other languages.
 pub mod raw {
-    pub use crate::signal_safe::guard::{GuardParts, RawGuard};
+    pub use crate::signal_safe::guard::{GuardParts, OverRelease, RawGuard};
 }

@@ -1,6 +1,6 @@
 //! The registry's book: what normal context knows of each interpreter, kept under the registry's mutex.
 
-use super::setup::Mapping;
+use super::setup::Mappings;
 use crate::InterpreterId;
 use rangemap::RangeInclusiveSet;
 use std::collections::BTreeMap;
@@ -33,13 +33,13 @@ pub(crate) struct Book {
     /// How many `Closing`s were ever given out: the number of the latest.
     closings: u64,
     /// Dropped with the book, after the table's last use.
-    _mapping: Mapping,
+    _mappings: Mappings,
 }
 
 impl Book {
-    pub fn new(mapping: Mapping) -> Self {
+    pub fn new(mappings: Mappings) -> Self {
         let used = RangeInclusiveSet::new();
-        Self { entries: BTreeMap::new(), used, fresh: 0, registrations: 0, closings: 0, _mapping: mapping }
+        Self { entries: BTreeMap::new(), used, fresh: 0, registrations: 0, closings: 0, _mappings: mappings }
     }
 
     /// The next ID that nobody ever had. `None` once all 2^63 - 1 have been used.

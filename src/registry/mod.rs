@@ -10,9 +10,11 @@ pub use setup::{Layout, SetupError};
 
 use crate::drain_options::DrainOptions;
 use crate::finalizer::{Closing, FinalizeError};
+use crate::ledger::Holders;
 use crate::signal_safe::LookupError;
 use crate::signal_safe::counters::Counters;
 use crate::signal_safe::guard::{Guard, GuardParts, RawGuard, View};
+use crate::signal_safe::ledger::Site;
 use crate::signal_safe::table::Table;
 use crate::signal_safe::word::InterpreterId;
 pub(crate) use book::{Book, OnClose};
@@ -53,6 +55,7 @@ pub struct Registry<T: Send + Sync + 'static> {
     counters: Option<Counters>,
     /// How many `finalize_all` are running. Used with the mutex held.
     shutdowns: AtomicU32,
+    ledger: Option<bool>,
     interpreters: PhantomData<T>,
 }
 
@@ -101,6 +104,7 @@ impl<T: Send + Sync + 'static> Registry<T> {
             capacity,
             counters: None,
             shutdowns: AtomicU32::new(0),
+            ledger: None,
             interpreters: PhantomData,
         }
     }
@@ -120,6 +124,28 @@ impl<T: Send + Sync + 'static> Registry<T> {
     /// ```
     pub const fn counters(mut self, counters: Counters) -> Self {
         self.counters = Some(counters);
+        self
+    }
+
+    /// Asks for a ledger, or for none: a record of who holds each guard, for [`holders`](Self::holders) and for the
+    /// report of a drain. Without this, `INTERP_GUARD_LEDGER` (`1` or `0`) decides, and without that there is none.
+    ///
+    /// With a ledger a lookup makes three system calls. It records 16,384 guards at a time; what is beyond that is
+    /// counted, and reported as not recorded.
+    ///
+    /// Context: any; `const`.
+    ///
+    /// ```
+    /// use interp_guard::Registry;
+    /// static INTERPRETERS: Registry<String> = Registry::new().ledger(true);
+    /// let id = INTERPRETERS.register("main".into())?;
+    /// let guard = INTERPRETERS.lookup(id)?;
+    /// let late = INTERPRETERS.finalize(id, Some(std::time::Duration::ZERO)).unwrap_err();
+    /// assert!(late.to_string().contains(file!())); // where the guard was taken
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub const fn ledger(mut self, on: bool) -> Self {
+        self.ledger = Some(on);
         self
     }
 }
@@ -145,9 +171,21 @@ impl<T: Send + Sync + 'static> Registry<T> {
     /// # Ok::<(), LookupError>(())
     /// ```
     #[inline]
+    #[track_caller]
     pub fn lookup(&self, id: InterpreterId) -> Result<Guard<'_, T>, LookupError> {
+        self.lookup_at(id, Site::caller())
+    }
+
+    /// As [`lookup`](Self::lookup), and has the ledger show `site` for the guard: for bindings to other languages.
+    ///
+    /// Context: any, async-signal-safe, re-entrant to any depth. `errno` is not touched.
+    ///
+    /// # Errors
+    /// As [`lookup`](Self::lookup).
+    #[inline]
+    pub fn lookup_at(&self, id: InterpreterId, site: Site) -> Result<Guard<'_, T>, LookupError> {
         // SAFETY: every payload in this table is a `T` that `insert` boxed and `take` unboxes after vacating.
-        self.table.lookup(id).map(|raw| unsafe { Guard::from_raw(raw) })
+        self.table.lookup(id).map(|raw| unsafe { Guard::from_raw(raw.recorded(site)) })
     }
 
     /// A view of `id`, whether or not an interpreter has it.
@@ -318,9 +356,10 @@ impl<T: Send + Sync + 'static> Registry<T> {
             return Err(SetupError::Capacity(self.capacity));
         }
         let layout = Layout::new(self.capacity, setup::choose_counters(self.counters)?);
-        // SAFETY: (1) the mutex is held and there is no book yet, so the table is not published; (2) the mapping goes
+        let ledger = setup::choose_ledger(self.ledger)?;
+        // SAFETY: (1) the mutex is held and there is no book yet, so the table is not published; (2) the mappings go
         // into the book, which is dropped with this registry, when the table can no longer be borrowed.
-        Ok(Book::new(unsafe { layout.publish(&self.table) }?))
+        Ok(Book::new(unsafe { layout.publish(&self.table, ledger) }?))
     }
 
     /// Closes an interpreter: no new guards from here on. The ones that are out stay valid.
@@ -483,6 +522,25 @@ impl<T: Send + Sync + 'static> Registry<T> {
         let book = self.lock();
         let entry = book.as_ref()?.entries.get(&id)?;
         Some(self.table.out(entry.slot).try_into().unwrap_or(0))
+    }
+
+    /// Who holds the guards of `id`, as far as the ledger knows; `None` if no interpreter has this ID.
+    ///
+    /// Context: normal. O(CPUs + guards that are out, of any interpreter).
+    ///
+    /// ```
+    /// # use interp_guard::Registry;
+    /// let registry = Registry::new().ledger(true);
+    /// let id = registry.register("an interpreter").unwrap();
+    /// let guard = registry.lookup(id)?;
+    /// let holders = registry.holders(id).unwrap();
+    /// assert_eq!(holders.iter().count(), 1);
+    /// println!("{holders}");
+    /// # Ok::<(), interp_guard::LookupError>(())
+    /// ```
+    pub fn holders(&self, id: InterpreterId) -> Option<Holders> {
+        let outstanding = self.outstanding(id)?;
+        Some(Holders::of(&self.table, id, outstanding))
     }
 
     /// How many interpreters are registered, live and closing.

@@ -2,6 +2,7 @@
 
 use crate::platform::{self, Missing};
 use crate::signal_safe::counters::{Cell, Counters, NO_RSEQ, Stripes};
+use crate::signal_safe::ledger::Ledger;
 use crate::signal_safe::table::{Geometry, Slot, Table};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use std::fmt;
@@ -64,10 +65,31 @@ impl fmt::Display for SetupError {
 
 impl std::error::Error for SetupError {}
 
-/// The memory behind a table: its slots, then its counters stripe by stripe. Zero-filled, lazily touched.
-pub(crate) struct Mapping {
-    start: NonNull<Slot>,
+/// Switches the ledger on where the builder did not decide: `1` or `0`.
+const LEDGER_VARIABLE: &str = "INTERP_GUARD_LEDGER";
+
+/// The memory behind a table: its slots and then its counters stripe by stripe; and its ledger, if it has one.
+pub(crate) struct Mappings {
+    _table: Mapping,
+    _ledger: Option<Mapping>,
+}
+
+/// Zero-filled memory, lazily touched.
+struct Mapping {
+    start: NonNull<u8>,
     bytes: usize,
+}
+
+impl Mapping {
+    fn new(bytes: usize) -> Result<Self, SetupError> {
+        let failed = |errno| SetupError::Memory { bytes, errno };
+        let length = NonZeroUsize::new(bytes).ok_or_else(|| failed(libc::EINVAL))?;
+        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
+        // SAFETY: a fresh anonymous mapping at an address of the kernel's choice disturbs nothing.
+        unsafe { mmap_anonymous(None, length, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, flags) }
+            .map(|start| Self { start: start.cast(), bytes })
+            .map_err(|errno| failed(errno as i32))
+    }
 }
 
 // SAFETY: a mapping is plain memory; the table that reads it is Sync.
@@ -75,7 +97,7 @@ unsafe impl Send for Mapping {}
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: mapped by `map` with this length. The registry that owned it is being dropped, so that no borrow of
+        // SAFETY: mapped by `new` with this length. The registry that owned it is being dropped, so that no borrow of
         // the table, and hence no guard, is left.
         let _ = unsafe { munmap(self.start.cast(), self.bytes) };
     }
@@ -124,21 +146,15 @@ impl Layout {
     ///
     /// # Safety
     /// 1. `table` is not published, and no other thread tries to.
-    /// 2. The mapping is dropped after `table`.
-    pub(super) unsafe fn publish(self, table: &Table) -> Result<Mapping, SetupError> {
-        let memory = |errno| SetupError::Memory { bytes: self.mapped_bytes, errno };
-        let bytes = NonZeroUsize::new(self.mapped_bytes).ok_or_else(|| memory(libc::EINVAL))?;
-        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
-        // SAFETY: a fresh anonymous mapping at an address of the kernel's choice disturbs nothing.
-        let start =
-            unsafe { mmap_anonymous(None, bytes, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, flags) }
-                .map_err(|errno| memory(errno as i32))?;
-        let mapping = Mapping { start: start.cast(), bytes: self.mapped_bytes };
+    /// 2. The mappings are dropped after `table`.
+    pub(super) unsafe fn publish(self, table: &Table, ledger: bool) -> Result<Mappings, SetupError> {
+        let mapping = Mapping::new(self.mapped_bytes)?;
+        let ledger = if ledger { Some(Mapping::new(size_of::<Ledger>())?) } else { None };
         let cells = self.mapped_bytes - (self.stripes + 1) * self.bytes_per_stripe;
         let geometry = Geometry {
             stripes: Stripes {
                 // SAFETY: the stripes end the mapping, so they begin inside it.
-                cells: unsafe { start.cast::<u8>().add(cells) }.cast(),
+                cells: unsafe { mapping.start.add(cells) }.cast(),
                 stride: self.bytes_per_stripe,
                 rseq: platform::rseq().map_or(NO_RSEQ, |rseq| rseq.offset),
                 cpus: self.stripes as u32,
@@ -147,10 +163,15 @@ impl Layout {
             shift: 64 - self.slots.trailing_zeros(),
             mask: self.slots as u32 - 1,
         };
+        if let Some(ledger) = &ledger {
+            // SAFETY: (1) is ours; (2) zero-filled memory is an empty ledger, a page is aligned enough, and by (2) of
+            // ours it outlives the table.
+            unsafe { table.attach_ledger(ledger.start.cast()) };
+        }
         // SAFETY: (1) is ours; (2) zero-filled memory is vacant slots and zero counters, as many as the layout counted,
         // and by (2) of ours it outlives the table; (3) per-CPU mode is only chosen with the C library's registration.
-        unsafe { table.publish(mapping.start, geometry) };
-        Ok(mapping)
+        unsafe { table.publish(mapping.start.cast(), geometry) };
+        Ok(Mappings { _table: mapping, _ledger: ledger })
     }
 }
 
@@ -171,5 +192,23 @@ pub(super) fn choose_counters(asked: Option<Counters>) -> Result<Counters, Setup
     match (asked, platform::missing_for_per_cpu()) {
         (Counters::PerCpu, Some(missing)) => Err(SetupError::Counters(missing)),
         _ => Ok(asked),
+    }
+}
+
+/// With a ledger or without: as the builder says, else the environment, else without.
+pub(super) fn choose_ledger(asked: Option<bool>) -> Result<bool, SetupError> {
+    let value = match (asked, std::env::var_os(LEDGER_VARIABLE)) {
+        (Some(asked), _) => return Ok(asked),
+        (None, None) => return Ok(false),
+        (None, Some(value)) => value,
+    };
+    match value.to_str() {
+        Some("1") => Ok(true),
+        Some("0") => Ok(false),
+        _ => Err(SetupError::Variable {
+            name: LEDGER_VARIABLE,
+            value: value.to_string_lossy().into_owned(),
+            expected: "`1` or `0`",
+        }),
     }
 }

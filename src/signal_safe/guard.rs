@@ -1,6 +1,7 @@
 //! Guards and views: what a lookup hands out.
 
 use super::LookupError;
+use super::ledger::{Site, Ticket};
 use super::table::Table;
 use super::word::InterpreterId;
 use core::fmt;
@@ -18,6 +19,7 @@ pub struct RawGuard<'t> {
     id: InterpreterId,
     slot: u32,
     generation: u32,
+    ticket: Ticket,
 }
 
 /// A [`RawGuard`] as plain data. Whoever has it owes one [`RawGuard::from_parts`].
@@ -30,7 +32,23 @@ pub struct GuardParts {
     pub slot: u32,
     /// The fork generation in which the guard was counted.
     pub generation: u32,
+    /// Its place in the ledger; 0 if it is not recorded.
+    pub ticket: u64,
 }
+
+/// This guard was given up before, through a bitwise copy of it. Nothing was counted.
+///
+/// Only a guard that the ledger has recorded can be caught at the call; without it, the drain finds out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OverRelease;
+
+impl fmt::Display for OverRelease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("this guard was given up before")
+    }
+}
+
+impl core::error::Error for OverRelease {}
 
 impl<'t> RawGuard<'t> {
     /// Wraps a guard that has been counted.
@@ -40,7 +58,68 @@ impl<'t> RawGuard<'t> {
     /// not the table's.
     #[inline(always)]
     pub(super) unsafe fn counted(table: &'t Table, id: InterpreterId, slot: u32, generation: u32) -> Self {
-        Self { table, id, slot, generation }
+        Self { table, id, slot, generation, ticket: Ticket::NONE }
+    }
+
+    /// The same guard, written down in the ledger if there is one: `site` is where it was taken.
+    ///
+    /// Context: any, async-signal-safe, wait-free.
+    #[inline(always)]
+    pub fn recorded(mut self, site: Site) -> Self {
+        if self.table.records() {
+            self.ticket = self.table.record(self.id, site, self.generation);
+        }
+        self
+    }
+
+    /// Takes one more guard of the same interpreter, as [`Clone`] does, and says where.
+    ///
+    /// Context: any, async-signal-safe, wait-free.
+    #[inline(always)]
+    pub fn clone_at(&self, site: Site) -> Self {
+        // SAFETY: counted right below, or of another generation than the table's.
+        let clone = unsafe { Self::counted(self.table, self.id, self.slot, self.generation) };
+        // No check of the word: this guard keeps the interpreter from finalizing, also while it is closing.
+        if self.is_counted() {
+            self.table.count_clone(self.slot);
+            return clone.recorded(site);
+        }
+        clone
+    }
+
+    /// Gives the guard up and says whether it was still there to be given up. Dropping it does the same, in silence.
+    ///
+    /// Context: any, async-signal-safe, wait-free.
+    ///
+    /// # Errors
+    /// [`OverRelease`] if the ledger knows that this guard was given up before: then nothing was counted.
+    #[inline]
+    pub fn release(self) -> Result<(), OverRelease> {
+        ManuallyDrop::new(self).give_up()
+    }
+
+    #[inline(always)]
+    fn give_up(&mut self) -> Result<(), OverRelease> {
+        if self.ticket.is_some() {
+            return self.give_up_recorded();
+        }
+        if self.is_counted() {
+            self.table.exit(self.slot);
+        }
+        Ok(())
+    }
+
+    /// Struck out of the ledger first: whoever does that, once, has the right to count the release.
+    #[cold]
+    #[inline(never)]
+    fn give_up_recorded(&self) -> Result<(), OverRelease> {
+        if self.is_counted() {
+            if !self.table.ledger().is_some_and(|ledger| ledger.forget(self.ticket)) {
+                return Err(OverRelease);
+            }
+            self.table.exit(self.slot);
+        }
+        Ok(())
     }
 
     /// The guarded interpreter's ID.
@@ -77,7 +156,8 @@ impl<'t> RawGuard<'t> {
     #[inline]
     pub fn into_parts(self) -> GuardParts {
         let guard = ManuallyDrop::new(self);
-        GuardParts { id: guard.id, slot: guard.slot, generation: guard.generation }
+        let ticket = guard.ticket.to_bits();
+        GuardParts { id: guard.id, slot: guard.slot, generation: guard.generation, ticket }
     }
 
     /// Puts a guard together again.
@@ -87,27 +167,24 @@ impl<'t> RawGuard<'t> {
     /// 2. They are put together once. Twice is an over-release.
     #[inline]
     pub unsafe fn from_parts(table: &'t Table, parts: GuardParts) -> Self {
-        Self { table, id: parts.id, slot: parts.slot, generation: parts.generation }
+        let GuardParts { id, slot, generation, ticket } = parts;
+        Self { table, id, slot, generation, ticket: Ticket::from_bits(ticket) }
     }
 }
 
 impl Clone for RawGuard<'_> {
     #[inline(always)]
+    #[track_caller]
     fn clone(&self) -> Self {
-        // No check of the word: this guard keeps the interpreter from finalizing, also while it is closing.
-        if self.is_counted() {
-            self.table.count_clone(self.slot);
-        }
-        Self { table: self.table, id: self.id, slot: self.slot, generation: self.generation }
+        self.clone_at(Site::caller())
     }
 }
 
 impl Drop for RawGuard<'_> {
     #[inline(always)]
     fn drop(&mut self) {
-        if self.is_counted() {
-            self.table.exit(self.slot);
-        }
+        // Given up before: the ledger has kept the counters right, and a drop has nobody to tell.
+        let _ = self.give_up();
     }
 }
 
@@ -204,6 +281,14 @@ impl<'r, T> Guard<'r, T> {
         self.raw.is_closing()
     }
 
+    /// Takes one more guard, as [`Clone`] does, and has the ledger show `site` for it.
+    ///
+    /// Context: any, async-signal-safe, wait-free.
+    #[inline]
+    pub fn clone_at(&self, site: Site) -> Self {
+        Self { raw: self.raw.clone_at(site), interpreter: PhantomData }
+    }
+
     /// The same guard without its type, for bindings.
     ///
     /// Context: any, async-signal-safe.
@@ -225,8 +310,9 @@ impl<T> Deref for Guard<'_, T> {
 
 impl<T> Clone for Guard<'_, T> {
     #[inline]
+    #[track_caller]
     fn clone(&self) -> Self {
-        Self { raw: self.raw.clone(), interpreter: PhantomData }
+        self.clone_at(Site::caller())
     }
 }
 
@@ -291,9 +377,11 @@ impl<'r, T> View<'r, T> {
     /// # Ok::<(), interp_guard::LookupError>(())
     /// ```
     #[inline]
+    #[track_caller]
     pub fn guard(self) -> Result<Guard<'r, T>, LookupError> {
+        let site = Site::caller();
         // SAFETY: promised to `new`.
-        self.table.lookup(self.id).map(|raw| unsafe { Guard::from_raw(raw) })
+        self.table.lookup(self.id).map(|raw| unsafe { Guard::from_raw(raw.recorded(site)) })
     }
 }
 

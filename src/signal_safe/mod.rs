@@ -11,6 +11,7 @@
 //! | [`table`] | slots, probing, the four transitions of a slot, acquire and exit |
 //! | [`counters`] | guards that are out, counted per CPU or shared, and the fences that go with it |
 //! | [`guard`] | what a lookup hands out |
+//! | [`ledger`] | who holds each guard, where that is asked for |
 //! | [`wake`] | the word a finalizer sleeps on |
 //! | [`sys`] | the raw system call |
 //! | [`sync`] | the atomics; loom's under `--cfg loom` |
@@ -20,6 +21,7 @@
 
 pub mod counters;
 pub mod guard;
+pub mod ledger;
 pub mod sync;
 pub mod sys;
 pub mod table;

@@ -70,6 +70,14 @@ mod checked {
             T::from_bits(self.0.fetch_add(value.to_bits(), order))
         }
         #[track_caller]
+        pub fn fetch_or(&self, value: T, order: Ordering) -> T {
+            T::from_bits(self.0.fetch_or(value.to_bits(), order))
+        }
+        #[track_caller]
+        pub fn fetch_and(&self, value: T, order: Ordering) -> T {
+            T::from_bits(self.0.fetch_and(value.to_bits(), order))
+        }
+        #[track_caller]
         pub fn compare_exchange(&self, old: T, new: T, ok: Ordering, no: Ordering) -> Result<T, T> {
             let result = self.0.compare_exchange(old.to_bits(), new.to_bits(), ok, no);
             result.map(T::from_bits).map_err(T::from_bits)

@@ -82,6 +82,36 @@ fn membarrier(command: c_int) -> Result<(), Errno> {
     unsafe { syscall(libc::SYS_membarrier, [command as usize, 0, 0, 0, 0, 0]) }.map(drop)
 }
 
+/// The kernel's ID of the calling thread.
+///
+/// Context: any, async-signal-safe.
+pub fn gettid() -> u32 {
+    // SAFETY: gettid takes no arguments. It always succeeds.
+    unsafe { syscall(libc::SYS_gettid, [0; 6]) }.unwrap_or(0) as u32
+}
+
+/// Nanoseconds on the monotonic clock.
+///
+/// Context: any, async-signal-safe.
+pub fn monotonic_nanos() -> u64 {
+    let mut now = timespec { tv_sec: 0, tv_nsec: 0 };
+    let args = [libc::CLOCK_MONOTONIC as usize, core::ptr::from_mut(&mut now) as usize, 0, 0, 0, 0];
+    // SAFETY: (1) `now` is a valid timespec to write to, and the monotonic clock exists on every Linux.
+    let _ = unsafe { syscall(libc::SYS_clock_gettime, args) };
+    (now.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec as u64)
+}
+
+/// Does the calling thread run on its alternate signal stack? Then it is in a signal handler.
+///
+/// Context: any, async-signal-safe.
+pub fn on_signal_stack() -> bool {
+    let mut stack = libc::stack_t { ss_sp: core::ptr::null_mut(), ss_flags: 0, ss_size: 0 };
+    let args = [0, core::ptr::from_mut(&mut stack) as usize, 0, 0, 0, 0];
+    // SAFETY: (1) a null first argument changes nothing, and `stack` is a valid stack_t to write to.
+    let _ = unsafe { syscall(libc::SYS_sigaltstack, args) };
+    stack.ss_flags & libc::SS_ONSTACK != 0
+}
+
 /// The thread pointer: one readable word per thread, distinct among living threads.
 #[inline(always)]
 pub fn thread_pointer() -> usize {

@@ -48,6 +48,7 @@
 use super::LookupError;
 use super::counters::{Side, Stripes};
 use super::guard::RawGuard;
+use super::ledger::{Ledger, Site, Ticket};
 use super::sync::{Atomic, AtomicPtr, Ordering};
 use super::wake::Wake;
 use super::word::{InterpreterId, Word};
@@ -78,7 +79,8 @@ pub struct Geometry {
     pub mask: u32,
 }
 
-/// The head of the table: everything that a lookup reads besides one slot and one counter line, on one cache line.
+/// The head of the table: everything that a lookup reads besides one slot and one counter line, on one cache line. A
+/// second line has what only a recorded guard needs.
 #[repr(C, align(64))]
 pub struct Table {
     /// Null until published (T4).
@@ -86,8 +88,13 @@ pub struct Table {
     geometry: UnsafeCell<MaybeUninit<Geometry>>,
     /// How often this process's ancestors have forked around this table.
     generation: Atomic<u32>,
+    /// Not 0 if guards are recorded in a ledger. Fixed before the table is published (T4).
+    records: Atomic<u32>,
     /// The main interpreter's word, or Vacant.
     main: Atomic<Word>,
+    // On the second line, which nobody reads who records nothing:
+    /// Null if guards are not recorded. Fixed before the table is published (T4).
+    ledger: AtomicPtr<Ledger>,
 }
 
 // SAFETY: everything but `geometry` is atomic; `geometry` is written once, before the Release store to `slots`, and
@@ -124,7 +131,9 @@ impl Table {
                 slots: AtomicPtr::new(core::ptr::null_mut()),
                 geometry: UnsafeCell::new(MaybeUninit::uninit()),
                 generation: Atomic::new(0),
+                records: Atomic::new(0),
                 main: Atomic::new(Word::VACANT),
+                ledger: AtomicPtr::new(core::ptr::null_mut()),
             }
         }
     }
@@ -141,6 +150,17 @@ impl Table {
         unsafe { (*self.geometry.get()).write(geometry) };
         // Release: pairs with the Acquire in `mapped`.
         self.slots.store(slots.as_ptr(), Ordering::Release);
+    }
+
+    /// Has guards recorded from now on.
+    ///
+    /// # Safety
+    /// 1. The table is not published, and no other thread publishes it or attaches a ledger.
+    /// 2. `ledger` is empty and lives until this `Table` is dropped.
+    pub unsafe fn attach_ledger(&self, ledger: NonNull<Ledger>) {
+        // Relaxed, both: made visible by the Release in `publish` (T4).
+        self.ledger.store(ledger.as_ptr(), Ordering::Relaxed);
+        self.records.store(1, Ordering::Relaxed);
     }
 
     #[inline(always)]
@@ -275,6 +295,30 @@ impl Table {
     }
 
     // --- for guards: the slot is known ---------------------------------------------------------------------------
+
+    /// Are guards of this table recorded in a ledger?
+    #[inline(always)]
+    pub(super) fn records(&self) -> bool {
+        // Relaxed: fixed before the table was published, which the caller's guard came after (T4).
+        self.records.load(Ordering::Relaxed) != 0
+    }
+
+    /// Writes down a guard that was counted.
+    ///
+    /// Context: any, async-signal-safe, wait-free.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn record(&self, id: InterpreterId, site: Site, generation: u32) -> Ticket {
+        self.ledger().map_or(Ticket::NONE, |ledger| ledger.record(id, site, generation))
+    }
+
+    /// The ledger, if guards are recorded.
+    pub fn ledger(&self) -> Option<&Ledger> {
+        // Relaxed: as in `records`.
+        let ledger = self.ledger.load(Ordering::Relaxed);
+        // SAFETY: null, or live as long as this table by `attach_ledger` (2); everything in it is atomic.
+        unsafe { ledger.as_ref() }
+    }
 
     /// Counts one more guard of a slot that the caller already guards.
     ///
@@ -482,7 +526,7 @@ pub const fn home(id: u64, shift: u32) -> u32 {
 const _: () = {
     // Two slots share a line; the head that a lookup reads is one line.
     static_assertions::const_assert_eq!(size_of::<Slot>(), 32);
-    static_assertions::const_assert_eq!(size_of::<Table>(), 64);
+    static_assertions::const_assert_eq!(core::mem::offset_of!(Table, ledger), 64);
     // Lock-free, each by one instruction.
     static_assertions::const_assert!(Atomic::<Word>::is_lock_free());
     static_assertions::const_assert!(Atomic::<u64>::is_lock_free());

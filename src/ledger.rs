@@ -1,0 +1,196 @@
+//! Who holds the guards of an interpreter, as a report that a person reads. The recording: `signal_safe::ledger`.
+
+use crate::InterpreterId;
+use crate::signal_safe::ledger::{Place, Record, Site};
+use crate::signal_safe::sys;
+use crate::signal_safe::table::Table;
+use std::ffi::CStr;
+use std::fmt;
+use std::time::Duration;
+
+/// One guard that is out, as the ledger recorded it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Holder {
+    /// The kernel's ID of the thread that took the guard. It may have handed it to another one since.
+    pub thread_id: u32,
+    /// That thread's name; `None` if it has ended. (The kernel gives IDs of ended threads to new ones in the end.)
+    pub thread_name: Option<String>,
+    /// Where the guard was taken.
+    pub site: Site,
+    /// How long ago.
+    pub age: Duration,
+    /// Was it taken in a signal handler? `true` if on an alternate signal stack; without one nobody can tell.
+    pub in_handler: bool,
+    /// Was it taken by the thread that asks? If that thread waits, it may wait for itself.
+    pub by_this_thread: bool,
+}
+
+impl Holder {
+    fn new(record: Record, now: u64, this_thread: u32) -> Self {
+        let comm = format!("/proc/self/task/{}/comm", record.thread);
+        Self {
+            thread_id: record.thread,
+            thread_name: std::fs::read_to_string(comm).ok().map(|name| name.trim_end().to_owned()),
+            site: record.site,
+            age: Duration::from_nanos(now.saturating_sub(record.since)),
+            in_handler: record.on_signal_stack,
+            by_this_thread: record.thread == this_thread,
+        }
+    }
+}
+
+/// Who holds the guards of one interpreter.
+///
+/// Displayed, it is a table, oldest guard first; `{:#}` shows every row, `{}` the first 32.
+///
+/// ```
+/// # use interp_guard::Registry;
+/// let registry = Registry::new().ledger(true);
+/// let id = registry.register("an interpreter").unwrap();
+/// let guard = registry.lookup(id)?;
+/// let holders = registry.holders(id).unwrap();
+/// let holder = holders.iter().next().unwrap();
+/// assert!(holder.by_this_thread && !holder.in_handler);
+/// assert!(holders.to_string().contains(file!()));
+/// # Ok::<(), interp_guard::LookupError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Holders {
+    holders: Vec<Holder>,
+    outstanding: u64,
+    ledger: bool,
+}
+
+impl Holders {
+    /// What the ledger has for `id`, of which `outstanding` guards are out.
+    pub(crate) fn of(table: &Table, id: InterpreterId, outstanding: u64) -> Self {
+        let (now, this_thread) = (sys::monotonic_nanos(), sys::gettid());
+        let mut holders = Vec::new();
+        if let Some(ledger) = table.ledger() {
+            ledger.for_each(|record| {
+                if record.id == i64::from(id) {
+                    holders.push(Holder::new(record, now, this_thread));
+                }
+            });
+        }
+        holders.sort_by_key(|holder| std::cmp::Reverse(holder.age));
+        Self { holders, outstanding, ledger: table.ledger().is_some() }
+    }
+
+    /// The guards that are recorded, oldest first.
+    pub fn iter(&self) -> std::slice::Iter<'_, Holder> {
+        self.holders.iter()
+    }
+
+    /// How many guards are out, recorded or not.
+    pub fn outstanding(&self) -> u64 {
+        self.outstanding
+    }
+
+    /// How many guards are out that the ledger does not have: all of them while it is off, and those that were taken
+    /// while it was full.
+    pub fn unrecorded(&self) -> u64 {
+        self.outstanding.saturating_sub(self.holders.len() as u64)
+    }
+
+    /// Does the registry have a ledger?
+    pub fn is_recorded(&self) -> bool {
+        self.ledger
+    }
+}
+
+impl<'a> IntoIterator for &'a Holders {
+    type Item = &'a Holder;
+    type IntoIter = std::slice::Iter<'a, Holder>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+/// Rows of the table that `{}` shows.
+const ROWS: usize = 32;
+
+const HEADER: [&str; 4] = ["thread", "ID", "age", "taken at"];
+
+impl fmt::Display for Holders {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.outstanding == 0 && self.holders.is_empty() {
+            return f.write_str("  no guard is out");
+        }
+        if !self.ledger {
+            return f.write_str(
+                "  who holds them is not recorded; INTERP_GUARD_LEDGER=1 or Registry::ledger(true) has it recorded",
+            );
+        }
+        let shown = if f.alternate() { self.holders.len() } else { ROWS };
+        let rows: Vec<[String; 4]> = self.holders.iter().take(shown).map(row).collect();
+        let width = |column: usize| {
+            let cells = rows.iter().map(|row| row[column].chars().count());
+            cells.chain([HEADER[column].len()]).max().unwrap_or(0)
+        };
+        let (name, id, age) = (width(0), width(1), width(2));
+        let mut line = |end: &str, [thread, number, since, place]: [&str; 4]| {
+            write!(f, "{end}  {thread:name$}  {number:>id$}  {since:>age$}  {place}")
+        };
+        line("", HEADER)?;
+        for row in &rows {
+            line("\n", row.each_ref().map(String::as_str))?;
+        }
+        let more = self.holders.len() - rows.len();
+        if more > 0 {
+            write!(f, "\n  and {more} more")?;
+        }
+        match self.unrecorded() {
+            0 => Ok(()),
+            1 => f.write_str("\n  1 more is not recorded: the ledger was full when it was taken"),
+            many => write!(f, "\n  {many} more are not recorded: the ledger was full when they were taken"),
+        }
+    }
+}
+
+/// A holder as a row of the table.
+fn row(holder: &Holder) -> [String; 4] {
+    let name = holder.thread_name.clone().unwrap_or_else(|| "(ended)".to_owned());
+    let mut place = describe(holder.site);
+    if holder.in_handler {
+        place += ", in a signal handler";
+    }
+    if holder.by_this_thread {
+        place += ", by the thread that waits";
+    }
+    [name, holder.thread_id.to_string(), format!("{:.3} s", holder.age.as_secs_f64()), place]
+}
+
+/// A site for a person: file, line and column; or a symbol and its object; or an address.
+fn describe(site: Site) -> String {
+    match site.place() {
+        Place::Unknown => "(not said)".to_owned(),
+        Place::Source(location) => location.to_string(),
+        Place::Code(address) => symbol(address).unwrap_or_else(|| format!("{address:#x}")),
+    }
+}
+
+/// `function+0x1a in object`, as far as the dynamic linker knows.
+fn symbol(address: usize) -> Option<String> {
+    let mut info = libc::Dl_info {
+        dli_fname: std::ptr::null(),
+        dli_fbase: std::ptr::null_mut(),
+        dli_sname: std::ptr::null(),
+        dli_saddr: std::ptr::null_mut(),
+    };
+    let found = {
+        // SAFETY: dladdr takes any address, and `info` is valid to write to.
+        unsafe { libc::dladdr(std::ptr::without_provenance(address), &mut info) }
+    };
+    let text = |text: *const libc::c_char| {
+        // SAFETY: null, or a terminated string in a loaded object; it is copied before anything could unload that.
+        (!text.is_null()).then(|| unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned())
+    };
+    let object = text(info.dli_fname).filter(|_| found != 0)?;
+    Some(match text(info.dli_sname) {
+        Some(name) => format!("{name}+{:#x} in {object}", address.wrapping_sub(info.dli_saddr.addr())),
+        None => format!("{object}+{:#x}", address.wrapping_sub(info.dli_fbase.addr())),
+    })
+}
