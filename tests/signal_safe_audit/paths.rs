@@ -3,6 +3,9 @@
 //! Calls are followed into the callee. A path may take each conditional branch up to a given number of times: a limit of
 //! `displacement + 1` covers everything that a lookup can do, since its only loop probes at most `displacement` slots.
 //!
+//! The ledger is walked like everything else, but not measured: a path that records a guard, or strikes one out, steps over
+//! the function that does so.
+//!
 //! A *mode branch* is one of whose two ways exactly one runs straight into a restartable sequence: it asks for the
 //! counter mode. The mode never changes, so a path that answers twice differently does not exist and is left out.
 
@@ -75,6 +78,12 @@ impl Walker<'_> {
     /// One instruction. Ways not taken now go to `ahead`. False at the end, and where a path does not exist.
     fn advance(&mut self, limit: u32, ahead: &mut Vec<Self>) -> bool {
         let code = self.code;
+        if in_ledger(code, self.at) {
+            // Called or jumped to at the end of its caller: either way, it returns to the latest one.
+            let Some(caller) = self.callers.pop() else { return false };
+            self.at = caller;
+            return true;
+        }
         let step = code.step(self.at);
         let after = Place { offset: step.instruction.next_ip(), ..self.at };
         self.path.instructions += 1;
@@ -91,14 +100,13 @@ impl Walker<'_> {
                 Some(caller) => self.at = caller,
                 None => return false,
             },
-            FlowControl::Call | FlowControl::IndirectCall => {
-                if let Some(Target::Inside(callee)) = step.target(self.at) {
+            FlowControl::Call | FlowControl::IndirectCall => match step.target(self.at) {
+                Some(Target::Inside(callee)) => {
                     self.callers.push(after);
                     self.at = callee;
-                } else {
-                    self.at = after;
                 }
-            }
+                _ => self.at = after,
+            },
             FlowControl::UnconditionalBranch | FlowControl::IndirectBranch => match step.target(self.at) {
                 Some(Target::Inside(place)) => self.at = place,
                 _ => return false,
@@ -160,6 +168,11 @@ impl Walker<'_> {
     fn in_mode(&mut self, mode: Mode) -> bool {
         *self.path.mode.get_or_insert(mode) == mode
     }
+}
+
+fn in_ledger(code: &Code, at: Place) -> bool {
+    let name = code.name(at);
+    name.contains("Table::record") || name.contains("RawGuard::give_up_recorded")
 }
 
 fn inside(sequence: &Sequence, at: Place) -> bool {
