@@ -1,3 +1,36 @@
-//! The `interp-guard` command.
+//! The `interp-guard` command: fires real signals at a live table, and says what this machine offers.
 
-fn main() {}
+mod doctor;
+mod stress;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Is interpreter 7 still there, and can I keep it there while I use it? This command shows it, under real signals.
+#[derive(Parser)]
+#[command(version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    stress: stress::Options,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Fire real SIGUSR1 at every thread while interpreters come and go (the default)
+    ///
+    /// Exit status: 0 if nothing was violated, 1 if something was, 2 on bad usage. Ctrl-C stops early and still prints
+    /// the result; a second Ctrl-C ends at once.
+    Stress(stress::Options),
+    /// Say what this machine offers: counters, rseq, membarrier, CPUs, memory
+    Doctor(doctor::Options),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.command.unwrap_or(Command::Stress(cli.stress)) {
+        Command::Stress(options) => stress::run(&options),
+        Command::Doctor(options) => doctor::run(&options),
+    }
+}

@@ -16,7 +16,7 @@
 //! - **T2** `slots[h].displacement` is at least the distance from `h` of every Live or Closing entry whose home is `h`.
 //!   It is raised before such an entry is published and lowered only after one is vacated. So a reader who loads it
 //!   once and looks no further misses no entry that was there before the reader began and is there when it ends.
-//! - **T3** The payload is stored before the word becomes Live and cleared after it becomes Vacant.
+//! - **T3** The payload is stored before the word becomes Live. A vacant slot's payload means nothing.
 //! - **T4** The geometry is written before `slots` becomes non-null, and never again. A reader sees null, which means
 //!   that nothing was ever registered, or everything.
 //! - **T5** The memory behind a published table lives until the `Table` is dropped.
@@ -438,7 +438,6 @@ impl Table {
         slot.word.store(Word::VACANT, Ordering::Release);
         // Relaxed: by (2) no guard exists or can come to be, and so nobody reads the payload.
         let payload = slot.payload.load(Ordering::Relaxed);
-        slot.payload.store(core::ptr::null_mut(), Ordering::Relaxed);
         mapped.lower_displacement(mapped.home(id), |word| word != Word::VACANT);
         Some(payload)
     }

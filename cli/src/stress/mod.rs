@@ -1,0 +1,128 @@
+//! `interp-guard stress`: real signals at every thread of a process whose interpreters come and go.
+//!
+//! | part | what it does |
+//! |---|---|
+//! | [`board`] | says of each seat which interpreter sits there and in which phase, for the handlers to check against |
+//! | [`canary`] | the interpreter: a canary in memory that is never given back |
+//! | [`handler`] | what SIGUSR1 and SIGUSR2 do: look up, check, clone, nest |
+//! | [`threads`] | churners, holders, the sender |
+//! | [`tally`] | what was counted and measured |
+//! | [`report`] | the result, as a table or as JSON |
+
+mod board;
+mod canary;
+mod handler;
+mod report;
+mod tally;
+mod threads;
+
+use canary::Interpreter;
+use clap::builder::RangedU64ValueParser;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use interp_guard::{Counters, RegisterError, Registry};
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+#[derive(clap::Args, Clone)]
+pub struct Options {
+    /// How long to run
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    seconds: u64,
+    /// How many interpreters there are at the most
+    #[arg(long, default_value_t = 64, value_parser = RangedU64ValueParser::<usize>::new().range(8..=65_536))]
+    interpreters: usize,
+    /// How many threads take signals: some hold guards, some register and finalize
+    #[arg(long, default_value_t = 6, value_parser = RangedU64ValueParser::<usize>::new().range(2..=200))]
+    threads: usize,
+    /// Chooses what happens when; the machine's timing still differs from run to run
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How guards are counted: per-cpu or shared [default: INTERP_GUARD_COUNTERS, else the best the machine has]
+    #[arg(long)]
+    counters: Option<Counters>,
+    /// Microseconds between the signals of each thread's own timer
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(10..=1_000_000))]
+    timer_us: u64,
+    /// Print one JSON object to standard output and nothing else; progress goes to standard error
+    #[arg(long)]
+    json: bool,
+}
+
+/// How long a drain may take before it counts as a violation: nobody here holds a guard for long.
+const DRAIN_LIMIT: Duration = Duration::from_secs(20);
+
+pub fn run(options: &Options) -> ExitCode {
+    let registry = Registry::with_capacity(options.interpreters);
+    let registry: &'static Registry<Interpreter> = Box::leak(Box::new(match options.counters {
+        Some(counters) => registry.counters(counters),
+        None => registry,
+    }));
+    let board = match board::Board::set_up(registry, options.interpreters) {
+        Ok(board) => board,
+        Err(RegisterError::Unavailable(_, why)) => {
+            eprintln!("error: {why}\n\nTry `interp-guard doctor` to see what this machine offers.");
+            return ExitCode::from(2);
+        }
+        Err(other) => {
+            eprintln!("error: {other}");
+            return ExitCode::from(1);
+        }
+    };
+    let stop = Arc::new(AtomicBool::new(false));
+    if let Err(error) = stop_on_ctrl_c(&stop) {
+        eprintln!("warning: Ctrl-C will not print the result: {error}");
+    }
+
+    let began = Instant::now();
+    let clock = tally::Clock::start();
+    let fleet = threads::Fleet::launch(registry, board, options);
+    watch(options, &stop);
+    fleet.land();
+    board.clear(registry);
+    let result = report::Result::collect(registry, began.elapsed(), clock.stop(), options);
+    if options.json {
+        println!("{}", result.json());
+    } else {
+        print!("{}", result.table());
+    }
+    if result.violations() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The first Ctrl-C (or SIGTERM) sets `stop`; a second one ends the process with status 130.
+fn stop_on_ctrl_c(stop: &Arc<AtomicBool>) -> std::io::Result<()> {
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(signal, 130, stop.clone())?;
+        signal_hook::flag::register(signal, stop.clone())?;
+    }
+    Ok(())
+}
+
+/// Shows progress until the time is up or somebody stops the run.
+fn watch(options: &Options, stop: &AtomicBool) {
+    let began = Instant::now();
+    let total = Duration::from_secs(options.seconds);
+    let terminal = std::io::stderr().is_terminal();
+    let bar = ProgressBar::with_draw_target(
+        Some(options.seconds),
+        if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() },
+    )
+    .with_style(ProgressStyle::with_template("[{bar:30}] {pos}/{len} s  {msg}").expect("a valid template"));
+    let mut next_line = Duration::from_secs(1);
+    while began.elapsed() < total && !stop.load(Ordering::Relaxed) {
+        // Pacing of the display; nothing else waits for it.
+        std::thread::sleep(Duration::from_millis(100).min(total.saturating_sub(began.elapsed())));
+        bar.set_position(began.elapsed().as_secs());
+        bar.set_message(report::progress());
+        if !terminal && began.elapsed() >= next_line {
+            eprintln!("{}/{} s  {}", next_line.as_secs(), options.seconds, report::progress());
+            next_line += Duration::from_secs(1);
+        }
+    }
+    bar.finish_and_clear();
+    if stop.load(Ordering::Relaxed) {
+        eprintln!("stopped after {:.1} s", began.elapsed().as_secs_f64());
+    }
+}

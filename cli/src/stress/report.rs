@@ -1,0 +1,137 @@
+//! The result of a run, for people and for programs.
+
+use super::Options;
+use super::canary::Interpreter;
+use super::tally::{self, Quantiles, Totals, VIOLATIONS, Violation};
+use interp_guard::{Counters, Registry};
+use serde_json::{Value, json};
+use std::fmt::Write;
+use std::time::Duration;
+
+/// One line on what has happened so far.
+pub fn progress() -> String {
+    let totals = tally::totals();
+    format!(
+        "{} signals, {} lookups, {} finalized, {} violations",
+        grouped(totals.signals),
+        grouped(totals.hits + totals.finalizing + totals.not_found),
+        grouped(totals.finalized),
+        totals.violations.iter().sum::<u64>()
+    )
+}
+
+pub struct Result {
+    totals: Totals,
+    took: Duration,
+    counters: Counters,
+    lookup: Quantiles,
+    drain: Quantiles,
+    threads: usize,
+    interpreters: usize,
+}
+
+impl Result {
+    /// To be called when all threads have ended and nothing should be left.
+    pub fn collect(
+        registry: &Registry<Interpreter>,
+        took: Duration,
+        ns_per_tick: f64,
+        options: &Options,
+    ) -> Self {
+        let totals = tally::totals();
+        tally::check(totals.registered == totals.finalized, Violation::Leak);
+        tally::check(registry.is_empty(), Violation::Leak);
+        Self {
+            totals: tally::totals(),
+            took,
+            counters: registry.layout().map_or(Counters::Shared, |layout| layout.counters),
+            lookup: tally::lookup_quantiles(ns_per_tick),
+            drain: tally::drain_quantiles(),
+            threads: options.threads,
+            interpreters: options.interpreters,
+        }
+    }
+
+    pub fn violations(&self) -> u64 {
+        self.totals.violations.iter().sum()
+    }
+
+    fn lookups(&self) -> u64 {
+        self.totals.hits + self.totals.finalizing + self.totals.not_found
+    }
+
+    /// The keys are fixed by the design.
+    pub fn json(&self) -> Value {
+        let quantiles =
+            |q: Quantiles| json!({ "p50": q.p50.round(), "p99": q.p99.round(), "max": q.max.round() });
+        json!({
+            "signals": self.totals.signals,
+            "nested_signals": self.totals.nested_signals,
+            "lookups": self.lookups(),
+            "hits": self.totals.hits,
+            "finalizing": self.totals.finalizing,
+            "not_found": self.totals.not_found,
+            "pending_run": 0,
+            "registered": self.totals.registered,
+            "finalized": self.totals.finalized,
+            "violations": self.violations(),
+            "counters": self.counters.name(),
+            "lookup_ns": quantiles(self.lookup),
+            "drain_ns": quantiles(self.drain),
+            "seconds": self.took.as_secs_f64(),
+        })
+    }
+
+    pub fn table(&self) -> String {
+        let mut text = String::new();
+        let mut row = |name: &str, value: String| {
+            let _ = writeln!(text, "  {name:<34} {value}");
+        };
+        row("counters", self.counters.to_string());
+        row("threads, interpreters", format!("{}, {}", self.threads, self.interpreters));
+        row("seconds", format!("{:.1}", self.took.as_secs_f64()));
+        row("SIGUSR1 delivered", grouped(self.totals.signals));
+        row("SIGUSR2 delivered inside it", grouped(self.totals.nested_signals));
+        row("lookups", grouped(self.lookups()));
+        row("  guard", grouped(self.totals.hits));
+        row("  finalizing", grouped(self.totals.finalizing));
+        row("  not found", grouped(self.totals.not_found));
+        row("interpreters registered", grouped(self.totals.registered));
+        row("interpreters finalized", grouped(self.totals.finalized));
+        row("lookup, p50 / p99 / max", nanoseconds(self.lookup));
+        row("close to drained, p50 / p99 / max", nanoseconds(self.drain));
+        row("violations", grouped(self.violations()));
+        for (count, what) in self.totals.violations.iter().zip(VIOLATIONS).filter(|(count, _)| **count > 0) {
+            row("", format!("{count} x {what}"));
+        }
+        text
+    }
+}
+
+fn nanoseconds(q: Quantiles) -> String {
+    format!("{} / {} / {} ns", grouped(q.p50 as u64), grouped(q.p99 as u64), grouped(q.max as u64))
+}
+
+/// 1234567 as `1,234,567`.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn digits_are_grouped_by_three() {
+        assert_eq!(super::grouped(0), "0");
+        assert_eq!(super::grouped(999), "999");
+        assert_eq!(super::grouped(1_000), "1,000");
+        assert_eq!(super::grouped(12_345_678), "12,345,678");
+    }
+}

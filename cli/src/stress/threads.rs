@@ -1,0 +1,201 @@
+//! The threads under fire, and the one that fires.
+
+use super::board::{self, Board, Phase, Seat};
+use super::canary::Interpreter;
+use super::handler::{self, Arena};
+use super::tally::{self, Violation};
+use super::{DRAIN_LIMIT, Options};
+use interp_guard::{InterpreterId, RegisterError, Registry};
+use nix::sys::pthread::{Pthread, pthread_kill, pthread_self};
+use nix::sys::signal::{SigEvent, SigevNotify, Signal, raise};
+use nix::sys::time::TimeSpec;
+use nix::sys::timer::{Expiration, Timer, TimerSetTimeFlags};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// All threads of a run.
+pub struct Fleet {
+    sender: Stoppable,
+    targets: Vec<Stoppable>,
+}
+
+struct Stoppable {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Stoppable {
+    fn spawn(name: String, body: impl FnOnce(&AtomicBool) + Send + 'static) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let seen = stop.clone();
+        let thread =
+            std::thread::Builder::new().name(name).spawn(move || body(&seen)).expect("a thread starts");
+        Self { stop, thread }
+    }
+
+    fn join(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if self.thread.join().is_err() {
+            tally::violation(Violation::DrainFailed);
+        }
+    }
+}
+
+impl Fleet {
+    /// Starts a third of the threads as churners, the rest as holders, and then the sender.
+    pub fn launch(
+        registry: &'static Registry<Interpreter>,
+        board: &'static Board,
+        options: &Options,
+    ) -> Self {
+        handler::install(Arena { registry, board });
+        let churners = (options.threads / 3).clamp(1, board.seats.len());
+        let (report, reported) = mpsc::channel();
+        let timer = Duration::from_micros(options.timer_us);
+        let seed = options.seed;
+        let targets: Vec<Stoppable> = (0..options.threads)
+            .map(|index| {
+                let report = report.clone();
+                let name =
+                    if index < churners { format!("churner {index}") } else { format!("holder {index}") };
+                Stoppable::spawn(name, move |stop| {
+                    tally::enroll(seed.wrapping_add(index as u64));
+                    report.send(pthread_self()).expect("waited for");
+                    let _timer = timer_at_this_thread(timer);
+                    if index < churners {
+                        Churner::new(registry, board, index, churners, seed).run(stop);
+                    } else {
+                        hold(registry, board, stop);
+                    }
+                })
+            })
+            .collect();
+        let threads: Vec<Pthread> = reported.iter().take(targets.len()).collect();
+        let sender = Stoppable::spawn("sender".into(), move |stop| {
+            while !stop.load(Ordering::Relaxed) {
+                for &thread in &threads {
+                    // The targets outlive the sender: `land` joins it first.
+                    let _ = pthread_kill(thread, Signal::SIGUSR1);
+                }
+            }
+        });
+        Self { sender, targets }
+    }
+
+    /// Stops the sender, and only then its targets.
+    pub fn land(self) {
+        self.sender.join();
+        for target in self.targets {
+            target.join();
+        }
+    }
+}
+
+fn timer_at_this_thread(period: Duration) -> Option<Timer> {
+    let thread_id = nix::unistd::gettid().as_raw();
+    let notify = SigevNotify::SigevThreadId { signal: Signal::SIGUSR1, thread_id, si_value: 0 };
+    let mut timer = Timer::new(nix::time::ClockId::CLOCK_MONOTONIC, SigEvent::new(notify)).ok()?;
+    timer.set(Expiration::Interval(TimeSpec::from_duration(period)), TimerSetTimeFlags::empty()).ok()?;
+    Some(timer)
+}
+
+/// Looks up in normal context, and signals itself in between, so that many signals are delivered however few cores the
+/// sender has to share; those of the sender and of the timer come in at any instruction.
+fn hold(registry: &'static Registry<Interpreter>, board: &Board, stop: &AtomicBool) {
+    while !stop.load(Ordering::Relaxed) {
+        let random = tally::random();
+        board.probe_seat(registry, (random >> 8) as usize);
+        let _ = raise(Signal::SIGUSR1);
+        board.probe_anchor(registry, random as usize);
+        if random.is_multiple_of(64) {
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// Registers, closes, drains and finalizes the interpreters of its own seats.
+struct Churner {
+    registry: &'static Registry<Interpreter>,
+    seats: Vec<(&'static Seat, Option<InterpreterId>)>,
+    random: StdRng,
+}
+
+impl Churner {
+    fn new(
+        registry: &'static Registry<Interpreter>,
+        board: &'static Board,
+        index: usize,
+        churners: usize,
+        seed: u64,
+    ) -> Self {
+        let seats = board.seats.iter().skip(index).step_by(churners).map(|seat| (seat, None)).collect();
+        Self { registry, seats, random: StdRng::seed_from_u64(seed.wrapping_add(index as u64)) }
+    }
+
+    fn run(mut self, stop: &AtomicBool) {
+        while !stop.load(Ordering::Relaxed) {
+            let chosen = self.random.random_range(0..self.seats.len());
+            let (seat, tenant) = self.seats[chosen];
+            self.seats[chosen].1 = match tenant {
+                None => self.move_in(seat),
+                Some(id) => self.move_out(seat, id),
+            };
+        }
+    }
+
+    /// Half of the interpreters get a fresh ID, half bring a random one, which collides more.
+    fn move_in(&mut self, seat: &Seat) -> Option<InterpreterId> {
+        let asked =
+            self.random.random_bool(0.5).then(|| self.random.random_range(1 << 32..=board::LARGEST_ID));
+        let asked = asked.and_then(|raw| InterpreterId::try_from(raw).ok());
+        match board::register(self.registry, asked) {
+            Ok(id) => {
+                seat.post(id, Phase::Live);
+                Some(id)
+            }
+            // A random ID that was used before: another one, next time.
+            Err(RegisterError::RetiredId(_) | RegisterError::DuplicateId(_)) => None,
+            Err(error) => {
+                eprintln!("violation: {error}");
+                tally::violation(Violation::Leak);
+                None
+            }
+        }
+    }
+
+    fn move_out(&mut self, seat: &Seat, id: InterpreterId) -> Option<InterpreterId> {
+        seat.post(id, Phase::Changing);
+        let closing = match self.registry.close(id) {
+            Ok(closing) => closing,
+            Err(error) => {
+                eprintln!("violation: close {id}: {error}");
+                tally::violation(Violation::DrainFailed);
+                return None;
+            }
+        };
+        let began = Instant::now();
+        seat.post(id, Phase::Closed);
+        if self.random.random_bool(0.1) {
+            std::thread::yield_now(); // stays closed for a while
+        }
+        seat.post(id, Phase::Changing);
+        match closing.drain(Some(DRAIN_LIMIT)) {
+            Ok(interpreter) => {
+                tally::drained(began.elapsed());
+                tally::check(interpreter.holders() == 0, Violation::GuardOutAfterFinalize);
+                tally::finalized(1);
+            }
+            Err(error) => {
+                eprintln!("violation: {error}");
+                tally::violation(Violation::DrainFailed);
+            }
+        }
+        seat.post(id, Phase::Gone);
+        None
+    }
+}
