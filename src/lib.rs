@@ -18,7 +18,7 @@ mod ledger;
 pub mod platform;
 #[cfg(not(loom))]
 mod registry;
-#[cfg_attr(loom, path = "signal_safe/mod.rs")]
+
 mod signal_safe;
 
 #[cfg(not(loom))]
@@ -27,6 +27,8 @@ pub use drain_options::{DrainOptions, Phase};
 pub use finalizer::{Closing, DrainError, DrainTimeout, FinalizeError};
 #[cfg(not(loom))]
 pub use ledger::{Holder, Holders};
+#[cfg(not(loom))]
+pub use platform::Missing;
 #[cfg(not(loom))]
 pub use registry::{CloseError, Layout, RegisterError, Registry, SetupError};
 pub use signal_safe::LookupError;

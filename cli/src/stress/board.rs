@@ -10,7 +10,7 @@
 use super::canary::Interpreter;
 use super::tally::{self, Violation};
 use interp_guard::{InterpreterId, LookupError, RegisterError, Registry};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
@@ -64,6 +64,8 @@ pub struct Board {
     pub anchors: Vec<InterpreterId>,
     /// Worked by the churners.
     pub seats: Vec<Seat>,
+    /// The seat that a churner worked last, or is about to: where a lookup is most likely to meet a change.
+    hot: AtomicUsize,
 }
 
 /// How many of the interpreters stay throughout.
@@ -83,7 +85,7 @@ impl Board {
             seat.post(gone, Phase::Gone);
         }
         let anchors = (0..ANCHORS).map(|_| register(registry, None)).collect::<Result<_, _>>()?;
-        Ok(Box::leak(Box::new(Self { anchors, seats })))
+        Ok(Box::leak(Box::new(Self { anchors, seats, hot: AtomicUsize::new(0) })))
     }
 
     /// Finalizes what is left.
@@ -102,6 +104,11 @@ impl Board {
         }
     }
 
+    /// Says that the seat `index` is about to change.
+    pub fn heat(&self, index: usize) {
+        self.hot.store(index, Ordering::Relaxed);
+    }
+
     /// Looks up an anchor. Async-signal-safe.
     pub fn probe_anchor(&self, registry: &'static Registry<Interpreter>, random: usize) {
         if let Some(&id) = self.anchors.get(random % ANCHORS) {
@@ -112,7 +119,10 @@ impl Board {
 
     /// Looks up whoever sits in a seat, and checks the answer against what the seat says. Async-signal-safe.
     pub fn probe_seat(&self, registry: &'static Registry<Interpreter>, random: usize) {
-        let Some(seat) = self.seats.get(random % self.seats.len().max(1)) else { return };
+        // Half of the lookups go where the change is.
+        let hot = self.hot.load(Ordering::Relaxed);
+        let index = if random & 1 == 0 { hot } else { (random >> 1) % self.seats.len().max(1) };
+        let Some(seat) = self.seats.get(index) else { return };
         let before = seat.read();
         let Some(id) = before.id() else { return };
         let answer = probe(registry, id);

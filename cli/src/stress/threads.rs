@@ -109,7 +109,9 @@ fn timer_at_this_thread(period: Duration) -> Option<Timer> {
 fn hold(registry: &'static Registry<Interpreter>, board: &Board, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
         let random = tally::random();
-        board.probe_seat(registry, (random >> 8) as usize);
+        for turn in 0..16 {
+            board.probe_seat(registry, (random >> turn) as usize);
+        }
         let _ = raise(Signal::SIGUSR1);
         board.probe_anchor(registry, random as usize);
         if random.is_multiple_of(64) {
@@ -121,7 +123,9 @@ fn hold(registry: &'static Registry<Interpreter>, board: &Board, stop: &AtomicBo
 /// Registers, closes, drains and finalizes the interpreters of its own seats.
 struct Churner {
     registry: &'static Registry<Interpreter>,
-    seats: Vec<(&'static Seat, Option<InterpreterId>)>,
+    board: &'static Board,
+    /// Its seats, by their number on the board, and who sits there.
+    seats: Vec<(usize, Option<InterpreterId>)>,
     random: StdRng,
 }
 
@@ -133,14 +137,16 @@ impl Churner {
         churners: usize,
         seed: u64,
     ) -> Self {
-        let seats = board.seats.iter().skip(index).step_by(churners).map(|seat| (seat, None)).collect();
-        Self { registry, seats, random: StdRng::seed_from_u64(seed.wrapping_add(index as u64)) }
+        let seats = (index..board.seats.len()).step_by(churners).map(|seat| (seat, None)).collect();
+        Self { registry, board, seats, random: StdRng::seed_from_u64(seed.wrapping_add(index as u64)) }
     }
 
     fn run(mut self, stop: &AtomicBool) {
         while !stop.load(Ordering::Relaxed) {
             let chosen = self.random.random_range(0..self.seats.len());
-            let (seat, tenant) = self.seats[chosen];
+            let (index, tenant) = self.seats[chosen];
+            self.board.heat(index);
+            let seat = &self.board.seats[index];
             self.seats[chosen].1 = match tenant {
                 None => self.move_in(seat),
                 Some(id) => self.move_out(seat, id),

@@ -1,0 +1,152 @@
+//! The broken twins: the library with one mistake built in, each of which some test must see.
+//!
+//! A twin is built by this test, in release, with `--cfg interp_guard_inject="..."` for the packages of this workspace
+//! only, into a target folder of its own; nothing of it is in a normal build. Where a twin goes unnoticed, the test that
+//! should have seen it proves nothing, and this fails.
+#![allow(missing_docs)]
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::{Mutex, PoisonError};
+
+/// Builds go one after another: two cores, one target folder.
+static BUILDING: Mutex<()> = Mutex::new(());
+
+/// A cargo that builds the twin `mistake`; without one, the library as it is, the same way.
+fn cargo(mistake: Option<&str>) -> Command {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    // Beside the folder that this test was built into: target/debug/deps/broken_twins-*.
+    let own = std::env::current_exe().expect("this executable");
+    let target = own.ancestors().nth(3).expect("a target folder").join("twins");
+    let wrapper = wrapper(&target, mistake);
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.current_dir(root).env("CARGO_TARGET_DIR", &target).env("RUSTC_WORKSPACE_WRAPPER", wrapper);
+    for inherited in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "INTERP_GUARD_COUNTERS", "INTERP_GUARD_LEDGER"]
+    {
+        cargo.env_remove(inherited);
+    }
+    cargo
+}
+
+/// A script around rustc that adds the cfg. Cargo keeps what different wrappers build apart, and shares the rest.
+fn wrapper(target: &Path, mistake: Option<&str>) -> PathBuf {
+    let cfg = mistake.map_or(String::new(), |mistake| format!(" --cfg 'interp_guard_inject=\"{mistake}\"'"));
+    let script = format!("#!/bin/sh\nexec \"$@\"{cfg}\n");
+    let path = target.join("wrappers").join(mistake.unwrap_or("none"));
+    if std::fs::read_to_string(&path).is_ok_and(|known| known == script) {
+        return path; // untouched, so that cargo need not build again
+    }
+    std::fs::create_dir_all(path.parent().expect("a folder")).expect("created");
+    std::fs::write(&path, script).expect("written");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("executable");
+    path
+}
+
+fn text(output: &Output) -> String {
+    format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// Builds the command with `mistake` and runs its stress until it reports violations, at most 30 seconds.
+fn the_stress_sees(mistake: &str) {
+    let building = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
+    let built = cargo(Some(mistake))
+        .args(["build", "--release", "-p", "interp-guard-cli"])
+        .output()
+        .expect("cargo runs");
+    assert!(built.status.success(), "{}", text(&built));
+    let command = Path::new(&built_executable(&cargo(Some(mistake)))).to_owned();
+    let copy = command.with_file_name(format!("interp-guard-{mistake}"));
+    std::fs::copy(&command, &copy).expect("copied");
+    drop(building);
+    for seconds in ["3", "10", "17"] {
+        let stress = Command::new(&copy)
+            .args([
+                "stress",
+                "--json",
+                "--seconds",
+                seconds,
+                "--interpreters",
+                "8",
+                "--timer-us",
+                "50",
+                "--seed",
+                seconds,
+            ])
+            .output()
+            .expect("the stress runs");
+        if stress.status.code() == Some(1) {
+            let text = text(&stress);
+            assert!(!text.contains("\"violations\":0"), "exit status 1 without a violation: {text}");
+            return println!("{mistake}: seen by the stress");
+        }
+        assert_eq!(stress.status.code(), Some(0), "{mistake}: {}", text(&stress));
+    }
+    panic!("{mistake}: 30 seconds of stress saw nothing");
+}
+
+fn built_executable(cargo: &Command) -> PathBuf {
+    let target = cargo.get_envs().find(|(name, _)| *name == "CARGO_TARGET_DIR").and_then(|(_, value)| value);
+    Path::new(target.expect("set above")).join("release/interp-guard")
+}
+
+/// Runs `test` of the test target `target`, built with `mistake`. Says whether it passed, and what it printed.
+fn run(mistake: Option<&str>, target: &str, test: &str) -> (bool, String) {
+    let building = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
+    let built = cargo(mistake)
+        .args(["test", "--release", "--no-run", "--test", target])
+        .output()
+        .expect("cargo runs");
+    assert!(built.status.success(), "{}", text(&built));
+    drop(building);
+    let ran = cargo(mistake)
+        .args(["test", "--release", "--test", target, "--", "--exact", test, "--nocapture"])
+        .output()
+        .expect("cargo runs");
+    let text = text(&ran);
+    assert!(text.contains("running 1 test"), "{target} has no test {test}: {text}");
+    (ran.status.success(), text)
+}
+
+/// The test sees the mistake, and passes without it, built the same way.
+fn the_test_sees(mistake: &str, target: &str, test: &str) {
+    let (passed, text) = run(Some(mistake), target, test);
+    assert!(!passed, "{mistake}: {target}::{test} saw nothing: {text}");
+    let (passed, text) = run(None, target, test);
+    assert!(passed, "{target}::{test} fails without any mistake: {text}");
+    println!("{mistake}: seen by {target}::{test}");
+}
+
+#[test]
+fn no_second_look_at_the_word() {
+    the_stress_sees("no_a4");
+}
+
+#[test]
+fn no_drain() {
+    the_stress_sees("no_drain");
+}
+
+#[test]
+fn displacement_lowered_before_vacating() {
+    the_stress_sees("displacement_early");
+}
+
+#[test]
+fn no_heavy_fence() {
+    if interp_guard::platform::missing_for_per_cpu().is_some() {
+        return println!("this machine has no per-CPU counters, and so no heavy fence to leave out");
+    }
+    the_test_sees("no_heavy_fence", "protocol", "a_guard_taken_as_the_interpreter_closes_is_waited_for");
+}
+
+#[test]
+fn sums_in_the_wrong_order() {
+    the_test_sees("sums_reversed", "protocol", "a_guard_handed_on_is_never_missed");
+}
+
+#[test]
+fn sums_far_apart_in_the_right_order_are_no_mistake() {
+    let (passed, text) = run(Some("pause_between_sums"), "protocol", "a_guard_handed_on_is_never_missed");
+    assert!(passed, "{text}");
+}
