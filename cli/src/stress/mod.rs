@@ -46,6 +46,9 @@ pub struct Options {
     /// Microseconds between the signals of each thread's own timer
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(10..=1_000_000))]
     timer_us: u64,
+    /// Record who holds each guard: slower, and checked all the same
+    #[arg(long)]
+    ledger: bool,
     /// Print one JSON object to standard output and nothing else; progress goes to standard error
     #[arg(long)]
     json: bool,
@@ -55,11 +58,14 @@ pub struct Options {
 const DRAIN_LIMIT: Duration = Duration::from_secs(20);
 
 pub fn run(options: &Options) -> ExitCode {
-    let registry = Registry::with_capacity(options.interpreters);
-    let registry: &'static Registry<Interpreter> = Box::leak(Box::new(match options.counters {
-        Some(counters) => registry.counters(counters),
-        None => registry,
-    }));
+    let mut registry = Registry::with_capacity(options.interpreters);
+    if let Some(counters) = options.counters {
+        registry = registry.counters(counters);
+    }
+    if options.ledger {
+        registry = registry.ledger(true);
+    }
+    let registry: &'static Registry<Interpreter> = Box::leak(Box::new(registry));
     let board = match board::Board::set_up(registry, options.interpreters) {
         Ok(board) => board,
         Err(RegisterError::Unavailable(_, why)) => {

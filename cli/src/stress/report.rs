@@ -26,8 +26,7 @@ pub struct Result {
     counters: Counters,
     lookup: Quantiles,
     drain: Quantiles,
-    threads: usize,
-    interpreters: usize,
+    options: Options,
 }
 
 impl Result {
@@ -47,8 +46,7 @@ impl Result {
             counters: registry.layout().map_or(Counters::Shared, |layout| layout.counters),
             lookup: tally::lookup_quantiles(ns_per_tick),
             drain: tally::drain_quantiles(),
-            threads: options.threads,
-            interpreters: options.interpreters,
+            options: options.clone(),
         }
     }
 
@@ -76,6 +74,7 @@ impl Result {
             "finalized": self.totals.finalized,
             "violations": self.violations(),
             "counters": self.counters.name(),
+            "ledger": self.options.ledger,
             "lookup_ns": quantiles(self.lookup),
             "drain_ns": quantiles(self.drain),
             "seconds": self.took.as_secs_f64(),
@@ -87,8 +86,11 @@ impl Result {
         let mut row = |name: &str, value: String| {
             let _ = writeln!(text, "  {name:<34} {value}");
         };
-        row("counters", self.counters.to_string());
-        row("threads, interpreters", format!("{}, {}", self.threads, self.interpreters));
+        row(
+            "counters",
+            self.counters.to_string() + if self.options.ledger { ", with the ledger" } else { "" },
+        );
+        row("threads, interpreters", format!("{}, {}", self.options.threads, self.options.interpreters));
         row("seconds", format!("{:.1}", self.took.as_secs_f64()));
         row("SIGUSR1 delivered", grouped(self.totals.signals));
         row("SIGUSR2 delivered inside it", grouped(self.totals.nested_signals));
