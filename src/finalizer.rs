@@ -3,8 +3,10 @@
 //! A drain sums the counters and, while guards are out, sleeps on the slot's wake word. No lock is held meanwhile: a
 //! guard's holder may be registering. Zero is final (`signal_safe::counters`, N2): after close only a holder can add.
 
+use crate::blockers;
 use crate::drain_options::{DrainOptions, Enough, Phase, Watch};
 use crate::ledger::Holders;
+use crate::pending::{self, Waiting};
 use crate::registry::{Book, CloseError, OnClose, Registry};
 use crate::signal_safe::sys::Errno;
 use crate::signal_safe::word::InterpreterId;
@@ -28,6 +30,9 @@ pub struct Closing<'r, T: Send + Sync + 'static> {
     /// Has a heavy fence succeeded since the interpreter was closed? Until then the sums mean nothing.
     pub(crate) fenced: Result<(), Errno>,
 }
+
+/// The number of a `Closing` that owns nothing. The book counts from one.
+const UNCLAIMED: u64 = 0;
 
 /// Calls them, the latest first, with no lock held; a panic goes on when all have run.
 pub(crate) fn run_on_close(callbacks: Vec<(InterpreterId, OnClose)>) {
@@ -63,9 +68,12 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
             unsafe { registry.table().begin_close(entry.slot, id) };
         }
         entry.owner = Some(number);
+        let slot = entry.slot;
         let callbacks = std::mem::take(&mut entry.on_close).into_iter().rev().map(|f| (id, f)).collect();
+        // Who serves a queue has been woken by each push; in case they were waiting for something else.
+        book.queues().for_each(|queue| queue.ring.wake());
         let not_yet = Err(Errno(libc::EINPROGRESS));
-        Ok((Self { registry, id, slot: entry.slot, number, fenced: not_yet }, callbacks))
+        Ok((Self { registry, id, slot, number, fenced: not_yet }, callbacks))
     }
 
     /// C1, C2 and the callbacks.
@@ -82,6 +90,16 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
         closing.fenced = registry.table().heavy_fence();
         run_on_close(callbacks);
         Ok(closing)
+    }
+
+    /// What `finalize` says on a thread that itself blocks the interpreter: it is not closed, and nobody owns the drain.
+    pub(crate) fn would_deadlock(registry: &'r Registry<T>, id: InterpreterId) -> DrainError<'r, T> {
+        DrainError::WouldDeadlock(DrainTimeout::new(Self::unclaimed(registry, id), Instant::now()))
+    }
+
+    /// Owns nothing.
+    fn unclaimed(registry: &'r Registry<T>, id: InterpreterId) -> Self {
+        Self { registry, id, slot: 0, number: UNCLAIMED, fenced: Ok(()) }
     }
 
     /// The interpreter that is closing.
@@ -108,6 +126,9 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn outstanding(&self) -> u64 {
+        if self.number == UNCLAIMED {
+            return self.registry.outstanding(self.id).unwrap_or(0);
+        }
         self.registry.table().out(self.slot).try_into().unwrap_or(0)
     }
 
@@ -178,6 +199,12 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
     /// C2, if it has not succeeded yet, and D0 to D3 until no guard is out. Zero is final: what comes back may be
     /// handed over at any time.
     pub(crate) fn until_drained(mut self, watch: &mut Watch<'_>) -> Result<Self, DrainError<'r, T>> {
+        if self.number == UNCLAIMED {
+            return Err(DrainError::Superseded(DrainTimeout::new(self, watch.began)));
+        }
+        if blockers::this_thread_blocks(self.registry.table(), self.id) {
+            return Err(DrainError::WouldDeadlock(DrainTimeout::new(self, watch.began)));
+        }
         if self.fenced.is_err() {
             self.fenced = self.registry.table().heavy_fence();
             if self.fenced.is_err() {
@@ -187,6 +214,7 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
         while !cfg!(interp_guard_inject = "no_drain") {
             let Some(wake) = self.registry.table().wake(self.slot) else { break };
             let seen = wake.value(); // D0
+            pending::run_own(self.registry, self.id);
             match self.registry.table().out(self.slot) {
                 0 => break, // D3
                 1.. => {}
@@ -255,18 +283,29 @@ impl<T: Send + Sync + 'static> fmt::Debug for Closing<'_, T> {
 /// Displayed, it is the report.
 pub struct DrainTimeout<'r, T: Send + Sync + 'static> {
     closing: Closing<'r, T>,
+    report: Box<Report>,
+}
+
+/// How things stood when a drain gave up.
+struct Report {
     waited: Duration,
     holders: Holders,
+    pending: Vec<Waiting>,
 }
 
 impl<'r, T: Send + Sync + 'static> DrainTimeout<'r, T> {
     fn new(closing: Closing<'r, T>, began: Instant) -> Self {
         let waited = began.elapsed();
         let holders = Holders::of(closing.registry.table(), closing.id, closing.outstanding());
-        Self { closing, waited, holders }
+        let pending = closing.registry.lock().as_ref().map_or_else(Vec::new, |book| book.waiting(closing.id));
+        Self { closing, report: Box::new(Report { waited, holders, pending }) }
     }
 
     /// Gives the `Closing` back, to wait again.
+    ///
+    /// Where [`Registry::finalize`] said [`WouldDeadlock`](DrainError::WouldDeadlock) there is none, since the interpreter
+    /// was left as it was; then this closes it. If somebody else has done that meanwhile, the `Closing` owns nothing, and
+    /// its drain says [`Superseded`](DrainError::Superseded) at once.
     ///
     /// ```
     /// # use interp_guard::Registry;
@@ -280,7 +319,16 @@ impl<'r, T: Send + Sync + 'static> DrainTimeout<'r, T> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn into_closing(self) -> Closing<'r, T> {
-        self.closing
+        if self.closing.number != UNCLAIMED {
+            return self.closing;
+        }
+        let claimed = Closing::begin(self.closing.registry, self.closing.id, true);
+        claimed.unwrap_or(self.closing)
+    }
+
+    /// The pending queues in which calls of the interpreter waited when the drain gave up.
+    pub fn pending(&self) -> &[Waiting] {
+        &self.report.pending
     }
 
     /// How many guards were out when the drain gave up.
@@ -296,7 +344,7 @@ impl<'r, T: Send + Sync + 'static> DrainTimeout<'r, T> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn outstanding(&self) -> u64 {
-        self.holders.outstanding()
+        self.report.holders.outstanding()
     }
 
     /// Who holds them, as far as the ledger knows.
@@ -314,7 +362,7 @@ impl<'r, T: Send + Sync + 'static> DrainTimeout<'r, T> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn holders(&self) -> &Holders {
-        &self.holders
+        &self.report.holders
     }
 }
 
@@ -323,7 +371,7 @@ impl<T: Send + Sync + 'static> fmt::Debug for DrainTimeout<'_, T> {
         f.debug_struct("DrainTimeout")
             .field("id", &self.closing.id)
             .field("outstanding", &self.outstanding())
-            .field("waited", &self.waited)
+            .field("waited", &self.report.waited)
             .finish_non_exhaustive()
     }
 }
@@ -331,9 +379,10 @@ impl<T: Send + Sync + 'static> fmt::Debug for DrainTimeout<'_, T> {
 impl<T: Send + Sync + 'static> fmt::Display for DrainTimeout<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let guards = if self.outstanding() == 1 { "guard is" } else { "guards are" };
-        let (id, out, waited) = (self.closing.id, self.outstanding(), self.waited.as_secs_f64());
+        let (id, out, waited) = (self.closing.id, self.outstanding(), self.report.waited.as_secs_f64());
         writeln!(f, "interpreter {id}: {out} {guards} out after {waited:.3} s of draining")?;
-        self.holders.fmt(f)
+        self.report.holders.fmt(f)?;
+        self.report.pending.iter().try_for_each(|waiting| write!(f, "\n  {waiting}"))
     }
 }
 

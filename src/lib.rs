@@ -7,6 +7,8 @@ compile_error!(
 );
 
 #[cfg(not(loom))]
+mod blockers;
+#[cfg(not(loom))]
 mod drain_options;
 #[cfg(not(loom))]
 mod finalize_all;
@@ -14,6 +16,8 @@ mod finalize_all;
 mod finalizer;
 #[cfg(not(loom))]
 mod ledger;
+#[cfg(not(loom))]
+pub mod pending;
 #[cfg(not(loom))]
 pub mod platform;
 #[cfg(not(loom))]

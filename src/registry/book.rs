@@ -2,8 +2,10 @@
 
 use super::setup::Mappings;
 use crate::InterpreterId;
+use crate::pending::{Queue, Waiting};
 use rangemap::RangeInclusiveSet;
 use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
 
 /// What somebody wants done when an interpreter closes.
 pub(crate) type OnClose = Box<dyn FnOnce(InterpreterId) + Send>;
@@ -32,6 +34,8 @@ pub(crate) struct Book {
     registrations: u64,
     /// How many `Closing`s were ever given out: the number of the latest.
     closings: u64,
+    /// The pending queues that are bound to this registry, as long as they exist.
+    queues: Vec<Weak<Queue>>,
     /// Dropped with the book, after the table's last use.
     _mappings: Mappings,
 }
@@ -39,7 +43,15 @@ pub(crate) struct Book {
 impl Book {
     pub fn new(mappings: Mappings) -> Self {
         let used = RangeInclusiveSet::new();
-        Self { entries: BTreeMap::new(), used, fresh: 0, registrations: 0, closings: 0, _mappings: mappings }
+        Self {
+            entries: BTreeMap::new(),
+            used,
+            fresh: 0,
+            registrations: 0,
+            closings: 0,
+            queues: Vec::new(),
+            _mappings: mappings,
+        }
     }
 
     /// The next ID that nobody ever had. `None` once all 2^63 - 1 have been used.
@@ -72,5 +84,26 @@ impl Book {
     pub fn next_closing(&mut self) -> u64 {
         self.closings += 1;
         self.closings
+    }
+
+    /// Binds a pending queue.
+    pub fn attach(&mut self, queue: &Arc<Queue>) {
+        self.queues.retain(|queue| queue.strong_count() != 0);
+        self.queues.push(Arc::downgrade(queue));
+    }
+
+    /// The pending queues that exist.
+    pub fn queues(&self) -> impl Iterator<Item = Arc<Queue>> + '_ {
+        self.queues.iter().filter_map(Weak::upgrade)
+    }
+
+    /// Who has calls of `id` waiting.
+    pub fn waiting(&self, id: InterpreterId) -> Vec<Waiting> {
+        let waiting = |queue: Arc<Queue>| Waiting {
+            queue: queue.name.clone(),
+            calls: queue.waiting(Some(id)),
+            served: queue.is_served(),
+        };
+        self.queues().map(waiting).filter(|waiting| waiting.calls != 0).collect()
     }
 }

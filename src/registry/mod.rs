@@ -8,9 +8,11 @@ mod setup;
 pub use error::{CloseError, RegisterError};
 pub use setup::{Layout, SetupError};
 
+use crate::blockers;
 use crate::drain_options::DrainOptions;
 use crate::finalizer::{Closing, FinalizeError};
 use crate::ledger::Holders;
+use crate::pending::Queue;
 use crate::signal_safe::LookupError;
 use crate::signal_safe::counters::Counters;
 use crate::signal_safe::guard::{Guard, GuardParts, RawGuard, View};
@@ -21,7 +23,7 @@ pub(crate) use book::{Book, OnClose};
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// A fixed-capacity set of interpreters, looked up from any context.
@@ -393,7 +395,9 @@ impl<T: Send + Sync + 'static> Registry<T> {
     ///
     /// # Errors
     /// [`FinalizeError::NotFound`], [`FinalizeError::AlreadyClosing`], or what [`Closing::drain`] says; then the
-    /// interpreter is closed and otherwise untouched, and the error has the [`Closing`] in it.
+    /// interpreter is closed and otherwise untouched, and the error has the [`Closing`] in it. Except for
+    /// [`WouldDeadlock`](crate::DrainError::WouldDeadlock), where the calling thread itself blocks the interpreter, in one
+    /// of its pending calls say: that is answered at once, and the interpreter is left as it was.
     ///
     /// ```
     /// # use interp_guard::{DrainError, FinalizeError, Registry};
@@ -409,8 +413,7 @@ impl<T: Send + Sync + 'static> Registry<T> {
     /// # Ok::<(), interp_guard::LookupError>(())
     /// ```
     pub fn finalize(&self, id: InterpreterId, timeout: Option<Duration>) -> Result<T, FinalizeError<'_, T>> {
-        let closing = self.close(id).map_err(FinalizeError::from)?;
-        closing.drain(timeout).map_err(FinalizeError::Drain)
+        self.finalize_with(id, DrainOptions::new().timeout(timeout))
     }
 
     /// [`finalize`](Self::finalize) with an interrupt check or an observer.
@@ -433,6 +436,9 @@ impl<T: Send + Sync + 'static> Registry<T> {
         id: InterpreterId,
         options: DrainOptions<'_>,
     ) -> Result<T, FinalizeError<'_, T>> {
+        if blockers::this_thread_blocks(&self.table, id) {
+            return Err(FinalizeError::Drain(Closing::would_deadlock(self, id)));
+        }
         let closing = self.close(id).map_err(FinalizeError::from)?;
         closing.drain_with(options).map_err(FinalizeError::Drain)
     }
@@ -629,6 +635,16 @@ impl<T: Send + Sync + 'static> Registry<T> {
 impl<T: Send + Sync + 'static> Registry<T> {
     pub(crate) fn table(&self) -> &Table {
         &self.table
+    }
+
+    /// Binds a pending queue, which a close wakes and a drain's report names. Sets the registry up if need be.
+    pub(crate) fn attach_queue(&self, queue: &Arc<Queue>) -> Result<(), SetupError> {
+        let mut book = self.lock();
+        match &mut *book {
+            Some(book) => book.attach(queue),
+            empty => empty.insert(self.set_up()?).attach(queue),
+        }
+        Ok(())
     }
 
     /// Counts the `finalize_all` that are running.

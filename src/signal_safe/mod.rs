@@ -12,6 +12,7 @@
 //! | [`counters`] | guards that are out, counted per CPU or shared, and the fences that go with it |
 //! | [`guard`] | what a lookup hands out |
 //! | [`ledger`] | who holds each guard, where that is asked for |
+//! | [`pending`] | work that a handler leaves for a normal thread: the push |
 //! | [`wake`] | the word a finalizer sleeps on |
 //! | [`sys`] | the raw system call |
 //! | [`sync`] | the atomics; loom's under `--cfg loom` |
@@ -22,6 +23,7 @@
 pub mod counters;
 pub mod guard;
 pub mod ledger;
+pub mod pending;
 pub mod sync;
 pub mod sys;
 pub mod table;

@@ -59,6 +59,17 @@ pub fn futex_wait(word: &super::sync::Atomic<u32>, expected: u32, deadline: Opti
 /// Did a wait end because its deadline passed?
 pub struct TimedOut(pub bool);
 
+/// Makes a non-blocking eventfd readable.
+///
+/// Context: any, async-signal-safe.
+pub fn eventfd_add_one(fd: c_int) {
+    let one = 1_u64;
+    let args = [fd as usize, core::ptr::from_ref(&one) as usize, size_of::<u64>(), 0, 0, 0];
+    // SAFETY: (1) `one` is eight readable bytes; any number is a valid descriptor to ask for; (2) holds. The one failure
+    // that an open eventfd has is EAGAIN, when its counter is at its end: it is readable then.
+    let _ = unsafe { syscall(libc::SYS_write, args) };
+}
+
 /// Makes every running thread of this process execute a full memory barrier.
 ///
 /// Context: any, async-signal-safe, though only normal context has a use for it.

@@ -1,0 +1,14 @@
+//! What would a finalizer on this thread wait for that only this thread can end?
+//!
+//! One question, asked before an interpreter is closed by `finalize` and before a drain waits. Whoever keeps a guard that
+//! no other thread can give up has an answer to add here.
+
+use crate::pending;
+use crate::signal_safe::table::Table;
+use crate::signal_safe::word::InterpreterId;
+
+/// Does the calling thread itself keep interpreter `id` of `table` from finalizing, in a way that no other thread can
+/// end? A raw guard is none: any thread may drop it.
+pub(crate) fn this_thread_blocks(table: &Table, id: InterpreterId) -> bool {
+    pending::this_thread_runs_a_call_of(table, id)
+}

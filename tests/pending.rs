@@ -1,0 +1,476 @@
+//! Pending calls in normal context: each run exactly once or handed back, in order; what a drain makes of them.
+
+use interp_guard::pending::{PendingCall, PendingQueue, PushError, QueueError, QueueOptions, Ran};
+use interp_guard::{DrainError, DrainTimeout, FinalizeError, Guard, InterpreterId, LookupError, Registry};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, mpsc};
+use std::thread;
+use std::time::Duration;
+
+/// A failure deadline: nothing here waits for it.
+const LONG: Option<Duration> = Some(Duration::from_secs(60));
+
+/// An interpreter that remembers what was called on it.
+#[derive(Debug, Default)]
+struct Interpreter {
+    calls: Mutex<Vec<usize>>,
+    gate: Mutex<()>,
+    within: Mutex<Option<mpsc::Receiver<()>>>,
+}
+
+type Reg = Registry<Interpreter>;
+
+fn leaked() -> &'static Reg {
+    Box::leak(Box::new(Registry::new()))
+}
+
+fn registered(registry: &Reg) -> InterpreterId {
+    registry.register(Interpreter::default()).unwrap()
+}
+
+fn note(guard: &Guard<'_, Interpreter>, data: usize) {
+    guard.calls.lock().unwrap().push(data);
+}
+
+fn readable(queue: &impl AsFd) -> bool {
+    let mut events = [PollFd::new(queue.as_fd(), PollFlags::POLLIN)];
+    poll(&mut events, PollTimeout::ZERO).unwrap() == 1
+}
+
+fn ran(calls: u64, panics: u64) -> Ran {
+    let mut ran = Ran::default();
+    (ran.calls, ran.panics) = (calls, panics);
+    ran
+}
+
+fn timeout<T: Send + Sync>(error: FinalizeError<'_, T>) -> DrainTimeout<'_, T> {
+    match error {
+        FinalizeError::Drain(DrainError::Timeout(timeout)) => timeout,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn calls_run_once_in_the_order_of_their_pushes_and_give_their_guards_up() {
+    let registry = Reg::new();
+    let [a, b] = [registered(&registry), registered(&registry)];
+    let queue = PendingQueue::new(&registry).unwrap();
+    for data in 0..10 {
+        queue.push(registry.lookup([a, b][data % 2]).unwrap(), note, data).unwrap();
+    }
+    assert_eq!((queue.len(), registry.outstanding(a)), (10, Some(5)));
+    assert_eq!(queue.run_pending(), ran(10, 0));
+    assert_eq!((queue.len(), registry.outstanding(a)), (0, Some(0)));
+    assert_eq!(queue.run_pending(), ran(0, 0));
+    assert_eq!(*registry.lookup(a).unwrap().calls.lock().unwrap(), [0, 2, 4, 6, 8]);
+    assert_eq!(*registry.lookup(b).unwrap().calls.lock().unwrap(), [1, 3, 5, 7, 9]);
+    assert_eq!(queue.ran(), ran(10, 0));
+}
+
+#[test]
+fn a_full_queue_hands_the_guard_back_and_takes_more_once_it_was_run() {
+    let registry = Reg::new();
+    let id = registered(&registry);
+    let queue = PendingQueue::with(&registry, QueueOptions::new().capacity(3)).unwrap();
+    for lap in 0..5 {
+        for data in 0..3 {
+            queue.push(registry.lookup(id).unwrap(), note, lap * 3 + data).unwrap();
+        }
+        let refused = queue.push(registry.lookup(id).unwrap(), note, 99).unwrap_err();
+        assert!(matches!(refused, PushError::Full(_)));
+        assert_eq!(registry.outstanding(id), Some(4), "the queue's three and the one handed back");
+        drop(refused.into_guard());
+        assert_eq!(queue.run_pending(), ran(3, 0));
+    }
+    assert_eq!(*registry.lookup(id).unwrap().calls.lock().unwrap(), (0..15).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_descriptor_is_readable_exactly_while_calls_wait() {
+    let registry = Reg::new();
+    let id = registered(&registry);
+    let queue = PendingQueue::new(&registry).unwrap();
+    assert!(!readable(&queue));
+    for _ in 0..3 {
+        queue.push(registry.lookup(id).unwrap(), note, 0).unwrap();
+        assert!(readable(&queue), "a push makes it readable");
+    }
+    queue.run_pending();
+    assert!(!readable(&queue), "a run resets it");
+    drop(registry.close(id).unwrap());
+    assert!(readable(&queue), "a close wakes whoever serves it");
+}
+
+#[test]
+fn a_guard_of_another_registry_is_refused() {
+    let (registry, other) = (Reg::new(), Reg::new());
+    let id = registered(&other);
+    let queue = PendingQueue::new(&registry).unwrap();
+    let refused = queue.push(other.lookup(id).unwrap(), note, 0).unwrap_err();
+    assert!(matches!(&refused, PushError::OtherRegistry(guard) if guard.id() == id));
+    drop(refused);
+    assert_eq!(other.outstanding(id), Some(0));
+}
+
+#[test]
+fn capacities_out_of_range_are_refused() {
+    let registry = Reg::new();
+    for capacity in [0, (1 << 20) + 1, usize::MAX] {
+        let refused = PendingQueue::with(&registry, QueueOptions::new().capacity(capacity)).unwrap_err();
+        assert!(matches!(refused, QueueError::Capacity(asked) if asked == capacity));
+    }
+}
+
+#[test]
+fn a_dropped_queue_gives_its_guards_up_and_runs_nothing() {
+    let registry = Reg::new();
+    let id = registered(&registry);
+    let queue = PendingQueue::new(&registry).unwrap();
+    queue.push(registry.lookup(id).unwrap(), |_, _| unreachable!(), 0).unwrap();
+    drop(queue.clone());
+    assert_eq!(registry.outstanding(id), Some(1), "a clone is the same queue");
+    drop(queue);
+    assert_eq!(registry.outstanding(id), Some(0));
+    registry.finalize(id, LONG).unwrap();
+}
+
+#[test]
+fn a_panic_is_contained_and_counted() {
+    let registry = leaked();
+    let id = registered(registry);
+    let queue = PendingQueue::new(registry).unwrap();
+    queue.push(registry.lookup(id).unwrap(), |_, _| panic!("asked to"), 0).unwrap();
+    queue.push(registry.lookup(id).unwrap(), note, 1).unwrap();
+    assert_eq!(queue.run_pending(), ran(2, 1));
+    // On a worker just so.
+    let worker = queue.start_worker().unwrap();
+    queue.push(registry.lookup(id).unwrap(), |_, _| panic!("asked to"), 0).unwrap();
+    queue.push(registry.lookup(id).unwrap(), note, 2).unwrap();
+    let interpreter = registry.finalize(id, LONG).unwrap();
+    assert_eq!(interpreter.calls.into_inner().unwrap(), [1, 2]);
+    assert_eq!(worker.stop(), ran(2, 1));
+    assert_eq!(queue.ran(), ran(4, 2));
+}
+
+#[test]
+fn a_runner_is_around_every_call_and_may_refuse_it() {
+    let registry = Reg::new();
+    let id = registered(&registry);
+    let attached = |call: PendingCall<'_, Interpreter>| {
+        call.guard().calls.lock().unwrap().push(100 + call.data());
+        if call.data() != 1 {
+            call.run();
+        }
+    };
+    let queue = PendingQueue::with(&registry, QueueOptions::new().runner(attached)).unwrap();
+    for data in 0..3 {
+        queue.push(registry.lookup(id).unwrap(), note, data).unwrap();
+    }
+    queue.run_pending();
+    assert_eq!(registry.finalize(id, LONG).unwrap().calls.into_inner().unwrap(), [100, 0, 101, 102, 2]);
+}
+
+/// Broken twin `push_not_woken` is caught here.
+#[test]
+fn a_push_wakes_the_worker() {
+    let registry = leaked();
+    let id = registered(registry);
+    let queue = PendingQueue::new(registry).unwrap();
+    let worker = queue.start_worker().unwrap();
+    for data in 0..1_000 {
+        let (tell, told) = mpsc::channel();
+        *registry.lookup(id).unwrap().within.lock().unwrap() = Some(told);
+        // The call drops the receiver, which this thread sees.
+        let call = |guard: &Guard<'_, Interpreter>, data| {
+            note(guard, data);
+            guard.within.lock().unwrap().take();
+        };
+        queue.push(registry.lookup(id).unwrap(), call, data).unwrap();
+        let began = std::time::Instant::now();
+        while tell.send(()).is_ok() {
+            assert!(began.elapsed() < Duration::from_secs(20), "call {data} was never run");
+            thread::yield_now();
+        }
+    }
+    assert_eq!(worker.stop(), ran(1_000, 0));
+}
+
+#[test]
+fn a_stopped_worker_has_run_what_was_queued() {
+    let registry = leaked();
+    let id = registered(registry);
+    let queue = PendingQueue::new(registry).unwrap();
+    for round in 0..200 {
+        let worker = queue.start_worker().unwrap();
+        for data in 0..5 {
+            queue.push(registry.lookup(id).unwrap(), note, round * 5 + data).unwrap();
+        }
+        assert_eq!(worker.stop(), ran(5, 0));
+    }
+    let calls = registry.finalize(id, LONG).unwrap().calls.into_inner().unwrap();
+    assert_eq!(calls, (0..1_000).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_worker_can_be_stopped_by_its_own_call() {
+    static WORKER: Mutex<Option<interp_guard::pending::Worker>> = Mutex::new(None);
+    let registry = leaked();
+    let id = registered(registry);
+    let queue = PendingQueue::new(registry).unwrap();
+    *WORKER.lock().unwrap() = Some(queue.start_worker().unwrap());
+    queue.push(registry.lookup(id).unwrap(), |_, _| drop(WORKER.lock().unwrap().take()), 0).unwrap();
+    registry.finalize(id, LONG).unwrap();
+}
+
+/// Pushes from many threads, runs by many threads, a small queue: each run exactly once, or handed back.
+#[test]
+fn each_call_is_run_exactly_once_or_handed_back() {
+    const PUSHERS: usize = 4;
+    const EACH: usize = 20_000;
+    static TIMES: [AtomicU64; PUSHERS * EACH] = [const { AtomicU64::new(0) }; PUSHERS * EACH];
+    fn once(_: &Guard<'_, Interpreter>, data: usize) {
+        TIMES[data].fetch_add(1, Ordering::Relaxed);
+    }
+    let registry = &Reg::new();
+    let id = registered(registry);
+    let queue = &PendingQueue::with(registry, QueueOptions::new().capacity(16)).unwrap();
+    let done = &AtomicBool::new(false);
+    let (back, total) = thread::scope(|scope| {
+        let push = |pusher: usize| {
+            move || {
+                let mine = pusher * EACH..(pusher + 1) * EACH;
+                mine.filter(|&data| match queue.push(registry.lookup(id).unwrap(), once, data) {
+                    Ok(()) => false,
+                    Err(refused) => {
+                        assert!(matches!(refused, PushError::Full(_)));
+                        true
+                    }
+                })
+                .collect::<Vec<_>>()
+            }
+        };
+        let pushers: Vec<_> = (0..PUSHERS).map(|pusher| scope.spawn(push(pusher))).collect();
+        let runners = [(); 2].map(|()| {
+            scope.spawn(|| {
+                let mut total = 0;
+                while !done.load(Ordering::Acquire) {
+                    total += queue.run_pending().calls;
+                }
+                total + queue.run_pending().calls
+            })
+        });
+        let back: Vec<_> = pushers.into_iter().flat_map(|pusher| pusher.join().unwrap()).collect();
+        done.store(true, Ordering::Release);
+        (back, runners.map(|runner| runner.join().unwrap()).iter().sum::<u64>())
+    });
+    for data in back.iter() {
+        assert_eq!(TIMES[*data].fetch_add(1, Ordering::Relaxed), 0, "handed back and run");
+    }
+    assert!(TIMES.iter().all(|times| times.load(Ordering::Relaxed) == 1));
+    assert_eq!(total as usize + back.len(), PUSHERS * EACH);
+    assert_eq!(registry.outstanding(id), Some(0));
+}
+
+// --- item 14: a queue does not block its own drain -------------------------------------------------------------------
+
+#[test]
+fn a_served_queue_does_not_keep_its_interpreter_from_finalizing() {
+    let registry = leaked();
+    for _ in 0..200 {
+        let id = registered(registry);
+        let queue = PendingQueue::new(registry).unwrap();
+        for data in 0..3 {
+            queue.push(registry.lookup(id).unwrap(), note, data).unwrap();
+        }
+        let _worker = queue.start_worker().unwrap();
+        assert_eq!(registry.finalize(id, LONG).unwrap().calls.into_inner().unwrap(), [0, 1, 2]);
+    }
+}
+
+#[test]
+fn a_queue_that_nobody_serves_is_named_by_the_drains_report() {
+    let registry = Reg::new();
+    let id = registered(&registry);
+    let queue = PendingQueue::with(&registry, QueueOptions::new().name("SIGUSR1")).unwrap();
+    let idle = PendingQueue::with(&registry, QueueOptions::new().name("idle")).unwrap();
+    let other = registered(&registry);
+    queue.push(registry.lookup(id).unwrap(), note, 0).unwrap();
+    queue.push(registry.lookup(id).unwrap(), note, 1).unwrap();
+    idle.push(registry.lookup(other).unwrap(), note, 2).unwrap();
+    let late = timeout(registry.finalize(id, Some(Duration::from_millis(10))).unwrap_err());
+    let [waiting] = late.pending() else { panic!("{:?}", late.pending()) };
+    assert_eq!((waiting.queue.as_str(), waiting.calls, waiting.served), ("SIGUSR1", 2, false));
+    let report = late.to_string();
+    println!("{report}");
+    assert!(report.contains("\"SIGUSR1\", which nobody serves"), "{report}");
+    queue.run_pending();
+    assert_eq!(late.into_closing().drain(LONG).unwrap().calls.into_inner().unwrap(), [0, 1]);
+}
+
+/// The drain's own interrupt check is a place from which a user's thread can serve its queue.
+#[test]
+fn an_interrupt_check_may_run_the_queue() {
+    let registry = Reg::new();
+    let id = registered(&registry);
+    let queue = PendingQueue::new(&registry).unwrap();
+    queue.push(registry.lookup(id).unwrap(), note, 0).unwrap();
+    let serve = || {
+        queue.run_pending();
+        std::ops::ControlFlow::Continue(())
+    };
+    let options = interp_guard::DrainOptions::new().timeout(LONG).interrupt(serve);
+    assert_eq!(registry.finalize_with(id, options).unwrap().calls.into_inner().unwrap(), [0]);
+}
+
+static REGISTRY: Reg = Registry::new();
+
+#[test]
+fn finalize_inside_a_pending_call_of_that_interpreter_would_deadlock_and_leaves_it_live() {
+    fn call(guard: &Guard<'_, Interpreter>, _: usize) {
+        let id = guard.id();
+        let refused = REGISTRY.finalize(id, None).unwrap_err();
+        let FinalizeError::Drain(DrainError::WouldDeadlock(report)) = refused else { panic!("{refused:?}") };
+        assert_eq!(report.outstanding(), 1);
+        assert!(!guard.is_closing());
+        drop(report);
+        assert!(REGISTRY.lookup(id).is_ok(), "it is as it was");
+        // On another thread it can be closed, and then waited for.
+        let outcome =
+            thread::spawn(move || timeout(REGISTRY.finalize(id, Some(Duration::ZERO)).unwrap_err()));
+        let late = outcome.join().unwrap();
+        assert!(guard.is_closing());
+        // A drain, here, is told so too, and keeps its Closing.
+        let again = late.into_closing().drain(None).unwrap_err();
+        assert!(matches!(again, DrainError::WouldDeadlock(_)), "{again:?}");
+        assert!(matches!(
+            REGISTRY.finalize(id, None),
+            Err(FinalizeError::Drain(DrainError::WouldDeadlock(_)))
+        ));
+        drop(again);
+        guard.calls.lock().unwrap().push(1);
+    }
+    let id = registered(&REGISTRY);
+    let queue = PendingQueue::new(&REGISTRY).unwrap();
+    queue.push(REGISTRY.lookup(id).unwrap(), call, 0).unwrap();
+    assert_eq!(queue.run_pending(), ran(1, 0));
+    assert_eq!(REGISTRY.finalize(id, LONG).unwrap().calls.into_inner().unwrap(), [1]);
+}
+
+#[test]
+fn into_closing_of_a_finalize_that_would_deadlock_closes_it_then() {
+    static KEPT: Mutex<Vec<DrainTimeout<'static, Interpreter>>> = Mutex::new(Vec::new());
+    fn call(guard: &Guard<'_, Interpreter>, _: usize) {
+        let refused = REGISTRY.finalize(guard.id(), None).unwrap_err();
+        let FinalizeError::Drain(error @ DrainError::WouldDeadlock(_)) = refused else {
+            panic!("{refused:?}")
+        };
+        KEPT.lock().unwrap().push(error.into_timeout());
+    }
+    let id = registered(&REGISTRY);
+    let queue = PendingQueue::new(&REGISTRY).unwrap();
+    for _ in 0..2 {
+        queue.push(REGISTRY.lookup(id).unwrap(), call, 0).unwrap();
+    }
+    assert_eq!(queue.run_pending(), ran(2, 0));
+    assert!(REGISTRY.lookup(id).is_ok());
+    let mut kept = KEPT.lock().unwrap();
+    let (second, first) = (kept.pop().unwrap(), kept.pop().unwrap());
+    let closing = first.into_closing();
+    assert_eq!(REGISTRY.lookup(id).unwrap_err(), LookupError::Finalizing);
+    // Too late: it is owned. What comes back owns nothing, and says so instead of waiting.
+    let empty = second.into_closing();
+    assert!(matches!(empty.drain(None), Err(DrainError::Superseded(_))));
+    closing.drain(LONG).unwrap();
+}
+
+/// The worker that would run B's calls is the thread that waits for them.
+#[test]
+fn a_drain_inside_a_call_runs_what_only_its_own_thread_could_run() {
+    fn finalize(_: &Guard<'_, Interpreter>, data: usize) {
+        let id = InterpreterId::try_from(data as i64).unwrap();
+        let finalized = REGISTRY.finalize(id, LONG).unwrap();
+        assert_eq!(finalized.calls.into_inner().unwrap(), [1, 2]);
+    }
+    let [a, b] = [registered(&REGISTRY), registered(&REGISTRY)];
+    let queue = PendingQueue::new(&REGISTRY).unwrap();
+    let data = i64::from(b) as usize;
+    queue.push(REGISTRY.lookup(a).unwrap(), finalize, data).unwrap();
+    for data in [1, 2] {
+        queue.push(REGISTRY.lookup(b).unwrap(), note, data).unwrap();
+    }
+    queue.push(REGISTRY.lookup(a).unwrap(), note, 3).unwrap();
+    assert_eq!(queue.run_pending(), ran(2, 0), "the nested ones are counted by the queue");
+    assert_eq!(queue.ran(), ran(4, 0));
+    assert_eq!(REGISTRY.finalize(a, LONG).unwrap().calls.into_inner().unwrap(), [3]);
+}
+
+/// As above, and B's call is pushed only while the drain waits already, through a guard taken before.
+#[test]
+fn a_drain_inside_a_call_sees_a_push_that_comes_while_it_waits() {
+    static GATE: Mutex<Option<mpsc::Sender<()>>> = Mutex::new(None);
+    fn finalize(_: &Guard<'_, Interpreter>, data: usize) {
+        GATE.lock().unwrap().take(); // lets the pusher go
+        let id = InterpreterId::try_from(data as i64).unwrap();
+        assert_eq!(REGISTRY.finalize(id, LONG).unwrap().calls.into_inner().unwrap(), [7]);
+    }
+    for _ in 0..200 {
+        let [a, b] = [registered(&REGISTRY), registered(&REGISTRY)];
+        let queue = PendingQueue::new(&REGISTRY).unwrap();
+        let (gate, opened) = mpsc::channel::<()>();
+        *GATE.lock().unwrap() = Some(gate);
+        let (late, pushed) = (REGISTRY.lookup(b).unwrap(), queue.clone());
+        let pusher = thread::spawn(move || {
+            opened.recv().unwrap_err();
+            while !late.is_closing() {
+                thread::yield_now();
+            }
+            pushed.push(late, note, 7).unwrap();
+        });
+        queue.push(REGISTRY.lookup(a).unwrap(), finalize, i64::from(b) as usize).unwrap();
+        assert_eq!(queue.run_pending(), ran(1, 0));
+        pusher.join().unwrap();
+        REGISTRY.finalize(a, LONG).unwrap();
+    }
+}
+
+/// A slow call keeps the interpreter, and nothing else does: the drain waits for it and then ends.
+#[test]
+fn a_call_in_progress_is_waited_for() {
+    let registry = leaked();
+    let id = registered(registry);
+    let queue = PendingQueue::new(registry).unwrap();
+    let _worker = queue.start_worker().unwrap();
+    let held = registry.lookup(id).unwrap();
+    let gate = held.gate.lock().unwrap();
+    let call = |guard: &Guard<'_, Interpreter>, data| {
+        drop(guard.gate.lock().unwrap());
+        note(guard, data);
+    };
+    queue.push(registry.lookup(id).unwrap(), call, 5).unwrap();
+    let late = timeout(registry.finalize(id, Some(Duration::from_millis(10))).unwrap_err());
+    assert!(late.pending().iter().all(|waiting| waiting.served));
+    drop(gate);
+    drop(held);
+    assert_eq!(late.into_closing().drain(LONG).unwrap().calls.into_inner().unwrap(), [5]);
+}
+
+#[test]
+fn finalize_all_inside_a_call_finalizes_the_others_and_says_which_one_would_deadlock() {
+    let registry: &'static Reg = Box::leak(Box::new(Registry::new()));
+    static REG: std::sync::OnceLock<&'static Reg> = std::sync::OnceLock::new();
+    REG.set(registry).ok().unwrap();
+    fn call(guard: &Guard<'_, Interpreter>, _: usize) {
+        for (id, outcome) in REG.get().unwrap().finalize_all(None) {
+            let here = matches!(outcome, Err(FinalizeError::Drain(DrainError::WouldDeadlock(_))));
+            assert_eq!((here, outcome.is_ok()), (id == guard.id(), id != guard.id()));
+        }
+    }
+    let ids = [(); 3].map(|()| registered(registry));
+    let queue = PendingQueue::new(registry).unwrap();
+    queue.push(registry.lookup(ids[1]).unwrap(), call, 0).unwrap();
+    assert_eq!(queue.run_pending(), ran(1, 0));
+    assert_eq!(registry.ids(), [ids[1]]);
+    assert!(registry.finalize(ids[1], LONG).is_ok());
+}
