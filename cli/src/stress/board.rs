@@ -9,7 +9,8 @@
 
 use super::canary::Interpreter;
 use super::tally::{self, Violation};
-use interp_guard::{InterpreterId, LookupError, RegisterError, Registry};
+use interp_guard::pending::PendingQueue;
+use interp_guard::{Guard, InterpreterId, LookupError, RegisterError, Registry};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -119,12 +120,7 @@ impl Board {
 
     /// Looks up whoever sits in a seat, and checks the answer against what the seat says. Async-signal-safe.
     pub fn probe_seat(&self, registry: &'static Registry<Interpreter>, random: usize) {
-        // Half of the lookups go where the change is.
-        let hot = self.hot.load(Ordering::Relaxed);
-        let index = if random & 1 == 0 { hot } else { (random >> 1) % self.seats.len().max(1) };
-        let Some(seat) = self.seats.get(index) else { return };
-        let before = seat.read();
-        let Some(id) = before.id() else { return };
+        let Some((seat, before, id)) = self.choose(random) else { return };
         let answer = probe(registry, id);
         let steady = seat.read() == before;
         match (before.phase(), answer) {
@@ -140,6 +136,29 @@ impl Board {
             (Phase::Gone, Err(LookupError::Finalizing)) => tally::violation(Violation::GoneFinalizing),
             _ => {}
         }
+    }
+
+    /// Leaves the guard of whoever sits in a seat as a pending call. Async-signal-safe.
+    pub fn leave_call(
+        &self,
+        registry: &'static Registry<Interpreter>,
+        queue: &PendingQueue<'static, Interpreter>,
+        random: usize,
+    ) {
+        let Some((_, _, id)) = self.choose(random) else { return };
+        if let Ok(guard) = registry.lookup(id) {
+            let answer = queue.push(guard, pending_call, i64::from(id) as usize);
+            tally::pushed(answer.is_ok());
+        }
+    }
+
+    /// A seat, what it says, and who sits or sat there. Half of the choices go where the change is.
+    fn choose(&self, random: usize) -> Option<(&Seat, Post, InterpreterId)> {
+        let hot = self.hot.load(Ordering::Relaxed);
+        let index = if random & 1 == 0 { hot } else { (random >> 1) % self.seats.len().max(1) };
+        let seat = self.seats.get(index)?;
+        let post = seat.read();
+        Some((seat, post, post.id()?))
     }
 
     /// Looks up an ID that nobody ever had. Async-signal-safe.
@@ -183,4 +202,13 @@ fn probe(registry: &'static Registry<Interpreter>, id: InterpreterId) -> Result<
     tally::check(guard.is(id), Violation::DeadCanary);
     guard.leave();
     Ok(())
+}
+
+/// What a worker runs: the guard was taken in a handler, and the interpreter must still be there.
+fn pending_call(guard: &Guard<'_, Interpreter>, data: usize) {
+    tally::pending_run();
+    tally::check(i64::from(guard.id()) as usize == data, Violation::WrongId);
+    guard.enter();
+    tally::check(guard.is(guard.id()), Violation::DeadCanary);
+    guard.leave();
 }

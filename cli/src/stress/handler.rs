@@ -4,6 +4,7 @@ use super::board::Board;
 use super::canary::Interpreter;
 use super::tally::{self, Violation};
 use interp_guard::Registry;
+use interp_guard::pending::PendingQueue;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use std::sync::atomic::{AtomicPtr, Ordering};
 
@@ -11,6 +12,8 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 pub struct Arena {
     pub registry: &'static Registry<Interpreter>,
     pub board: &'static Board,
+    /// Where handlers leave work.
+    pub queue: &'static PendingQueue<'static, Interpreter>,
 }
 
 static ARENA: AtomicPtr<Arena> = AtomicPtr::new(std::ptr::null_mut());
@@ -41,6 +44,9 @@ extern "C" fn outer(_: libc::c_int) {
         if random.is_multiple_of(16) {
             arena.board.probe_never_used(arena.registry);
         }
+        if random % 4 == 2 {
+            arena.board.leave_call(arena.registry, arena.queue, (random >> 16) as usize);
+        }
         if random % 8 == 1
             && let Some(&anchor) = arena.board.anchors.first()
         {
@@ -61,6 +67,7 @@ extern "C" fn nested(_: libc::c_int) {
         let random = tally::random();
         arena.board.probe_anchor(arena.registry, random as usize);
         arena.board.probe_seat(arena.registry, (random >> 8) as usize);
+        arena.board.leave_call(arena.registry, arena.queue, (random >> 16) as usize);
     });
 }
 

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`board`] | says of each seat which interpreter sits there and in which phase, for the handlers to check against |
 //! | [`canary`] | the interpreter: a canary in memory that is never given back |
-//! | [`handler`] | what SIGUSR1 and SIGUSR2 do: look up, check, clone, nest |
+//! | [`handler`] | what SIGUSR1 and SIGUSR2 do: look up, check, clone, nest, leave pending calls |
 //! | [`threads`] | churners, holders, the sender |
 //! | [`tally`] | what was counted and measured |
 //! | [`report`] | the result, as a table or as JSON |
@@ -84,7 +84,13 @@ pub fn run(options: &Options) -> ExitCode {
 
     let began = Instant::now();
     let clock = tally::Clock::start();
-    let fleet = threads::Fleet::launch(registry, board, options);
+    let fleet = match threads::Fleet::launch(registry, board, options) {
+        Ok(fleet) => fleet,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::from(2);
+        }
+    };
     watch(options, &stop);
     fleet.land();
     board.clear(registry);

@@ -40,6 +40,7 @@ impl Result {
         let totals = tally::totals();
         tally::check(totals.registered == totals.finalized, Violation::Leak);
         tally::check(registry.is_empty(), Violation::Leak);
+        tally::check(totals.pushed == totals.pending_run, Violation::PendingLost);
         Self {
             totals: tally::totals(),
             took,
@@ -69,7 +70,8 @@ impl Result {
             "hits": self.totals.hits,
             "finalizing": self.totals.finalizing,
             "not_found": self.totals.not_found,
-            "pending_run": 0,
+            "pending_run": self.totals.pending_run,
+            "pending_handed_back": self.totals.handed_back,
             "registered": self.totals.registered,
             "finalized": self.totals.finalized,
             "violations": self.violations(),
@@ -98,6 +100,8 @@ impl Result {
         row("  guard", grouped(self.totals.hits));
         row("  finalizing", grouped(self.totals.finalizing));
         row("  not found", grouped(self.totals.not_found));
+        row("pending calls run", grouped(self.totals.pending_run));
+        row("  handed back, the queue was full", grouped(self.totals.handed_back));
         row("interpreters registered", grouped(self.totals.registered));
         row("interpreters finalized", grouped(self.totals.finalized));
         row("lookup, p50 / p99 / max", nanoseconds(self.lookup));

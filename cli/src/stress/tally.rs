@@ -21,10 +21,11 @@ pub enum Violation {
     GuardOutAfterFinalize,
     DrainFailed,
     ErrnoChanged,
+    PendingLost,
     Leak,
 }
 
-pub const VIOLATIONS: [&str; 12] = [
+pub const VIOLATIONS: [&str; 13] = [
     "a guard's canary was dead or another's",
     "a guard had another ID than the one looked up",
     "a live interpreter was not found",
@@ -36,6 +37,7 @@ pub const VIOLATIONS: [&str; 12] = [
     "finalize returned with a guard out",
     "a drain did not end, or was refused",
     "a lookup changed errno",
+    "a pending call was lost, or ran twice",
     "something was left over at the end",
 ];
 
@@ -52,7 +54,7 @@ struct Thread {
 }
 
 const THREADS: usize = 256;
-const COUNTS: usize = 8;
+const COUNTS: usize = 10;
 #[derive(Clone, Copy)]
 enum Count {
     Signals,
@@ -62,6 +64,9 @@ enum Count {
     NotFound,
     Registered,
     Finalized,
+    Pushed,
+    HandedBack,
+    PendingRun,
 }
 
 static TALLY: [Thread; THREADS] = [const {
@@ -113,6 +118,15 @@ pub fn registered(by: u64) {
 
 pub fn finalized(by: u64) {
     add(Count::Finalized, by);
+}
+
+/// A pending call was left, or handed back since the queue was full.
+pub fn pushed(accepted: bool) {
+    add(if accepted { Count::Pushed } else { Count::HandedBack }, 1);
+}
+
+pub fn pending_run() {
+    add(Count::PendingRun, 1);
 }
 
 pub fn lookup<G>(began: u64, answer: &Result<G, LookupError>) {
@@ -229,6 +243,9 @@ pub struct Totals {
     pub not_found: u64,
     pub registered: u64,
     pub finalized: u64,
+    pub pushed: u64,
+    pub handed_back: u64,
+    pub pending_run: u64,
     pub violations: [u64; VIOLATIONS.len()],
 }
 
@@ -241,6 +258,9 @@ pub fn totals() -> Totals {
         not_found: sum(Count::NotFound),
         registered: sum(Count::Registered),
         finalized: sum(Count::Finalized),
+        pushed: sum(Count::Pushed),
+        handed_back: sum(Count::HandedBack),
+        pending_run: sum(Count::PendingRun),
         violations: std::array::from_fn(|index| VIOLATED[index].load(Ordering::SeqCst)),
     }
 }

@@ -5,6 +5,7 @@ use super::canary::Interpreter;
 use super::handler::{self, Arena};
 use super::tally::{self, Violation};
 use super::{DRAIN_LIMIT, Options};
+use interp_guard::pending::{PendingQueue, Worker};
 use interp_guard::{InterpreterId, RegisterError, Registry};
 use nix::sys::pthread::{Pthread, pthread_kill, pthread_self};
 use nix::sys::signal::{SigEvent, SigevNotify, Signal, raise};
@@ -12,6 +13,7 @@ use nix::sys::time::TimeSpec;
 use nix::sys::timer::{Expiration, Timer, TimerSetTimeFlags};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -22,6 +24,8 @@ use std::time::{Duration, Instant};
 pub struct Fleet {
     sender: Stoppable,
     targets: Vec<Stoppable>,
+    queue: &'static PendingQueue<'static, Interpreter>,
+    worker: Worker,
 }
 
 struct Stoppable {
@@ -48,12 +52,17 @@ impl Stoppable {
 
 impl Fleet {
     /// Starts a third of the threads as churners, the rest as holders, and then the sender.
+    ///
+    /// # Errors
+    /// If the queue for pending calls or its worker cannot be had.
     pub fn launch(
         registry: &'static Registry<Interpreter>,
         board: &'static Board,
         options: &Options,
-    ) -> Self {
-        handler::install(Arena { registry, board });
+    ) -> Result<Self, Box<dyn Error>> {
+        let queue: &'static _ = Box::leak(Box::new(PendingQueue::new(registry)?));
+        let worker = queue.start_worker()?;
+        handler::install(Arena { registry, board, queue });
         let churners = (options.threads / 3).clamp(1, board.seats.len());
         let (report, reported) = mpsc::channel();
         let timer = Duration::from_micros(options.timer_us);
@@ -84,15 +93,17 @@ impl Fleet {
                 }
             }
         });
-        Self { sender, targets }
+        Ok(Self { sender, targets, queue, worker })
     }
 
-    /// Stops the sender, and only then its targets.
+    /// Stops the sender, only then its targets, and then the worker; runs what it left.
     pub fn land(self) {
         self.sender.join();
         for target in self.targets {
             target.join();
         }
+        self.worker.stop();
+        self.queue.run_pending();
     }
 }
 
