@@ -22,7 +22,14 @@ use wait_timeout::ChildExt;
 const SCENARIO: &str = "INTERP_GUARD_SCENARIO";
 
 /// How long a scenario may take. A failure deadline: nothing waits for it.
-const DEADLINE: Duration = Duration::from_secs(120);
+fn deadline() -> Duration {
+    Duration::from_secs(if long_form() { 3600 } else { 120 })
+}
+
+/// Does `INTERP_GUARD_LONG` ask for the long form, which covers everything rather than a sample?
+pub fn long_form() -> bool {
+    std::env::var_os("INTERP_GUARD_LONG").is_some_and(|value| value != "0" && !value.is_empty())
+}
 
 /// One scenario: its name, and what its process does. Panicking, or a failed check in a handler, fails it.
 pub type Scenario = (&'static str, fn());
@@ -58,7 +65,7 @@ fn supervise(name: &str) -> Result<(), Failed> {
         let mut pipe = child.stderr.take().expect("piped");
         move || read_all(&mut pipe)
     });
-    let status = child.wait_timeout(DEADLINE)?;
+    let status = child.wait_timeout(deadline())?;
     let stands = status.is_none().then(|| {
         let stands = where_it_stands(&child);
         let _ = child.kill();
@@ -78,7 +85,7 @@ fn supervise(name: &str) -> Result<(), Failed> {
         }
         (None, stands) => {
             let stands = stands.unwrap_or_default();
-            Err(format!("scenario {name}: hung for {} s\n{out}{err}\n{stands}", DEADLINE.as_secs()).into())
+            Err(format!("scenario {name}: hung for {} s\n{out}{err}\n{stands}", deadline().as_secs()).into())
         }
     }
 }

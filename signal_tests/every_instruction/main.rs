@@ -1,0 +1,74 @@
+//! A handler at *every instruction*: the operations are single-stepped, and at each boundary a real SIGUSR1 is taken,
+//! whose handler looks up every ID that matters and checks each answer against what is allowed at that point.
+//!
+//! The plain form takes a sample of the boundaries, `INTERP_GUARD_LONG=1` every one. The latter is meant for `--release`,
+//! where the instructions are those that users get: `.ci/steps/60-every-instruction`.
+//!
+//! While stepped, a restartable sequence always aborts, so per-CPU mode counts on the spare stripe; in the children the
+//! sequence that the fork interrupted goes on and commits. `rseq_fire` has the sequences at full speed.
+#![allow(missing_docs)]
+
+#[path = "../harness/mod.rs"]
+mod harness;
+mod shared;
+mod stepped;
+mod tracer;
+
+use interp_guard::Counters::{self, PerCpu, Shared as SharedCounters};
+use shared::Shared;
+use std::process::ExitCode;
+use std::sync::atomic::Ordering::SeqCst;
+use tracer::{Plan, trace};
+
+fn main() -> ExitCode {
+    harness::main(&[
+        ("signal_at_each_instruction_per_cpu", || signal_at_each(PerCpu)),
+        ("signal_at_each_instruction_shared", || signal_at_each(SharedCounters)),
+        ("child_at_each_instruction_per_cpu", || child_at_each(PerCpu)),
+        ("child_at_each_instruction_shared", || child_at_each(SharedCounters)),
+        ("last_guard_dropped_at_each_instruction_of_a_drain_per_cpu", || waiting(PerCpu)),
+        ("last_guard_dropped_at_each_instruction_of_a_drain_shared", || waiting(SharedCounters)),
+        ("interpreter_taken_away_at_each_instruction_per_cpu", || intruded(PerCpu)),
+        ("interpreter_taken_away_at_each_instruction_shared", || intruded(SharedCounters)),
+    ])
+}
+
+/// The long form visits each boundary, the short one each `short`th.
+fn nth(short: u64) -> u64 {
+    if harness::long_form() { 1 } else { short }
+}
+
+fn run(plan: Plan, work: fn(&'static Shared, Counters), counters: Counters) {
+    let page = Shared::map();
+    let covered = trace(page, plan, || work(page, counters));
+    println!(
+        "{counters}: {} operations, {} boundaries, {} children, {} signalled asleep; {} phases, {} boundaries of their \
+         handlers; {} handlers, {} checks",
+        covered.operations.len(),
+        covered.boundaries,
+        covered.children,
+        covered.sleepers,
+        covered.phases,
+        covered.nested,
+        page.handlers.load(SeqCst),
+        page.checks.load(SeqCst),
+    );
+    assert!(covered.boundaries > 0 && page.handlers.load(SeqCst) >= covered.boundaries);
+}
+
+fn signal_at_each(counters: Counters) {
+    let plan = Plan::Signal { nth: nth(7), phase: nth(5), nested: nth(29) };
+    run(plan, stepped::every_operation, counters);
+}
+
+fn child_at_each(counters: Counters) {
+    run(Plan::Child { nth: nth(211) }, stepped::every_operation, counters);
+}
+
+fn waiting(counters: Counters) {
+    run(Plan::Child { nth: nth(31) }, stepped::waiting, counters);
+}
+
+fn intruded(counters: Counters) {
+    run(Plan::Child { nth: nth(3) }, stepped::intruded, counters);
+}
