@@ -187,7 +187,7 @@ impl<T: Send + Sync + 'static> Registry<T> {
     #[inline]
     pub fn lookup_at(&self, id: InterpreterId, site: Site) -> Result<Guard<'_, T>, LookupError> {
         // SAFETY: every payload in this table is a `T` that `insert` boxed and `take` unboxes after vacating.
-        self.table.lookup(id).map(|raw| unsafe { Guard::from_raw(raw.recorded(site)) })
+        self.table.lookup(id, site).map(|raw| unsafe { Guard::from_raw(raw) })
     }
 
     /// A view of `id`, whether or not an interpreter has it.

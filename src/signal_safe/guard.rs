@@ -2,6 +2,7 @@
 
 use super::LookupError;
 use super::ledger::{Site, Ticket};
+use super::state::State;
 use super::table::Table;
 use super::word::InterpreterId;
 use core::fmt;
@@ -14,6 +15,8 @@ use core::ops::Deref;
 /// Dropping it gives the guard up. [`RawGuard::into_parts`] turns it into plain data and back.
 ///
 /// Context: any, async-signal-safe.
+// The order matters to `LookupError`: see there.
+#[repr(C)]
 pub struct RawGuard<'t> {
     table: &'t Table,
     id: InterpreterId,
@@ -51,25 +54,21 @@ impl fmt::Display for OverRelease {
 impl core::error::Error for OverRelease {}
 
 impl<'t> RawGuard<'t> {
-    /// Wraps a guard that has been counted.
+    /// Wraps a guard that has been counted, and has the ledger, if there is one, show `site` for it.
     ///
     /// # Safety
-    /// An `acquired` increment for `slot`, in which `id` is, belongs to this guard and to no other; or `generation` is
-    /// not the table's.
+    /// An `acquired` increment for `slot`, in which `id` is, belongs to this guard and to no other; `state` is the table's.
     #[inline(always)]
-    pub(super) unsafe fn counted(table: &'t Table, id: InterpreterId, slot: u32, generation: u32) -> Self {
-        Self { table, id, slot, generation, ticket: Ticket::NONE }
-    }
-
-    /// The same guard, written down in the ledger if there is one: `site` is where it was taken.
-    ///
-    /// Context: any, async-signal-safe, wait-free.
-    #[inline(always)]
-    pub fn recorded(mut self, site: Site) -> Self {
-        if self.table.records() {
-            self.ticket = self.table.record(self.id, site, self.generation);
-        }
-        self
+    pub(super) unsafe fn counted(
+        table: &'t Table,
+        state: State,
+        id: InterpreterId,
+        slot: u32,
+        site: Site,
+    ) -> Self {
+        let generation = state.generation();
+        let ticket = if state.records() { table.record(id, site, generation) } else { Ticket::NONE };
+        Self { table, id, slot, generation, ticket }
     }
 
     /// Takes one more guard of the same interpreter, as [`Clone`] does, and says where.
@@ -77,14 +76,16 @@ impl<'t> RawGuard<'t> {
     /// Context: any, async-signal-safe, wait-free.
     #[inline(always)]
     pub fn clone_at(&self, site: Site) -> Self {
-        // SAFETY: counted right below, or of another generation than the table's.
-        let clone = unsafe { Self::counted(self.table, self.id, self.slot, self.generation) };
+        let Some(state) = self.counting_state() else {
+            // It does not protect, and neither does its clone.
+            let Self { table, id, slot, generation, .. } = *self;
+            return Self { table, id, slot, generation, ticket: Ticket::NONE };
+        };
         // No check of the word: this guard keeps the interpreter from finalizing, also while it is closing.
-        if self.is_counted() {
-            self.table.count_clone(self.slot);
-            return clone.recorded(site);
-        }
-        clone
+        // SAFETY: this is a guard of that slot, and it counts.
+        unsafe { self.table.count_clone(state, self.slot) };
+        // SAFETY: counted right above.
+        unsafe { Self::counted(self.table, state, self.id, self.slot, site) }
     }
 
     /// Gives the guard up and says whether it was still there to be given up. Dropping it does the same, in silence.
@@ -101,23 +102,32 @@ impl<'t> RawGuard<'t> {
     #[inline(always)]
     fn give_up(&mut self) -> Result<(), OverRelease> {
         if self.ticket.is_some() {
-            return self.give_up_recorded();
+            return Self::give_up_recorded(self.table, self.slot, self.generation, self.ticket);
         }
-        if self.is_counted() {
-            self.table.exit(self.slot);
+        if let Some(state) = self.counting_state() {
+            // SAFETY: this is a guard of that slot, and it counts.
+            unsafe { self.table.exit(state, self.slot) };
         }
         Ok(())
     }
 
-    /// Struck out of the ledger first: whoever does that, once, has the right to count the release.
+    /// Struck out of the ledger first: whoever does that, once, has the right to count the release. (Its arguments are a
+    /// guard's fields, so that no guard has to be in memory for its sake.)
     #[cold]
     #[inline(never)]
-    fn give_up_recorded(&self) -> Result<(), OverRelease> {
-        if self.is_counted() {
-            if !self.table.ledger().is_some_and(|ledger| ledger.forget(self.ticket)) {
+    fn give_up_recorded(
+        table: &Table,
+        slot: u32,
+        generation: u32,
+        ticket: Ticket,
+    ) -> Result<(), OverRelease> {
+        let state = table.state();
+        if generation == state.generation() {
+            if !table.ledger().is_some_and(|ledger| ledger.forget(ticket)) {
                 return Err(OverRelease);
             }
-            self.table.exit(self.slot);
+            // SAFETY: these are the parts of a guard of that slot, and it counts.
+            unsafe { table.exit(state, slot) };
         }
         Ok(())
     }
@@ -143,7 +153,14 @@ impl<'t> RawGuard<'t> {
     /// Does this guard protect? False for one that was taken before a fork and is not kept in the child.
     #[inline(always)]
     pub fn is_counted(&self) -> bool {
-        self.generation == self.table.generation()
+        self.counting_state().is_some()
+    }
+
+    /// The table's state, if this guard protects. Loaded once for both questions.
+    #[inline(always)]
+    fn counting_state(&self) -> Option<State> {
+        let state = self.table.state();
+        (self.generation == state.generation()).then_some(state)
     }
 
     /// The table that counts this guard.
@@ -381,7 +398,7 @@ impl<'r, T> View<'r, T> {
     pub fn guard(self) -> Result<Guard<'r, T>, LookupError> {
         let site = Site::caller();
         // SAFETY: promised to `new`.
-        self.table.lookup(self.id).map(|raw| unsafe { Guard::from_raw(raw.recorded(site)) })
+        self.table.lookup(self.id, site).map(|raw| unsafe { Guard::from_raw(raw) })
     }
 }
 

@@ -8,6 +8,7 @@
 //! | file | concept |
 //! |---|---|
 //! | [`word`] | the interpreter ID; a slot's ID and lifecycle as one value |
+//! | [`state`] | what every lookup and drop must know of its table, as one word |
 //! | [`table`] | slots, probing, the four transitions of a slot, acquire and exit |
 //! | [`counters`] | guards that are out, counted per CPU or shared, and the fences that go with it |
 //! | [`guard`] | what a lookup hands out |
@@ -24,6 +25,7 @@ pub mod counters;
 pub mod guard;
 pub mod ledger;
 pub mod pending;
+pub mod state;
 pub mod sync;
 pub mod sys;
 pub mod table;
@@ -45,12 +47,23 @@ use core::fmt;
 /// assert_eq!(registry.lookup(id).unwrap_err(), LookupError::NotFound);
 /// # Ok::<(), interp_guard::CloseError>(())
 /// ```
+// As wide as the ID that a guard has in the same place of the `Result`: where the two ways meet, no field is pieced
+// together from bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
 pub enum LookupError {
     /// No interpreter has this ID: it was never registered, or it has been finalized.
     NotFound,
     /// The interpreter is closing; it gives out no more guards.
     Finalizing,
+}
+
+impl LookupError {
+    /// What a word other than that of a live `id` says of it.
+    #[inline(always)]
+    fn because_of(word: word::Word, id: word::InterpreterId) -> Self {
+        if word == word::Word::closing(id) { Self::Finalizing } else { Self::NotFound }
+    }
 }
 
 impl fmt::Display for LookupError {

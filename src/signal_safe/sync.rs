@@ -25,6 +25,7 @@ mod checked {
     pub use core::sync::atomic::{Ordering, compiler_fence};
     pub use loom::sync::atomic::{AtomicPtr, fence};
 
+    use super::super::state::State;
     use super::super::word::Word;
 
     /// What a typed atomic can hold, as the 64 bits that loom checks.
@@ -41,14 +42,13 @@ mod checked {
     }
     bits!(u32, u64, i64);
 
-    impl Bits for Word {
-        fn to_bits(self) -> u64 {
-            self.to_bits()
-        }
-        fn from_bits(bits: u64) -> Self {
-            Self::from_bits(bits)
-        }
+    macro_rules! packed {
+        ($($t:ty),*) => { $(impl Bits for $t {
+            fn to_bits(self) -> u64 { <$t>::to_bits(self) }
+            fn from_bits(bits: u64) -> Self { <$t>::from_bits(bits) }
+        })* };
     }
+    packed!(State, Word);
 
     /// The interface of `atomic::Atomic` that the core uses, over loom's `AtomicU64`.
     pub struct Atomic<T>(loom::sync::atomic::AtomicU64, PhantomData<T>);

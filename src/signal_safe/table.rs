@@ -17,8 +17,8 @@
 //!   It is raised before such an entry is published and lowered only after one is vacated. So a reader who loads it
 //!   once and looks no further misses no entry that was there before the reader began and is there when it ends.
 //! - **T3** The payload is stored before the word becomes Live. A vacant slot's payload means nothing.
-//! - **T4** The geometry is written before `slots` becomes non-null, and never again. A reader sees null, which means
-//!   that nothing was ever registered, or everything.
+//! - **T4** The geometry and the state are written before `slots` becomes non-null, and never again, but for the state's
+//!   fork generation. A reader sees null, which means that nothing was ever registered, or everything.
 //! - **T5** The memory behind a published table lives until the `Table` is dropped.
 //!
 //! # Taking and giving up a guard
@@ -49,6 +49,7 @@ use super::LookupError;
 use super::counters::{Side, Stripes};
 use super::guard::RawGuard;
 use super::ledger::{Ledger, Site, Ticket};
+use super::state::State;
 use super::sync::{Atomic, AtomicPtr, Ordering};
 use super::wake::Wake;
 use super::word::{InterpreterId, Word};
@@ -79,17 +80,24 @@ pub struct Geometry {
     pub mask: u32,
 }
 
+impl Geometry {
+    /// The same, packed.
+    fn state(&self) -> State {
+        let Stripes { stride, cpus, mode, .. } = self.stripes;
+        debug_assert!(cfg!(loom) || stride.is_power_of_two());
+        State::new(self.shift, stride.trailing_zeros(), cpus, mode)
+    }
+}
+
 /// The head of the table: everything that a lookup reads besides one slot and one counter line, on one cache line. A
 /// second line has what only a recorded guard needs.
 #[repr(C, align(64))]
 pub struct Table {
     /// Null until published (T4).
     slots: AtomicPtr<Slot>,
+    /// The geometry once more, packed for the hot paths; whether guards are recorded; the fork generation.
+    state: Atomic<State>,
     geometry: UnsafeCell<MaybeUninit<Geometry>>,
-    /// How often this process's ancestors have forked around this table.
-    generation: Atomic<u32>,
-    /// Not 0 if guards are recorded in a ledger. Fixed before the table is published (T4).
-    records: Atomic<u32>,
     /// The main interpreter's word, or Vacant.
     main: Atomic<Word>,
     // On the second line, which nobody reads who records nothing:
@@ -103,10 +111,11 @@ unsafe impl Sync for Table {}
 // SAFETY: `slots` points to memory that is not tied to a thread; the rest is plain data.
 unsafe impl Send for Table {}
 
-/// A published table: slots and geometry, readable.
+/// A published table: slots, state and geometry, readable.
 #[derive(Clone, Copy)]
 struct Mapped<'t> {
     slots: NonNull<Slot>,
+    state: State,
     geometry: &'t Geometry,
 }
 
@@ -129,9 +138,8 @@ impl Table {
         pub fn new() -> Self {
             Self {
                 slots: AtomicPtr::new(core::ptr::null_mut()),
+                state: Atomic::new(State::UNPUBLISHED),
                 geometry: UnsafeCell::new(MaybeUninit::uninit()),
-                generation: Atomic::new(0),
-                records: Atomic::new(0),
                 main: Atomic::new(Word::VACANT),
                 ledger: AtomicPtr::new(core::ptr::null_mut()),
             }
@@ -148,6 +156,9 @@ impl Table {
     pub unsafe fn publish(&self, slots: NonNull<Slot>, geometry: Geometry) {
         // SAFETY: by (1) nobody else writes, and nobody reads before the store below (T4).
         unsafe { (*self.geometry.get()).write(geometry) };
+        // Relaxed: made visible by the store below (T4).
+        let state = geometry.state().with_records(self.ledger().is_some()).with_generation(self.generation());
+        self.state.store(state, Ordering::Relaxed);
         // Release: pairs with the Acquire in `mapped`.
         self.slots.store(slots.as_ptr(), Ordering::Release);
     }
@@ -158,9 +169,8 @@ impl Table {
     /// 1. The table is not published, and no other thread publishes it or attaches a ledger.
     /// 2. `ledger` is empty and lives until this `Table` is dropped.
     pub unsafe fn attach_ledger(&self, ledger: NonNull<Ledger>) {
-        // Relaxed, both: made visible by the Release in `publish` (T4).
+        // Relaxed: made visible by the Release in `publish` (T4), which also notes it in the state.
         self.ledger.store(ledger.as_ptr(), Ordering::Relaxed);
-        self.records.store(1, Ordering::Relaxed);
     }
 
     #[inline(always)]
@@ -169,7 +179,32 @@ impl Table {
         let slots = NonNull::new(self.slots.load(Ordering::Acquire))?;
         // SAFETY: non-null, so `publish` has initialised the geometry, which nobody writes again (T4).
         let geometry = unsafe { (*self.geometry.get()).assume_init_ref() };
-        Some(Mapped { slots, geometry })
+        Some(Mapped { slots, state: self.state(), geometry })
+    }
+
+    /// The same without a test, for whoever has a guard.
+    ///
+    /// # Safety
+    /// The table is published, and the caller knows it: a guard of this table exists.
+    #[inline(always)]
+    unsafe fn mapped_for_guard(&self, state: State) -> Mapped<'_> {
+        // Relaxed: the lookup that made the guard was the Acquire, and whoever handed the guard over synchronised.
+        let slots = self.slots.load(Ordering::Relaxed);
+        // SAFETY: published, so `slots` is not null and the geometry is initialised; nobody writes either again (T4).
+        unsafe {
+            Mapped {
+                slots: NonNull::new_unchecked(slots),
+                state,
+                geometry: (*self.geometry.get()).assume_init_ref(),
+            }
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn state(&self) -> State {
+        // Relaxed: the generation is changed only by the single thread of a forked child, before it can be in here; the
+        // rest by nobody since the table was published (T4).
+        self.state.load(Ordering::Relaxed)
     }
 
     /// The geometry, once published.
@@ -179,75 +214,74 @@ impl Table {
 
     // --- readers: any context, async-signal-safe ---------------------------------------------------------------
 
-    /// Takes a guard on `id`, if it is live.
+    /// Takes a guard on `id`, if it is live. The ledger, if there is one, shows `site` for it.
     ///
     /// Context: any, async-signal-safe, wait-free.
     #[inline(always)]
-    pub fn lookup(&self, id: InterpreterId) -> Result<RawGuard<'_>, LookupError> {
+    pub fn lookup(&self, id: InterpreterId, site: Site) -> Result<RawGuard<'_>, LookupError> {
         let mapped = self.mapped().ok_or(LookupError::NotFound)?;
         let home = mapped.home(id);
         let first = mapped.slot(home);
         // A1, at home. Acquire: pairs with the Release in `insert`.
-        let word = first.word.load(Ordering::Acquire);
-        if word == Word::live(id) {
-            return self.acquire(mapped, home, id);
+        let (mut at, mut word) = (home, first.word.load(Ordering::Acquire));
+        if word != Word::live(id) {
+            // Relaxed: whatever made the caller know a live `id` made the displacement that covers it visible too (T2).
+            let reach = first.displacement.load(Ordering::Relaxed);
+            if word != Word::closing(id) && reach != 0 {
+                (at, word) = self.find_displaced(home, reach, id);
+            }
+            if word != Word::live(id) {
+                return Err(LookupError::because_of(word, id));
+            }
         }
-        // Relaxed: whatever made the caller know a live `id` made the displacement that covers it visible too (T2).
-        let reach = first.displacement.load(Ordering::Relaxed);
-        if word == Word::closing(id) {
-            return Err(LookupError::Finalizing);
-        }
-        if reach == 0 {
-            return Err(LookupError::NotFound);
-        }
-        self.lookup_displaced(mapped, home, reach, id)
+        self.acquire(mapped, at, id, site)
     }
 
-    /// The rest of the probe: at most `reach` slots.
+    /// A1 in the rest of the probe, at most `reach` slots: where `id` is, live or closing, and the word there; Vacant if it
+    /// is nowhere. Takes and returns nothing that would have to go through memory, so that the caller keeps what it has
+    /// in registers.
     #[inline(never)]
-    fn lookup_displaced(
-        &self,
-        mapped: Mapped<'_>,
-        home: u32,
-        reach: u32,
-        id: InterpreterId,
-    ) -> Result<RawGuard<'_>, LookupError> {
+    fn find_displaced(&self, home: u32, reach: u32, id: InterpreterId) -> (u32, Word) {
+        let Some(mapped) = self.mapped() else { return (home, Word::VACANT) };
         for distance in 1..=reach {
             let at = mapped.at(home, distance);
             // A1. Acquire: pairs with the Release in `insert`.
             let word = mapped.slot(at).word.load(Ordering::Acquire);
-            if word == Word::live(id) {
-                return self.acquire(mapped, at, id);
-            }
-            if word == Word::closing(id) {
-                return Err(LookupError::Finalizing);
+            if word == Word::live(id) || word == Word::closing(id) {
+                return (at, word);
             }
         }
-        Err(LookupError::NotFound)
+        (home, Word::VACANT)
     }
 
     /// A2 to A4.
     #[inline(always)]
-    fn acquire(&self, mapped: Mapped<'_>, at: u32, id: InterpreterId) -> Result<RawGuard<'_>, LookupError> {
-        // Relaxed: changed only by the single thread of a forked child, before it can be in here.
-        let generation = self.generation.load(Ordering::Relaxed);
+    fn acquire(
+        &self,
+        mapped: Mapped<'_>,
+        at: u32,
+        id: InterpreterId,
+        site: Site,
+    ) -> Result<RawGuard<'_>, LookupError> {
         mapped.add(at, Side::Acquired); // A2, A3
         // A4. SeqCst: in shared mode, with A2, pairs with C1 and C2 (see counters/shared.rs). It is an Acquire too: the
         // payload, stored before the word became Live, may be read from here on (T3).
         let word = mapped.slot(at).word.load(Ordering::SeqCst);
         if word == Word::live(id) || cfg!(interp_guard_inject = "no_a4") {
             // SAFETY: A2 counted this guard, and A4 has seen that it counts.
-            return Ok(unsafe { RawGuard::counted(self, id, at, generation) });
+            return Ok(unsafe { RawGuard::counted(self, mapped.state, id, at, site) });
         }
-        Err(Self::back_out(mapped, at, word, id))
+        Err(self.back_out(at, word, id))
     }
 
     /// The interpreter was closed, or closed and drained, between A1 and A4.
     #[cold]
     #[inline(never)]
-    fn back_out(mapped: Mapped<'_>, at: u32, word: Word, id: InterpreterId) -> LookupError {
-        mapped.exit(at);
-        if word == Word::closing(id) { LookupError::Finalizing } else { LookupError::NotFound }
+    fn back_out(&self, at: u32, word: Word, id: InterpreterId) -> LookupError {
+        if let Some(mapped) = self.mapped() {
+            mapped.exit(at);
+        }
+        LookupError::because_of(word, id)
     }
 
     /// Calls `f` with every ID that is live when its slot is looked at. Slots are looked at in table order.
@@ -290,18 +324,10 @@ impl Table {
     /// The fork generation; a guard counts only in the one in which it was taken.
     #[inline(always)]
     pub fn generation(&self) -> u32 {
-        // Relaxed: as in `acquire`.
-        self.generation.load(Ordering::Relaxed)
+        self.state().generation()
     }
 
     // --- for guards: the slot is known ---------------------------------------------------------------------------
-
-    /// Are guards of this table recorded in a ledger?
-    #[inline(always)]
-    pub(super) fn records(&self) -> bool {
-        // Relaxed: fixed before the table was published, which the caller's guard came after (T4).
-        self.records.load(Ordering::Relaxed) != 0
-    }
 
     /// Writes down a guard that was counted.
     ///
@@ -314,7 +340,7 @@ impl Table {
 
     /// The ledger, if guards are recorded.
     pub fn ledger(&self) -> Option<&Ledger> {
-        // Relaxed: as in `records`.
+        // Relaxed: fixed before the table was published, which whoever records came after (T4).
         let ledger = self.ledger.load(Ordering::Relaxed);
         // SAFETY: null, or live as long as this table by `attach_ledger` (2); everything in it is atomic.
         unsafe { ledger.as_ref() }
@@ -323,21 +349,25 @@ impl Table {
     /// Counts one more guard of a slot that the caller already guards.
     ///
     /// Context: any, async-signal-safe, wait-free.
+    ///
+    /// # Safety
+    /// The caller has a guard of slot `at` that counts, and `state` is this table's.
     #[inline(always)]
-    pub(super) fn count_clone(&self, at: u32) {
-        if let Some(mapped) = self.mapped() {
-            mapped.add(at, Side::Acquired);
-        }
+    pub(super) unsafe fn count_clone(&self, state: State, at: u32) {
+        // SAFETY: the caller's promise.
+        unsafe { self.mapped_for_guard(state) }.add(at, Side::Acquired);
     }
 
     /// X1 to X3: gives up one counted guard of the slot.
     ///
     /// Context: any, async-signal-safe, wait-free. The interpreter is not touched from X1 on.
+    ///
+    /// # Safety
+    /// The caller has a guard of slot `at` that counts, and `state` is this table's.
     #[inline(always)]
-    pub(super) fn exit(&self, at: u32) {
-        if let Some(mapped) = self.mapped() {
-            mapped.exit(at);
-        }
+    pub(super) unsafe fn exit(&self, state: State, at: u32) {
+        // SAFETY: the caller's promise.
+        unsafe { self.mapped_for_guard(state) }.exit(at);
     }
 
     /// What a guard of the slot protects.
@@ -464,7 +494,7 @@ impl<'t> Mapped<'t> {
     /// Where the probe for `id` begins.
     #[inline(always)]
     fn home(self, id: InterpreterId) -> u32 {
-        home(id.bits(), self.geometry.shift)
+        home(id.bits(), self.state.hash_shift())
     }
 
     /// The slot `distance` after `from`, round the end of the table.
@@ -484,7 +514,7 @@ impl<'t> Mapped<'t> {
     #[inline(always)]
     fn add(self, at: u32, side: Side) {
         // SAFETY: (1) `at` is a slot, as in `slot`, and the counters live with the table (T5); (2) promised to `publish`.
-        unsafe { self.geometry.stripes.add(at, side) };
+        unsafe { self.geometry.stripes.add(self.state, at, side) };
     }
 
     /// X1 to X3.

@@ -25,6 +25,7 @@
 mod per_cpu;
 mod shared;
 
+use super::state::State;
 use super::sync::{Atomic, Ordering};
 #[cfg(not(loom))]
 use super::sys;
@@ -102,7 +103,7 @@ impl core::error::Error for UnknownCounters {}
 pub struct Stripes {
     /// The cell of slot 0 on stripe 0.
     pub cells: NonNull<Cell>,
-    /// Bytes from one stripe to the next.
+    /// Bytes from one stripe to the next: a power of two.
     pub stride: usize,
     /// Bytes from the thread pointer to the thread's `struct rseq`, or [`NO_RSEQ`].
     pub rseq: isize,
@@ -122,19 +123,20 @@ impl Stripes {
     ///
     /// # Safety
     /// 1. `self` describes live counters, and `slot` is one of theirs.
-    /// 2. In per-CPU mode `rseq` is where the C library registered this process's threads.
+    /// 2. `state` says of the stripes what `self` says.
+    /// 3. In per-CPU mode `rseq` is where the C library registered this process's threads.
     #[inline(always)]
-    pub unsafe fn add(&self, slot: u32, side: Side) {
-        let offset = slot as usize * size_of::<Cell>() + side as usize;
+    pub unsafe fn add(&self, state: State, slot: u32, side: Side) {
         // SAFETY: by (1) the cell of `slot` on stripe 0 is inside the counters.
-        let first = unsafe { self.cells.cast::<u8>().add(offset) }.cast::<Atomic<u64>>();
+        let cell = unsafe { self.cells.add(slot as usize) };
         #[cfg(not(loom))]
-        if matches!(self.mode, Counters::PerCpu) {
-            // SAFETY: (1) and (2) are the callee's requirements.
-            return unsafe { per_cpu::add(self, first) };
+        if !state.is_shared() {
+            // SAFETY: (1) to (3) are the callee's requirements.
+            return unsafe { per_cpu::add(state, self.rseq, cell, side) };
         }
-        // SAFETY: (1) is the callee's requirement.
-        unsafe { shared::add(self, first) }
+        cold_path();
+        // SAFETY: (1) and (2) are the callee's requirements.
+        unsafe { shared::add(state, self.rseq, cell, side) }
     }
 
     /// The heavy fence (C2): see N3.
@@ -217,6 +219,10 @@ impl Stripes {
         unsafe { self.cells.cast::<u8>().add(offset) }.cast()
     }
 }
+
+/// Tells the compiler that whoever gets here is rarely here, or in no hurry: code for the others goes straight on.
+#[cold]
+fn cold_path() {}
 
 /// Where a test makes the sums of [`Stripes::out`] lie far apart; nothing in a normal build.
 #[cfg(not(any(interp_guard_inject = "sums_reversed", interp_guard_inject = "pause_between_sums")))]

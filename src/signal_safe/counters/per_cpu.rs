@@ -26,26 +26,29 @@
 //! A handler that interrupts the section aborts it, runs its own sections, leaves `rseq_cs` null, and returns to the
 //! abort address. A handler that interrupts the store of rule 2 or the code after the commit disturbs nothing.
 
-use super::super::sync::{Atomic, Ordering, compiler_fence};
-use super::Stripes;
+use super::super::state::State;
+use super::super::sync::{Ordering, compiler_fence};
+use super::{Cell, Side};
 use core::arch::asm;
-use core::mem::offset_of;
 use core::ptr::NonNull;
 
 /// What glibc registers on x86-64; encoded as the displacement of an undefined instruction, so that disassemblers keep
 /// their place.
 const SIGNATURE: u32 = 0x5305_3053;
 
-/// Adds one to the counter whose stripe-0 place is `first`, then the light fence of per-CPU mode.
+/// Adds one to a counter, then the light fence of per-CPU mode.
 ///
 /// # Safety
-/// 1. `stripes` are live and `first` is one of their counters on stripe 0.
-/// 2. `stripes.rseq` is where the C library keeps `struct rseq`, relative to the thread pointer.
+/// 1. `cell` is one of the live counters on stripe 0.
+/// 2. `state` says how many stripes there are, and how far apart.
+/// 3. `rseq` is where the C library keeps `struct rseq`, relative to the thread pointer.
 #[inline(always)]
-pub unsafe fn add(stripes: &Stripes, first: NonNull<Atomic<u64>>) {
-    // SAFETY: by (2) fs:[rseq] is this thread's `struct rseq`: cpu_id at 4, rseq_cs at 8. By (1) `first + stripe *
-    // stride` is a counter for every stripe up to and including the spare one, and the code uses no other: cpu_id is
-    // compared with `cpus` as unsigned. The rules above are met line by line. The stack is not touched.
+pub unsafe fn add(state: State, rseq: isize, cell: NonNull<Cell>, side: Side) {
+    // SAFETY: `side` is the offset of a counter in the cell, which by (1) is live.
+    let counter = unsafe { cell.cast::<u8>().add(side as usize) };
+    // SAFETY: by (3) fs:[rseq] is this thread's `struct rseq`: cpu_id at 4, rseq_cs at 8. By (1) and (2) `counter +
+    // (stripe << shift)` is a counter for every stripe up to and including the spare one, and the code uses no other:
+    // cpu_id is compared with `cpus` as unsigned. The rules above are met line by line. The stack is not touched.
     unsafe {
         asm!(
             ".pushsection __rseq_cs, \"aw\"",
@@ -58,10 +61,10 @@ pub unsafe fn add(stripes: &Stripes, first: NonNull<Atomic<u64>>) {
             "mov qword ptr fs:[{rseq} + 8], {t}",
             "2:",
             "mov {t:e}, dword ptr fs:[{rseq} + 4]",
-            "cmp {t:e}, dword ptr [{geometry} + {cpus}]",
+            "cmp {t:e}, {cpus:e}",
             "jae 5f",
-            "imul {t}, qword ptr [{geometry} + {stride}]",
-            "inc qword ptr [{first} + {t}]",
+            "shl {t}, cl",
+            "inc qword ptr [{counter} + {t}]",
             "3:",
             "mov qword ptr fs:[{rseq} + 8], 0",
             "6:",
@@ -71,17 +74,16 @@ pub unsafe fn add(stripes: &Stripes, first: NonNull<Atomic<u64>>) {
             "4:",
             "5:",
             "mov qword ptr fs:[{rseq} + 8], 0",
-            "mov {t:e}, dword ptr [{geometry} + {cpus}]",
-            "imul {t}, qword ptr [{geometry} + {stride}]",
-            "lock inc qword ptr [{first} + {t}]",
+            "mov {t:e}, {cpus:e}",
+            "shl {t}, cl",
+            "lock inc qword ptr [{counter} + {t}]",
             "jmp 6b",
             ".subsection 0",
             t = out(reg) _,
-            rseq = in(reg) stripes.rseq,
-            geometry = in(reg) core::ptr::from_ref(stripes),
-            first = in(reg) first.as_ptr(),
-            cpus = const offset_of!(Stripes, cpus),
-            stride = const offset_of!(Stripes, stride),
+            rseq = in(reg) rseq,
+            counter = in(reg) counter.as_ptr(),
+            cpus = in(reg) state.cpus(),
+            in("rcx") state.stripe_shift_count(),
             signature = const SIGNATURE,
             options(nostack),
         );

@@ -2,19 +2,23 @@
 //!
 //! Any stripe is right, whoever else adds to it: the stripe only keeps CPUs off each other's lines.
 
+use super::super::state::State;
 use super::super::sync::{Atomic, Ordering, light_fence};
-use super::Stripes;
+use super::{Cell, Side};
 use core::ptr::NonNull;
 
-/// Adds one to the counter whose stripe-0 place is `first`, then the light fence.
+/// Adds one to a counter, then the light fence.
 ///
 /// # Safety
-/// `stripes` are live and `first` is one of their counters on stripe 0.
+/// 1. `cell` is one of the live counters on stripe 0.
+/// 2. `state` says how many stripes there are, and how far apart.
+/// 3. `rseq` is where the C library keeps `struct rseq`, relative to the thread pointer, or `NO_RSEQ`.
 #[inline(always)]
-pub unsafe fn add(stripes: &Stripes, first: NonNull<Atomic<u64>>) {
-    let offset = stripe(stripes) as usize * stripes.stride;
-    // SAFETY: `stripe` is at most `stripes.cpus`, the spare one.
-    let counter = unsafe { first.cast::<u8>().add(offset).cast::<Atomic<u64>>().as_ref() };
+pub unsafe fn add(state: State, rseq: isize, cell: NonNull<Cell>, side: Side) {
+    // SAFETY: (3).
+    let stripe = unsafe { stripe_offset(state, rseq) };
+    // SAFETY: by (1) and (2) this is a counter of that stripe.
+    let counter = unsafe { cell.cast::<u8>().add(stripe + side as usize).cast::<Atomic<u64>>().as_ref() };
     // SeqCst: with the SeqCst load of the word that follows (A4, X3), pairs with the store and the SeqCst fence of
     // close (C1, C2): either the load sees Closing, or the sums after the fence see this add.
     counter.fetch_add(1, Ordering::SeqCst);
@@ -22,41 +26,43 @@ pub unsafe fn add(stripes: &Stripes, first: NonNull<Atomic<u64>>) {
 }
 
 #[cfg(loom)]
-fn stripe(_stripes: &Stripes) -> u32 {
+unsafe fn stripe_offset(_state: State, _rseq: isize) -> usize {
     0
 }
 
-#[cfg(not(loom))]
-#[inline(always)]
-fn stripe(stripes: &Stripes) -> u32 {
-    if stripes.rseq == super::NO_RSEQ {
-        hashed_stripe(stripes.cpus)
-    } else {
-        // SAFETY: the C library registered restartable sequences at this offset, and so every thread has the field.
-        let cpu = unsafe { current_cpu(stripes.rseq) };
-        // A thread without registration says u32::MAX or the like: the spare stripe.
-        cpu.min(stripes.cpus)
-    }
-}
-
+/// How many bytes behind stripe 0 the stripe of the current CPU lies, or, where its number is not known, one that a hash of the thread pointer picks: thread
+/// pointers are aligned and far apart, and a multiplication spreads them.
+///
 /// # Safety
-/// `rseq` is where the C library keeps `struct rseq`, relative to the thread pointer.
+/// `rseq` is where the C library keeps `struct rseq`, relative to the thread pointer, or `NO_RSEQ`.
 #[cfg(not(loom))]
 #[inline(always)]
-unsafe fn current_cpu(rseq: isize) -> u32 {
-    let cpu: u32;
-    // SAFETY: `cpu_id` is the second u32 of the thread's `struct rseq`; only this thread's kernel side writes it.
+unsafe fn stripe_offset(state: State, rseq: isize) -> usize {
+    let offset: usize;
+    // SAFETY: only loads. `cpu_id` is the second u32 of the thread's `struct rseq`; a thread without registration has
+    // u32::MAX or the like there. With `NO_RSEQ` it is the upper half of the thread pointer, which the ABI keeps where it
+    // points to. Either way a number below `cpus` is a stripe, and any stripe will do.
     unsafe {
-        core::arch::asm!("mov {cpu:e}, fs:[{rseq} + 4]", cpu = lateout(reg) cpu, rseq = in(reg) rseq,
-            options(nostack, preserves_flags, readonly));
+        core::arch::asm!(
+            "mov {t:e}, dword ptr fs:[{rseq} + 4]",
+            "cmp {t:e}, {cpus:e}",
+            "jae 3f",
+            "2:",
+            "shl {t}, cl",
+            ".subsection 1",
+            "3:",
+            "mov {t:e}, dword ptr fs:[0]",
+            "imul {t:e}, {t:e}, -1640531535", // 2^32 divided by the golden ratio
+            "imul {t}, {cpus}",
+            "shr {t}, 32",
+            "jmp 2b",
+            ".subsection 0",
+            t = out(reg) offset,
+            rseq = in(reg) rseq,
+            cpus = in(reg) u64::from(state.cpus()),
+            in("rcx") state.stripe_shift_count(),
+            options(nostack, readonly),
+        );
     }
-    cpu
-}
-
-/// Thread pointers are aligned and far apart; a multiplication spreads them over the stripes.
-#[cfg(not(loom))]
-#[cold]
-fn hashed_stripe(cpus: u32) -> u32 {
-    let hash = (super::sys::thread_pointer() as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
-    ((hash * u64::from(cpus)) >> 32) as u32
+    offset
 }
