@@ -6,9 +6,10 @@
 use crate::pending;
 use crate::signal_safe::table::Table;
 use crate::signal_safe::word::InterpreterId;
+use crate::thread_state::levels;
 
 /// Does the calling thread itself keep interpreter `id` of `table` from finalizing, in a way that no other thread can
 /// end? A raw guard is none: any thread may drop it.
 pub(crate) fn this_thread_blocks(table: &Table, id: InterpreterId) -> bool {
-    pending::this_thread_runs_a_call_of(table, id)
+    pending::this_thread_runs_a_call_of(table, id) || levels::guard_of(table, id).is_some()
 }

@@ -114,7 +114,8 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
         self.id
     }
 
-    /// How many guards are out. Never too few; one that was given up a moment ago may still be counted.
+    /// How many guards are out, with the daemon threads that are attaching at this moment. Never too few; one that was
+    /// given up a moment ago may still be counted.
     ///
     /// Context: normal. O(CPUs).
     ///
@@ -129,7 +130,8 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
         if self.number == UNCLAIMED {
             return self.registry.outstanding(self.id).unwrap_or(0);
         }
-        self.registry.table().out(self.slot).try_into().unwrap_or(0)
+        let table = self.registry.table();
+        u64::try_from(table.out(self.slot)).unwrap_or(0) + u64::from(table.entering(self.slot))
     }
 
     /// Did the kernel refuse the fence that makes earlier lookups visible to this thread? The error number, if so.
@@ -216,8 +218,8 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
             let seen = wake.value(); // D0
             pending::run_own(self.registry, self.id);
             match self.registry.table().out(self.slot) {
-                0 => break, // D3
-                1.. => {}
+                0 if self.registry.table().seal(self.slot) => break, // D3, G2
+                0.. => {}
                 _ => return Err(DrainError::Unbalanced(DrainTimeout::new(self, watch.began))),
             }
             match watch.enough() {
@@ -253,7 +255,7 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
         if book.entries.get(&self.id)?.owner != Some(self.number) {
             return None;
         }
-        // SAFETY: (1) the mutex is held; (2) `drain` saw zero after `fenced` was Ok.
+        // SAFETY: (1) the mutex is held; (2) `drain` saw zero after `fenced` was Ok, and sealed the gate.
         let payload = unsafe { self.registry.table().vacate(self.slot, self.id) }?;
         book.entries.remove(&self.id);
         // SAFETY: `insert` boxed it, `vacate` gave it up, and no guard is out: it is exclusively ours. The guards' use

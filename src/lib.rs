@@ -15,6 +15,8 @@ mod finalize_all;
 #[cfg(not(loom))]
 mod finalizer;
 #[cfg(not(loom))]
+pub mod gilstate;
+#[cfg(not(loom))]
 mod ledger;
 #[cfg(not(loom))]
 pub mod pending;
@@ -24,6 +26,8 @@ pub mod platform;
 mod registry;
 
 mod signal_safe;
+#[cfg(not(loom))]
+pub mod thread_state;
 
 #[cfg(not(loom))]
 pub use drain_options::{DrainOptions, Phase};

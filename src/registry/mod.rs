@@ -32,7 +32,7 @@ use std::time::Duration;
 /// touched as they are needed.
 ///
 /// Dropping a registry drops the interpreters that are left in it. No guard can be out then, by borrowing, unless it
-/// was leaked.
+/// was leaked; an interpreter with a leaked guard is leaked with it.
 ///
 /// ```
 /// use interp_guard::{Counters, LookupError, Registry};
@@ -396,8 +396,8 @@ impl<T: Send + Sync + 'static> Registry<T> {
     /// # Errors
     /// [`FinalizeError::NotFound`], [`FinalizeError::AlreadyClosing`], or what [`Closing::drain`] says; then the
     /// interpreter is closed and otherwise untouched, and the error has the [`Closing`] in it. Except for
-    /// [`WouldDeadlock`](crate::DrainError::WouldDeadlock), where the calling thread itself blocks the interpreter, in one
-    /// of its pending calls say: that is answered at once, and the interpreter is left as it was.
+    /// [`WouldDeadlock`](crate::DrainError::WouldDeadlock), where the calling thread itself blocks the interpreter, inside
+    /// an ensure or a pending call of it: that is answered at once, and the interpreter is left as it was.
     ///
     /// ```
     /// # use interp_guard::{DrainError, FinalizeError, Registry};
@@ -666,6 +666,9 @@ impl<T: Send + Sync + 'static> Drop for Registry<T> {
         let book = self.book.get_mut().unwrap_or_else(PoisonError::into_inner);
         let Some(book) = book else { return };
         for entry in book.entries.values() {
+            if self.table.out(entry.slot) > 0 {
+                continue; // a leaked guard: some thread may still be attached to it
+            }
             let payload = self.table.take_payload(entry.slot).cast::<T>();
             // SAFETY: `insert` boxed it and the slot was not vacated, so it is still ours. `&mut self` says that no
             // guard borrows this registry.

@@ -8,6 +8,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The largest capacity: 2^20 interpreters.
 pub(crate) const MAX_CAPACITY: usize = 1 << 20;
@@ -125,6 +126,9 @@ pub struct Layout {
 
 const PAGE: usize = 4096;
 
+/// How many tables this process has published.
+static TABLES: AtomicU32 = AtomicU32::new(0);
+
 impl Layout {
     pub(super) fn new(capacity: usize, counters: Counters) -> Self {
         let slots = (2 * capacity).next_power_of_two();
@@ -168,6 +172,8 @@ impl Layout {
             // ours it outlives the table.
             unsafe { table.attach_ledger(ledger.start.cast()) };
         }
+        // Relaxed: the numbers have to differ, nothing else.
+        table.set_serial(TABLES.fetch_add(1, Ordering::Relaxed));
         // SAFETY: (1) is ours; (2) zero-filled memory is vacant slots and zero counters, as many as the layout counted,
         // and by (2) of ours it outlives the table; (3) per-CPU mode is only chosen with the C library's registration.
         unsafe { table.publish(mapping.start.cast(), geometry) };

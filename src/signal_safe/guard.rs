@@ -306,6 +306,12 @@ impl<'r, T> Guard<'r, T> {
         Self { raw: self.raw.clone_at(site), interpreter: PhantomData }
     }
 
+    /// The guard without its type, where it is.
+    #[inline(always)]
+    pub(crate) fn as_raw(&self) -> &RawGuard<'r> {
+        &self.raw
+    }
+
     /// The same guard without its type, for bindings.
     ///
     /// Context: any, async-signal-safe.

@@ -15,6 +15,8 @@
 //! | [`ledger`] | who holds each guard, where that is asked for |
 //! | [`pending`] | work that a handler leaves for a normal thread: the push |
 //! | [`wake`] | the word a finalizer sleeps on |
+//! | [`gate`] | how a thread without a guard gets in while it attaches |
+//! | [`this_thread`] | what is attached on the calling thread |
 //! | [`sys`] | the raw system call |
 //! | [`sync`] | the atomics; loom's under `--cfg loom` |
 
@@ -22,6 +24,7 @@
 #![deny(clippy::panic, clippy::unwrap_used, clippy::expect_used)]
 
 pub mod counters;
+pub mod gate;
 pub mod guard;
 pub mod ledger;
 pub mod pending;
@@ -29,6 +32,8 @@ pub mod state;
 pub mod sync;
 pub mod sys;
 pub mod table;
+#[cfg(not(loom))]
+pub mod this_thread;
 pub mod wake;
 pub mod word;
 

@@ -47,6 +47,7 @@
 
 use super::LookupError;
 use super::counters::{Side, Stripes};
+use super::gate::Gate;
 use super::guard::RawGuard;
 use super::ledger::{Ledger, Site, Ticket};
 use super::state::State;
@@ -66,6 +67,7 @@ pub struct Slot {
     wake: Wake,
     /// Of the IDs whose *home* this slot is: see T2.
     displacement: Atomic<u32>,
+    gate: Gate,
 }
 
 /// What is fixed when the table is published.
@@ -103,6 +105,8 @@ pub struct Table {
     // On the second line, which nobody reads who records nothing:
     /// Null if guards are not recorded. Fixed before the table is published (T4).
     ledger: AtomicPtr<Ledger>,
+    /// Which of the process's tables this is; its address may have been another's before.
+    serial: Atomic<u32>,
 }
 
 // SAFETY: everything but `geometry` is atomic; `geometry` is written once, before the Release store to `slots`, and
@@ -142,6 +146,7 @@ impl Table {
                 geometry: UnsafeCell::new(MaybeUninit::uninit()),
                 main: Atomic::new(Word::VACANT),
                 ledger: AtomicPtr::new(core::ptr::null_mut()),
+                serial: Atomic::new(0),
             }
         }
     }
@@ -327,6 +332,48 @@ impl Table {
         self.state().generation()
     }
 
+    /// Lets a thread without a guard in, so that it can attach to `id`: live, or closing with guards still out.
+    ///
+    /// Context: normal. O(CPUs) while it is closing.
+    ///
+    /// # Errors
+    /// `Finalizing` when it is closing and no guard is out any more; `NotFound` after that.
+    pub fn enter(&self, id: InterpreterId) -> Result<Entry<'_>, LookupError> {
+        let mapped = self.mapped().ok_or(LookupError::NotFound)?;
+        let at = self.find(id).ok_or(LookupError::NotFound)?;
+        let slot = mapped.slot(at);
+        if !slot.gate.enter(|| slot.wake.notify()) {
+            return Err(LookupError::Finalizing);
+        }
+        let entry = Entry { table: self, slot: at };
+        // E3. Acquire: pairs with the Release in `insert`: the payload may be read from here on (T3).
+        let word = slot.word.load(Ordering::Acquire);
+        if word == Word::live(id) {
+            return Ok(entry);
+        }
+        if word != Word::closing(id) {
+            return Err(LookupError::NotFound);
+        }
+        // The finalizer has not come to seal the gate yet; but zero after a heavy fence is final.
+        let drained = mapped.geometry.stripes.heavy_fence().is_ok() && self.out(at) == 0;
+        if drained { Err(LookupError::Finalizing) } else { Ok(entry) }
+    }
+
+    /// L1.
+    fn leave(&self, at: u32) {
+        let Some(mapped) = self.mapped() else { return };
+        let slot = mapped.slot(at);
+        if slot.gate.leave() {
+            slot.wake.notify();
+        }
+    }
+
+    /// Which of the process's tables this is.
+    pub fn serial(&self) -> u32 {
+        // Relaxed: stored before the first registration, and so before anything that leads here.
+        self.serial.load(Ordering::Relaxed)
+    }
+
     // --- for guards: the slot is known ---------------------------------------------------------------------------
 
     /// Writes down a guard that was counted.
@@ -442,6 +489,33 @@ impl Table {
         }
     }
 
+    /// G1 and G2, after `out` said zero: may slot `at` be vacated? From the first call on nobody enters. Finalizers only.
+    pub fn seal(&self, at: u32) -> bool {
+        self.mapped().is_none_or(|mapped| mapped.slot(at).gate.seal())
+    }
+
+    /// How many threads without a guard are attaching to the interpreter in slot `at` at this moment.
+    pub fn entering(&self, at: u32) -> u32 {
+        self.mapped().map_or(0, |mapped| mapped.slot(at).gate.inside())
+    }
+
+    /// Forgets the threads that were attaching: in a forked child they do not exist.
+    ///
+    /// # Safety
+    /// The caller is the only thread of the process.
+    pub unsafe fn forget_entering(&self) {
+        let Some(mapped) = self.mapped() else { return };
+        for at in 0..=mapped.geometry.mask {
+            mapped.slot(at).gate.forget_inside();
+        }
+    }
+
+    /// Numbers this table. Once, before the first registration.
+    pub fn set_serial(&self, serial: u32) {
+        // Relaxed: as in `serial`.
+        self.serial.store(serial, Ordering::Relaxed);
+    }
+
     /// The wake word of slot `at`.
     pub fn wake(&self, at: u32) -> Option<&Wake> {
         self.mapped().map(|mapped| &mapped.slot(at).wake)
@@ -452,7 +526,7 @@ impl Table {
     ///
     /// # Safety
     /// 1. No other writer runs.
-    /// 2. `out(at)` was zero after a heavy fence that succeeded after `begin_close(at, id)`.
+    /// 2. `out(at)` was zero after a heavy fence that succeeded after `begin_close(at, id)`; then `seal(at)` said yes.
     pub unsafe fn vacate(&self, at: u32, id: InterpreterId) -> Option<*mut ()> {
         let mapped = self.mapped()?;
         let slot = mapped.slot(at);
@@ -465,9 +539,10 @@ impl Table {
             self.set_main(None);
         }
         // Release: orders the T's use under the guards before whatever happens to the slot next.
-        slot.word.store(Word::VACANT, Ordering::Release);
+        slot.word.store(Word::VACANT, Ordering::Release); // G3
         // Relaxed: by (2) no guard exists or can come to be, and so nobody reads the payload.
         let payload = slot.payload.load(Ordering::Relaxed);
+        slot.gate.unseal(); // G4
         mapped.lower_displacement(mapped.home(id), |word| word != Word::VACANT);
         Some(payload)
     }
@@ -476,6 +551,11 @@ impl Table {
     pub fn set_main(&self, id: Option<InterpreterId>) {
         // Release: pairs with the Acquire in `main`.
         self.main.store(id.map_or(Word::VACANT, Word::live), Ordering::Release);
+    }
+
+    /// The payload in slot `at`, for who keeps it from being vacated.
+    pub fn interpreter(&self, at: u32) -> *mut () {
+        self.payload(at)
     }
 
     /// The payload in slot `at`, for the owner of the whole table.
@@ -487,6 +567,18 @@ impl Table {
     pub fn reach(&self, id: InterpreterId) -> u32 {
         // Relaxed: a diagnostic.
         self.mapped().map_or(0, |mapped| mapped.slot(mapped.home(id)).displacement.load(Ordering::Relaxed))
+    }
+}
+
+/// A thread without a guard on its way in: the interpreter stays until this is dropped. Not for keeping.
+pub struct Entry<'t> {
+    table: &'t Table,
+    slot: u32,
+}
+
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        self.table.leave(self.slot);
     }
 }
 

@@ -1,0 +1,74 @@
+//! The legacy contract: the main interpreter, without a guard, without an answer.
+//!
+//! What `PyGILState_Ensure` and its like promise: from any thread, attached or not, know nothing and get in. It cannot
+//! fail, so at shutdown it does not return: the thread is parked for good. New code uses
+//! [`thread_state::ensure_main`](crate::thread_state::ensure_main), which guards the interpreter and can say no.
+//!
+//! ```
+//! use interp_guard::{Registry, gilstate};
+//! use refruntime::Interpreter;
+//!
+//! static INTERPRETERS: Registry<Interpreter> = Registry::new();
+//!
+//! let main = Interpreter::locking().register(&INTERPRETERS)?;
+//! let state = gilstate::ensure(&INTERPRETERS);
+//! assert_eq!(INTERPRETERS.outstanding(main), Some(0)); // a daemon
+//! gilstate::release(state);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+use crate::Registry;
+use crate::thread_state::{self, Attached, EnsureError, ReleaseError, Runtime};
+
+/// The calling thread is attached to the main interpreter, as a daemon. To be given to [`release`]; dropped, it is
+/// released too.
+#[must_use = "dropped at once, the thread is detached again"]
+#[derive(Debug)]
+pub struct State<'r, T: Runtime>(Attached<'r, T>);
+
+/// Attaches the calling thread to the main interpreter, as a daemon: it may finalize under it.
+///
+/// Parks the thread for good ([`thread_state::park_for_good`]) where the main interpreter is finalizing or gone.
+///
+/// Context: normal; waits as the runtime does to attach; may never return.
+///
+/// # Panics
+/// If there never was a main interpreter to wait for or to have lost (the registry is empty and unused), or if the
+/// runtime cannot make a thread state.
+#[track_caller]
+pub fn ensure<T: Runtime>(registry: &Registry<T>) -> State<'_, T> {
+    let attached = match registry.main() {
+        Some(main) => thread_state::ensure_daemon(registry, main),
+        None if registry.layout().is_none() => panic!("no interpreter was ever registered"),
+        None => Err(EnsureError::NotFound),
+    };
+    match attached {
+        Ok(attached) => State(attached),
+        Err(EnsureError::NotFound | EnsureError::Finalizing) => thread_state::park_for_good(),
+        Err(EnsureError::Create(refused)) => panic!("{refused}"),
+    }
+}
+
+/// Restores what was attached before. Parks the thread for good where that has been finalized.
+///
+/// Context: normal; may never return.
+///
+/// # Panics
+/// Out of order, as [`Attached`]'s drop.
+pub fn release<T: Runtime>(state: State<'_, T>) {
+    match state.0.release() {
+        Ok(()) => {}
+        Err(ReleaseError::Gone) => thread_state::park_for_good(),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+impl<T: Runtime> State<'_, T> {
+    /// Detaches, runs `f`, attaches again. Parks the thread for good where the main interpreter has been finalized
+    /// meanwhile.
+    ///
+    /// Context: normal; may never return.
+    pub fn allow_threads<R>(&self, f: impl FnOnce() -> R) -> R {
+        self.0.allow_threads_or_park(f)
+    }
+}

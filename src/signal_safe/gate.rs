@@ -1,0 +1,85 @@
+//! The gate through which a thread without a guard (a daemon) comes in while it attaches.
+//!
+//! Such a thread must know that the interpreter is not taken out from under its attaching, and must not be able to put
+//! off the end for ever. So it does not count as a guard: it enters here, attaches, and leaves. The finalizer seals the
+//! gate once no guard is out, and takes the interpreter when nobody is inside any more.
+//!
+//! ```text
+//! enter                                          the finalizer, when the sums said zero
+//!  E1 sealed?  yes: Finalizing                    G1 sealed = true
+//!  E2 inside += 1; sealed by now?  yes: leave     G2 inside == 0?  no: wait, look again
+//!  E3 the word is of another ID?  yes: leave      G3 word = Vacant
+//!     closing, and no guard is out?  yes: leave
+//!     attach                                      G4 sealed = false
+//! leave
+//!  L1 inside -= 1;  sealed?  notify the wake word
+//! ```
+//!
+//! - *Nobody is overlooked.* E2 and G1 are updates of one word. E2 first: G2 sees it. G1 first: E2 sees the seal; or, if
+//!   it comes after G4, which it then synchronises with, E3 sees that the ID has gone, and IDs are not reused.
+//! - *No wake-up is lost.* The finalizer reads the wake word before G2; L1 comes before the notification.
+//! - *Progress.* Once sealed, nobody adds to `inside` but those who were between E1 and E2. So the wait is for threads
+//!   that are attaching, each once.
+
+use super::sync::{Atomic, Ordering};
+
+/// See the module. Zero: open, nobody inside.
+pub struct Gate(Atomic<u32>);
+
+const SEALED: u32 = 1 << 31;
+const ONE_LESS: u32 = u32::MAX;
+
+impl Gate {
+    /// E1 and E2. `true`: inside; [`leave`](Self::leave) is owed.
+    pub fn enter(&self, sealed_while_entering: impl FnOnce()) -> bool {
+        // Relaxed: a shortcut, for progress; E2 decides.
+        if self.0.load(Ordering::Relaxed) & SEALED != 0 {
+            return false;
+        }
+        // E2. AcqRel: pairs with G1 (the finalizer sees this thread) and with G4 (this thread sees the word of G3).
+        let inside = self.0.fetch_add(1, Ordering::AcqRel) & SEALED == 0;
+        if !inside && self.leave() {
+            sealed_while_entering();
+        }
+        inside
+    }
+
+    /// L1. Does a finalizer wait? Then the caller notifies the slot's wake word.
+    #[must_use]
+    pub fn leave(&self) -> bool {
+        // AcqRel: pairs with the Acquire of G2; what was done inside happened before the interpreter is taken out.
+        self.0.fetch_add(ONE_LESS, Ordering::AcqRel) & SEALED != 0
+    }
+
+    /// G1 and G2: is nobody inside, for good? The one finalizer only, when no guard is out.
+    pub fn seal(&self) -> bool {
+        // Relaxed: only the finalizer changes this bit.
+        if self.0.load(Ordering::Relaxed) & SEALED == 0 {
+            // G1. AcqRel: pairs with E2.
+            self.0.fetch_add(SEALED, Ordering::AcqRel);
+        }
+        self.inside() == 0 // G2
+    }
+
+    /// How many threads are inside.
+    pub fn inside(&self) -> u32 {
+        // G2. Acquire: pairs with L1.
+        self.0.load(Ordering::Acquire) & !SEALED
+    }
+
+    /// G4: for the slot's next tenant. Whoever is just being refused stays counted until it has left.
+    pub fn unseal(&self) {
+        // Relaxed: as in `seal`.
+        if self.0.load(Ordering::Relaxed) & SEALED != 0 {
+            // AcqRel: pairs with E2, so that who enters from here on sees the word of G3.
+            self.0.fetch_add(SEALED, Ordering::AcqRel);
+        }
+    }
+
+    /// In a forked child: the threads that were inside do not exist.
+    pub fn forget_inside(&self) {
+        // Relaxed: the only thread of the process.
+        let sealed = self.0.load(Ordering::Relaxed) & SEALED;
+        self.0.store(sealed, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,476 @@
+//! One ensure: its handle, what it does on the way in, and its release.
+//!
+//! On the way in, in this order: find or create a thread state; guard the interpreter that is left behind; detach that;
+//! attach. On the way out: detach or destroy; restore; and only then give the guards up. The other order would let an
+//! interpreter finalize between the drop of its guard and the moment at which this thread attaches to it again.
+
+use super::error::{Finalized, ReleaseError};
+use super::levels::{self, Before, Erased, Hold, Keep, Level, TableRef};
+use super::{CreateError, Runtime, Token};
+use crate::signal_safe::guard::{GuardParts, RawGuard};
+use crate::signal_safe::table::Table;
+use crate::signal_safe::this_thread;
+use crate::{Guard, InterpreterId, LookupError, Site};
+use std::any::TypeId;
+use std::fmt;
+use std::marker::PhantomData;
+use std::mem;
+
+/// This thread is attached to an interpreter, until this is dropped: one ensure level.
+///
+/// Dropping it is the release: it restores exactly what was attached before the ensure, destroys the thread state only if
+/// the ensure created it, and gives the level's guard up last. Levels nest to any depth, also across interpreters, and
+/// are released last in, first out.
+///
+/// Context: normal.
+///
+/// # Panics
+/// The drop panics where it is a programming error: out of order, or inside the level's own
+/// [`allow_threads`](Self::allow_threads). The level then stays as it is, guard included, so that the interpreter cannot
+/// finalize under whoever still uses it. While the thread is unwinding, the drop does not panic. [`release`](Self::release)
+/// answers with an error instead.
+///
+/// ```
+/// use interp_guard::{Registry, thread_state};
+/// use refruntime::Interpreter;
+///
+/// static INTERPRETERS: Registry<Interpreter> = Registry::new();
+///
+/// let id = Interpreter::locking().register(&INTERPRETERS)?;
+/// let guard = INTERPRETERS.lookup(id)?;
+/// let attached = thread_state::ensure(&guard)?;
+/// assert_eq!(thread_state::current_id(), Some(id));
+/// drop(attached);
+/// assert_eq!(thread_state::current_id(), None);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "dropped at once, the thread is detached again"]
+pub struct Attached<'r, T: Runtime> {
+    table: &'r Table,
+    id: InterpreterId,
+    serial: u64,
+    interpreter: PhantomData<&'r T>,
+    /// Levels belong to their thread.
+    not_send: PhantomData<*const ()>,
+}
+
+impl<'r, T: Runtime> Attached<'r, T> {
+    /// Enters a level. On an error nothing changed, and `hold` is the caller's to give up.
+    ///
+    /// # Safety
+    /// 1. `table` is a `Registry<T>`'s, and `interpreter` the payload of `id` in it, which stays until this has returned.
+    /// 2. `hold` is right: a guard of `id` that is handed over, or there is another level's, or nothing.
+    pub(super) unsafe fn enter(
+        table: &'r Table,
+        id: InterpreterId,
+        interpreter: &T,
+        hold: Hold,
+        site: Site,
+    ) -> Result<Self, CreateError> {
+        let mut level = Level {
+            serial: 0,
+            table: TableRef::new(table),
+            id,
+            hold,
+            runtime: TypeId::of::<T>(),
+            state: Erased::new(()),
+            created: false,
+            lost: false,
+            before: Before::Same,
+            noted_before: None,
+            release: release::<T>,
+        };
+        match T::attached() {
+            Some(state) if T::interpreter_of(state) == id => {
+                level.state = Erased::new(state);
+                level.noted_before = this_thread::set_attached(Some(id));
+            }
+            other => {
+                // SAFETY: the levels of this table are of its registry's T.
+                let known = levels::state_of(table, id).map(|state| unsafe { state.get::<T::ThreadState>() });
+                let (state, created) = match known.or_else(|| interpreter.remembered()) {
+                    Some(state) => (state, false),
+                    None => (interpreter.create()?, true),
+                };
+                level.state = Erased::new(state);
+                level.created = created;
+                level.before = other.map_or(Before::Nothing, |left| leave_behind::<T>(table, left, site));
+                level.noted_before = this_thread::set_attached(None);
+                if let Some(left) = other {
+                    // SAFETY: it is attached, says `attached`.
+                    unsafe { T::detach(left) };
+                }
+                // SAFETY: (1) nothing is attached now; the state is this thread's: created above, remembered by the
+                // runtime, or used by an outer level; (2) the caller's promise (1).
+                unsafe { T::attach(state) };
+                this_thread::set_attached(Some(id));
+            }
+        }
+        let serial = levels::push(level);
+        Ok(Self { table, id, serial, interpreter: PhantomData, not_send: PhantomData })
+    }
+
+    /// The interpreter that this level is attached to.
+    ///
+    /// Context: any.
+    pub fn id(&self) -> InterpreterId {
+        self.id
+    }
+
+    /// The runtime's thread state that this level uses.
+    ///
+    /// Context: normal.
+    pub fn thread_state(&self) -> T::ThreadState {
+        // SAFETY: this level's state is a T's.
+        unsafe { self.level().state.get() }
+    }
+
+    /// A guard of the interpreter; `None` in a daemon, which has none to clone.
+    ///
+    /// Context: normal.
+    #[track_caller]
+    pub fn guard(&self) -> Option<Guard<'r, T>> {
+        let parts = levels::guard_of(self.table, self.id)?;
+        // SAFETY: a level holds it, and cannot be released meanwhile; the payloads of the table are Ts.
+        Some(unsafe { Guard::from_raw(levels::clone_guard(self.table, parts, Site::caller())) })
+    }
+
+    /// Does this level hold no guard? Then the interpreter may finalize under it, unless another level of this thread
+    /// guards it.
+    ///
+    /// Context: normal.
+    pub fn is_daemon(&self) -> bool {
+        matches!(self.level().hold, Hold::Daemon)
+    }
+
+    /// Gives up this level's guard, or takes one. Other levels keep what they have, and the release of this one restores
+    /// what was.
+    ///
+    /// Context: normal.
+    ///
+    /// # Errors
+    /// `set_daemon(false)` on an interpreter that is closing or gone, and that no other level of this thread guards.
+    /// The level is a daemon as before.
+    ///
+    /// # Panics
+    /// If this is not the thread's innermost level.
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, thread_state};
+    /// # use refruntime::Interpreter;
+    /// let registry = Registry::new();
+    /// let id = Interpreter::locking().register(&registry)?;
+    /// let attached = thread_state::ensure_id(&registry, id)?;
+    /// attached.set_daemon(true)?;
+    /// assert_eq!(registry.outstanding(id), Some(0));
+    /// attached.set_daemon(false)?;
+    /// assert_eq!(registry.outstanding(id), Some(1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[track_caller]
+    pub fn set_daemon(&self, daemon: bool) -> Result<(), LookupError> {
+        let level = self.innermost();
+        set_daemon(self.table, &level, daemon)
+    }
+
+    /// Detaches, runs `f`, attaches again, also where `f` unwinds. While a guard is held, this cannot fail.
+    ///
+    /// If nothing is attached already, inside another `allow_threads` of this level, `f` just runs.
+    ///
+    /// Context: normal; waits as the runtime does to attach.
+    ///
+    /// # Errors
+    /// A daemon whose interpreter has been finalized meanwhile: nothing is attached from here on, and `f`'s result is in
+    /// the error.
+    ///
+    /// # Panics
+    /// If this is not the thread's innermost level, before `f` or after it.
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, thread_state};
+    /// # use refruntime::Interpreter;
+    /// # let registry = Registry::new();
+    /// # let id = Interpreter::locking().register(&registry)?;
+    /// let attached = thread_state::ensure_id(&registry, id)?;
+    /// let answer = attached.allow_threads(|| {
+    ///     assert_eq!(thread_state::current_id(), None);
+    ///     42
+    /// })?;
+    /// assert_eq!(thread_state::current_id(), Some(id));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn allow_threads<R>(&self, f: impl FnOnce() -> R) -> Result<R, Finalized<R>> {
+        let level = self.innermost();
+        // SAFETY: this level's state is a T's.
+        let state = unsafe { level.state.get::<T::ThreadState>() };
+        if level.lost {
+            return Err(Finalized { result: f() });
+        }
+        if T::attached() != Some(state) {
+            return Ok(f());
+        }
+        this_thread::set_attached(None);
+        // SAFETY: it is attached, as just asked.
+        unsafe { T::detach(state) };
+        let section = Detached { attached: self, state };
+        let result = f();
+        mem::forget(section);
+        assert!(self.is_innermost(), "an ensure inside allow_threads has not been released");
+        match self.attach_again(state) {
+            Ok(()) => Ok(result),
+            Err(_) => Err(Finalized { result }),
+        }
+    }
+
+    /// [`allow_threads`](Self::allow_threads), but a daemon whose interpreter has been finalized does not come back: it is
+    /// parked for good ([`park_for_good`](super::park_for_good)).
+    ///
+    /// Context: normal; waits as the runtime does to attach.
+    pub fn allow_threads_or_park<R>(&self, f: impl FnOnce() -> R) -> R {
+        self.allow_threads(f).unwrap_or_else(|_| super::park_for_good())
+    }
+
+    /// What dropping does, with an answer.
+    ///
+    /// Context: normal.
+    ///
+    /// # Errors
+    /// [`ReleaseError`]. Where nothing changed, the level stays as it is.
+    pub fn release(self) -> Result<(), ReleaseError> {
+        self.into_token().release_own()
+    }
+
+    /// This level as a number, for callers that cannot use RAII. It is not released until [`Token::release`].
+    ///
+    /// Context: normal.
+    pub fn into_token(self) -> Token {
+        let token = Token::new(self.serial);
+        mem::forget(self);
+        token
+    }
+
+    fn level(&self) -> Level {
+        levels::find(self.serial).expect("only this handle releases the level")
+    }
+
+    fn is_innermost(&self) -> bool {
+        levels::top().is_some_and(|top| top.serial == self.serial)
+    }
+
+    #[track_caller]
+    fn innermost(&self) -> Level {
+        let level = levels::top().filter(|top| top.serial == self.serial);
+        level.expect("a later ensure of this thread has not been released")
+    }
+
+    /// The end of an allow-threads section.
+    fn attach_again(&self, state: T::ThreadState) -> Result<(), LookupError> {
+        attach_kept::<T>(self.table, self.id, state).inspect_err(|_| levels::lose(self.table, self.id))?;
+        this_thread::set_attached(Some(self.id));
+        Ok(())
+    }
+}
+
+impl<T: Runtime> Drop for Attached<'_, T> {
+    fn drop(&mut self) {
+        match Token::new(self.serial).release_own() {
+            Ok(()) | Err(ReleaseError::Gone) => {}
+            Err(_) if std::thread::panicking() => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+impl<T: Runtime> fmt::Debug for Attached<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attached").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// An allow-threads section; dropped where it unwinds.
+struct Detached<'a, 'r, T: Runtime> {
+    attached: &'a Attached<'r, T>,
+    state: T::ThreadState,
+}
+
+impl<T: Runtime> Drop for Detached<'_, '_, T> {
+    fn drop(&mut self) {
+        if self.attached.is_innermost() {
+            // A daemon that has lost its interpreter goes on unwinding, detached.
+            let _ = self.attached.attach_again(self.state);
+        }
+    }
+}
+
+/// Attaches where a level of this thread guards the interpreter, or else through the gate: for as long as another's
+/// guard is out.
+fn attach_kept<T: Runtime>(
+    table: &Table,
+    id: InterpreterId,
+    state: T::ThreadState,
+) -> Result<(), LookupError> {
+    let entry = match levels::guard_of(table, id) {
+        Some(_) => None,
+        None => Some(table.enter(id)?),
+    };
+    // SAFETY: (1) the callers have left nothing attached, and `state` is this thread's; (2) the guard, or the entry.
+    unsafe { T::attach(state) };
+    drop(entry);
+    Ok(())
+}
+
+/// What is to be restored, and what keeps it until then.
+fn leave_behind<T: Runtime>(table: &Table, state: T::ThreadState, site: Site) -> Before {
+    let id = T::interpreter_of(state);
+    // SAFETY: the states of levels of this runtime are Ts'.
+    let level = levels::of_runtime(
+        TypeId::of::<T>(),
+        |level| unsafe { level.state.get::<T::ThreadState>() } == state,
+    );
+    let keep = match level {
+        Some(level) if level.table != TableRef::new(table) => match level.hold {
+            Hold::Own(_) | Hold::Covered => Keep::Covered,
+            Hold::Daemon => Keep::Runtime,
+        },
+        _ if levels::guard_of(table, id).is_some() => Keep::Covered,
+        _ => match table.lookup(id, site) {
+            Ok(guard) => Keep::Own(guard.into_parts()),
+            Err(LookupError::Finalizing) => Keep::Closing,
+            Err(LookupError::NotFound) => Keep::Runtime,
+        },
+    };
+    Before::State { state: Erased::new(state), id, keep }
+}
+
+/// Releases the innermost level of this thread, if that is `serial`.
+///
+/// # Safety
+/// 1. The level is of runtime `T`.
+/// 2. Its table lives.
+unsafe fn release<T: Runtime>(serial: u64) -> Result<(), ReleaseError> {
+    let level = innermost(serial)?;
+    // SAFETY: by (1) the level's states are Ts'.
+    let state = unsafe { level.state.get::<T::ThreadState>() };
+    if !level.lost && T::attached() != Some(state) {
+        return Err(ReleaseError::Detached);
+    }
+    // SAFETY: (2).
+    let table = unsafe { level.table() };
+    if cfg!(interp_guard_inject = "guard_before_restore") {
+        // SAFETY: put together here, and not below.
+        unsafe { give_up(table, &level) };
+    }
+    let restored = match level.before {
+        Before::Same => match level.lost {
+            true => Err(ReleaseError::Gone),
+            false => Ok(()),
+        },
+        Before::Nothing | Before::State { .. } => {
+            if !level.lost {
+                this_thread::set_attached(None);
+                if level.created || cfg!(interp_guard_inject = "destroy_borrowed") {
+                    // SAFETY: attached, as asked above; this level created it and is on its way out, and the levels
+                    // further in that used it are gone.
+                    unsafe { T::destroy(state) };
+                } else {
+                    // SAFETY: attached, as asked above.
+                    unsafe { T::detach(state) };
+                }
+            }
+            match level.before {
+                // SAFETY: by (1) a T's state.
+                Before::State { state, id, keep } => restore::<T>(table, unsafe { state.get() }, id, keep),
+                _ => Ok(()),
+            }
+        }
+    };
+    this_thread::set_attached(level.noted_before.filter(|_| restored.is_ok()));
+    levels::pop();
+    if !cfg!(interp_guard_inject = "guard_before_restore") {
+        // SAFETY: popped above: put together once.
+        unsafe { give_up(table, &level) };
+    }
+    restored
+}
+
+fn restore<T: Runtime>(
+    table: &Table,
+    state: T::ThreadState,
+    id: InterpreterId,
+    keep: Keep,
+) -> Result<(), ReleaseError> {
+    match keep {
+        // SAFETY: (1) nothing is attached; the state was on this thread before; (2) guarded by this level or one
+        // further out; or the runtime's own affair.
+        Keep::Own(_) | Keep::Covered | Keep::Runtime => unsafe { T::attach(state) },
+        Keep::Closing => attach_kept::<T>(table, id, state).map_err(|_| ReleaseError::Gone)?,
+    }
+    Ok(())
+}
+
+/// The innermost level, if that is `serial`.
+pub(super) fn innermost(serial: u64) -> Result<Level, ReleaseError> {
+    match levels::top() {
+        Some(top) if top.serial == serial => Ok(top),
+        _ if levels::find(serial).is_some() => Err(ReleaseError::OutOfOrder),
+        _ => Err(ReleaseError::Unknown),
+    }
+}
+
+/// Gives up the guards of a level: of what it had left behind, then its own.
+///
+/// # Safety
+/// `table` is the level's. The guards are used no more.
+unsafe fn give_up(table: &Table, level: &Level) {
+    if let Before::State { keep: Keep::Own(parts), .. } = level.before {
+        // SAFETY: the caller's promise.
+        drop(unsafe { RawGuard::from_parts(table, parts) });
+    }
+    // SAFETY: the caller's promise.
+    unsafe { give_up_hold(table, level.hold) };
+}
+
+/// # Safety
+/// `hold` is one of `table`, and used no more.
+pub(super) unsafe fn give_up_hold(table: &Table, hold: Hold) {
+    if let Hold::Own(parts) = hold {
+        // SAFETY: the caller's promise.
+        drop(unsafe { RawGuard::from_parts(table, parts) });
+    }
+}
+
+/// See [`Attached::set_daemon`]. `level` is the innermost, and of `table`.
+#[track_caller]
+pub(super) fn set_daemon(table: &Table, level: &Level, daemon: bool) -> Result<(), LookupError> {
+    let site = Site::caller();
+    let hold = match (daemon, level.hold) {
+        (true, _) => Hold::Daemon,
+        (false, Hold::Daemon) if level.lost => return Err(LookupError::NotFound),
+        (false, Hold::Daemon) => {
+            cover(table, level.id, || table.lookup(level.id, site).map(RawGuard::into_parts))?
+        }
+        (false, hold @ (Hold::Own(_) | Hold::Covered)) => hold,
+    };
+    levels::change(level.serial, |level| level.hold = hold);
+    if cfg!(interp_guard_inject = "daemon_flag_outer") {
+        levels::change_next(level.serial, |outer| outer.hold = hold);
+    }
+    if daemon {
+        // SAFETY: taken out of the level above.
+        unsafe { give_up_hold(table, level.hold) };
+    }
+    Ok(())
+}
+
+/// Under the guard of another level of this thread, or else the one that `take` takes.
+#[inline]
+pub(super) fn cover<E>(
+    table: &Table,
+    id: InterpreterId,
+    take: impl FnOnce() -> Result<GuardParts, E>,
+) -> Result<Hold, E> {
+    match levels::guard_of(table, id) {
+        Some(_) => Ok(Hold::Covered),
+        None => take().map(Hold::Own),
+    }
+}

@@ -1,0 +1,301 @@
+//! The ensure levels of one thread, innermost last: which interpreter, under which guard, and what to restore.
+//!
+//! One stack per thread for all registries and runtimes, so the levels carry no types. A table is told by its address and
+//! its serial number together: an address alone may be that of a later table, if a level was leaked. No level is
+//! followed to its table but by those who know that the table lives: the level's own handle, and functions that are
+//! given the table.
+//!
+//! The stack hangs on a word of the thread ([`this_thread`]), is made by the thread's first level and goes with the
+//! thread. Handlers do not come here.
+
+use crate::signal_safe::guard::{GuardParts, RawGuard};
+use crate::signal_safe::table::Table;
+use crate::signal_safe::this_thread;
+use crate::{InterpreterId, Site};
+use std::any::TypeId;
+use std::mem::{ManuallyDrop, MaybeUninit};
+use std::ptr;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// One ensure that has not been released.
+#[derive(Clone, Copy)]
+pub(crate) struct Level {
+    /// Tells it from all other levels of the process, for all practical purposes.
+    pub serial: u64,
+    pub table: TableRef,
+    pub id: InterpreterId,
+    pub hold: Hold,
+    /// The runtime's type.
+    pub runtime: TypeId,
+    /// The thread state that this level has attached or found attached.
+    pub state: Erased,
+    /// Did the ensure create it?
+    pub created: bool,
+    /// A daemon's re-attach was refused: nothing is attached, and `state` has gone with its interpreter.
+    pub lost: bool,
+    pub before: Before,
+    /// What handlers were told to be attached before.
+    pub noted_before: Option<InterpreterId>,
+    /// Releases this level, of whatever runtime it is.
+    pub release: unsafe fn(u64) -> Result<(), super::ReleaseError>,
+}
+
+/// What keeps a level's interpreter from finalizing.
+#[derive(Clone, Copy)]
+pub(crate) enum Hold {
+    /// A guard of its own.
+    Own(GuardParts),
+    /// The guard of a level further out, which is released later.
+    Covered,
+    /// Nothing: a daemon.
+    Daemon,
+}
+
+/// What was attached before a level, to be restored by its release.
+#[derive(Clone, Copy)]
+pub(crate) enum Before {
+    /// The thread state that the level uses itself.
+    Same,
+    Nothing,
+    /// One of another interpreter.
+    State {
+        state: Erased,
+        id: InterpreterId,
+        keep: Keep,
+    },
+}
+
+/// What keeps the interpreter that was left behind.
+#[derive(Clone, Copy)]
+pub(crate) enum Keep {
+    /// A guard of the level's table.
+    Own(GuardParts),
+    /// The guard of a level further out.
+    Covered,
+    /// Nothing: it was closing already.
+    Closing,
+    /// Its runtime: no registry that this level knows has it.
+    Runtime,
+}
+
+/// Which table; see the module.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TableRef {
+    address: *const Table,
+    serial: u32,
+}
+
+impl TableRef {
+    pub fn new(table: &Table) -> Self {
+        Self { address: table, serial: table.serial() }
+    }
+}
+
+/// A thread state of any runtime, as bytes.
+#[derive(Clone, Copy)]
+pub(crate) struct Erased(MaybeUninit<[*const (); 2]>);
+
+impl Erased {
+    pub fn new<S: Copy>(state: S) -> Self {
+        const { assert!(size_of::<S>() <= size_of::<Self>() && align_of::<S>() <= align_of::<Self>()) };
+        let mut bytes = MaybeUninit::uninit();
+        // SAFETY: checked above: it fits.
+        unsafe { ptr::from_mut(&mut bytes).cast::<S>().write(state) };
+        Self(bytes)
+    }
+
+    /// # Safety
+    /// Made of an `S`.
+    pub unsafe fn get<S: Copy>(self) -> S {
+        // SAFETY: the caller's promise; it fits, checked in `new`.
+        unsafe { ptr::from_ref(&self.0).cast::<S>().read() }
+    }
+}
+
+struct Levels {
+    stack: Vec<Level>,
+    next_serial: u64,
+    /// The thread's destructors have run: whoever empties the stack frees it.
+    orphaned: bool,
+}
+
+/// Frees the stack when the thread ends.
+struct Reaper;
+
+impl Drop for Reaper {
+    fn drop(&mut self) {
+        if let Some(levels) = borrow() {
+            levels.orphaned = true;
+            free_if_orphaned();
+        }
+    }
+}
+
+thread_local! {
+    static REAPER: Reaper = const { Reaper };
+}
+
+/// The calling thread's stack. Each function below lets go of it before it returns or calls what is not in this file.
+fn borrow<'t>() -> Option<&'t mut Levels> {
+    // SAFETY: null, or made by `make` on this thread and not freed; no other borrow of it is in use, as said above, and
+    // handlers have none.
+    unsafe { this_thread::levels().cast::<Levels>().as_mut() }
+}
+
+#[cold]
+fn make<'t>() -> &'t mut Levels {
+    /// Threads that have had a stack.
+    static THREADS: AtomicU64 = AtomicU64::new(0);
+    // Relaxed: the numbers have to differ, nothing else. The low 40 bits count the thread's levels.
+    let next_serial = ((THREADS.fetch_add(1, Ordering::Relaxed) + 1) << 40) | 1;
+    let orphaned = REAPER.try_with(|_| ()).is_err();
+    let levels = Box::leak(Box::new(Levels { stack: Vec::with_capacity(8), next_serial, orphaned }));
+    this_thread::set_levels(ptr::from_mut(levels).cast());
+    levels
+}
+
+fn free_if_orphaned() {
+    let levels = this_thread::levels().cast::<Levels>();
+    if borrow().is_some_and(|levels| levels.orphaned && levels.stack.is_empty()) {
+        this_thread::set_levels(ptr::null_mut());
+        // SAFETY: made by `make` from a box, and nobody finds it any more.
+        drop(unsafe { Box::from_raw(levels) });
+    }
+}
+
+/// Enters a level, whose serial number it chooses and returns.
+#[inline]
+pub(crate) fn push(level: Level) -> u64 {
+    let levels = match borrow() {
+        Some(levels) => levels,
+        None => make(),
+    };
+    let serial = levels.next_serial;
+    levels.next_serial = levels.next_serial.wrapping_add(1).max(1);
+    levels.stack.push(Level { serial, ..level });
+    serial
+}
+
+/// Takes the innermost level away.
+#[inline]
+pub(crate) fn pop() {
+    if let Some(levels) = borrow() {
+        levels.stack.pop();
+        if levels.orphaned {
+            free_if_orphaned();
+        }
+    }
+}
+
+/// The innermost level.
+#[inline]
+pub(crate) fn top() -> Option<Level> {
+    borrow()?.stack.last().copied()
+}
+
+/// The level with this serial number.
+pub(crate) fn find(serial: u64) -> Option<Level> {
+    find_map(|level| (level.serial == serial).then_some(*level))
+}
+
+/// Changes the level with this serial number.
+pub(crate) fn change(serial: u64, change: impl FnOnce(&mut Level)) {
+    let levels = borrow().map(|levels| levels.stack.as_mut_slice()).unwrap_or_default();
+    if let Some(level) = levels.iter_mut().rev().find(|level| level.serial == serial) {
+        change(level);
+    }
+}
+
+/// Notes that `id` has gone under its daemon levels.
+pub(crate) fn lose(table: &Table, id: InterpreterId) {
+    let table = TableRef::new(table);
+    for level in borrow().map(|levels| levels.stack.as_mut_slice()).unwrap_or_default() {
+        level.lost |= level.table == table && level.id == id;
+    }
+}
+
+/// For a broken twin: changes the level around the one with this serial number.
+pub(crate) fn change_next(serial: u64, change: impl FnOnce(&mut Level)) {
+    let levels = borrow().map(|levels| levels.stack.as_mut_slice()).unwrap_or_default();
+    if let Some(outer) = levels.iter_mut().rev().skip_while(|level| level.serial != serial).nth(1) {
+        change(outer);
+    }
+}
+
+/// Looks through the levels from the innermost out.
+fn find_map<R>(f: impl FnMut(&Level) -> Option<R>) -> Option<R> {
+    borrow()?.stack.iter().rev().find_map(f)
+}
+
+/// The guard, if any, by which a level of this thread keeps `id` from finalizing.
+#[inline]
+pub(crate) fn guard_of(table: &Table, id: InterpreterId) -> Option<GuardParts> {
+    let table = TableRef::new(table);
+    find_map(|level| level.guards().find(|parts| level.table == table && parts.id == id))
+}
+
+/// A thread state that the levels remember for `id`.
+pub(crate) fn state_of(table: &Table, id: InterpreterId) -> Option<Erased> {
+    let table = TableRef::new(table);
+    find_map(|level| match level.before {
+        _ if level.table != table => None,
+        _ if level.id == id => Some(level.state),
+        Before::State { state, id: left, .. } if left == id => Some(state),
+        _ => None,
+    })
+}
+
+/// The innermost level of runtime `runtime` that `is` accepts.
+pub(crate) fn of_runtime(runtime: TypeId, mut is: impl FnMut(&Level) -> bool) -> Option<Level> {
+    find_map(|level| (level.runtime == runtime && is(level)).then_some(*level))
+}
+
+/// For a forked child: calls `f` with every guard of `table` that this thread's levels hold, to be counted anew.
+#[allow(dead_code, reason = "for the fork hooks")]
+pub(crate) fn for_each_guard(table: &Table, mut f: impl FnMut(&mut GuardParts)) {
+    let table = TableRef::new(table);
+    for level in borrow().map(|levels| levels.stack.as_mut_slice()).unwrap_or_default() {
+        if level.table == table {
+            level.guards_mut().into_iter().flatten().for_each(&mut f);
+        }
+    }
+}
+
+impl Level {
+    /// The guards that this level holds: its own, and that of what it left behind.
+    fn guards(&self) -> impl Iterator<Item = GuardParts> {
+        let mut level = *self;
+        level.guards_mut().map(|parts| parts.copied()).into_iter().flatten()
+    }
+
+    fn guards_mut(&mut self) -> [Option<&mut GuardParts>; 2] {
+        let own = match &mut self.hold {
+            Hold::Own(parts) => Some(parts),
+            Hold::Covered | Hold::Daemon => None,
+        };
+        let kept = match &mut self.before {
+            Before::State { keep: Keep::Own(parts), .. } => Some(parts),
+            _ => None,
+        };
+        [own, kept]
+    }
+
+    /// The level's table.
+    ///
+    /// # Safety
+    /// It lives.
+    pub unsafe fn table<'r>(&self) -> &'r Table {
+        // SAFETY: the caller's promise.
+        unsafe { &*self.table.address }
+    }
+}
+
+/// Another guard of the interpreter that `parts` guard.
+///
+/// # Safety
+/// `parts` are a guard of `table` that is not given up during the call.
+pub(crate) unsafe fn clone_guard(table: &Table, parts: GuardParts, site: Site) -> RawGuard<'_> {
+    // SAFETY: never dropped, so it does not count as put together.
+    let guard = ManuallyDrop::new(unsafe { RawGuard::from_parts(table, parts) });
+    guard.clone_at(site)
+}

@@ -1,0 +1,92 @@
+//! What a runtime supplies.
+
+use crate::InterpreterId;
+use std::fmt;
+
+/// An interpreter of a runtime whose threads this library attaches and detaches.
+///
+/// The type that is registered implements it: `Registry<MyInterpreter>`. The operations are those of the runtime's own
+/// interface, each for the calling thread. With a lock per interpreter, *attached* means to hold it, and
+/// [`attach`](Self::attach) waits for it; without one, it means to be known to the collector, or whatever gives a thread
+/// the right to touch the interpreter's objects.
+///
+/// In CPython's terms: `attached` is `PyThreadState_GetUnchecked`, `create` is `PyThreadState_New`, `attach` and `detach`
+/// are `PyEval_RestoreThread` and `PyEval_SaveThread`, `destroy` is `PyThreadState_Clear` and `PyThreadState_DeleteCurrent`,
+/// and `remembered` asks `PyGILState_GetThisThreadState`.
+///
+/// Every interpreter's ID is unique among those of the type, whichever registry they are in.
+///
+/// # Safety
+/// 1. `attached` answers what the last `attach`, `detach` or `destroy` on this thread left, by whomever it was called.
+/// 2. `attach(state)` returns with `state` attached, `detach` and `destroy` with nothing attached.
+/// 3. `state` from `create` or `remembered` belongs to `self` and to the calling thread, and stays valid until it is
+///    destroyed or `self` is finalized.
+/// 4. None of them unwinds.
+/// 5. To drop a `Self` whose thread states still exist is sound, attached ones included.
+pub unsafe trait Runtime: Send + Sync + Sized + 'static {
+    /// A handle: one or two words.
+    type ThreadState: Copy + Eq + 'static;
+
+    /// What is attached on the calling thread.
+    fn attached() -> Option<Self::ThreadState>;
+
+    /// The interpreter of a thread state. Called with states that are attached on the calling thread.
+    fn interpreter_of(state: Self::ThreadState) -> InterpreterId;
+
+    /// Makes a thread state of this interpreter for the calling thread, without attaching it. Another interpreter may
+    /// be attached.
+    ///
+    /// # Errors
+    /// What the runtime lacks for it.
+    fn create(&self) -> Result<Self::ThreadState, CreateError>;
+
+    /// A detached thread state of this interpreter for the calling thread that the runtime itself remembers, if it does
+    /// that. Asked before one is created.
+    fn remembered(&self) -> Option<Self::ThreadState> {
+        None
+    }
+
+    /// Attaches; waits as long as it takes.
+    ///
+    /// # Safety
+    /// 1. Nothing is attached on the calling thread, to which `state` belongs.
+    /// 2. Until the call has returned, the interpreter is not taken out of its registry. (Where no registry has it: as
+    ///    when the native code that had `state` attached re-attaches it itself.)
+    unsafe fn attach(state: Self::ThreadState);
+
+    /// Detaches.
+    ///
+    /// # Safety
+    /// `state` is attached on the calling thread.
+    unsafe fn detach(state: Self::ThreadState);
+
+    /// Destroys a thread state, leaving nothing attached. May run the interpreter's code, nested ensures included.
+    ///
+    /// # Safety
+    /// `state` is attached on the calling thread, came from [`create`](Self::create), and is not used any more.
+    unsafe fn destroy(state: Self::ThreadState);
+}
+
+/// A runtime could not make a thread state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CreateError(&'static str);
+
+impl CreateError {
+    /// With the reason, for people.
+    ///
+    /// ```
+    /// let error = interp_guard::thread_state::CreateError::new("no memory");
+    /// assert_eq!(error.to_string(), "no thread state could be made: no memory");
+    /// ```
+    pub const fn new(reason: &'static str) -> Self {
+        Self(reason)
+    }
+}
+
+impl fmt::Display for CreateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no thread state could be made: {}", self.0)
+    }
+}
+
+impl std::error::Error for CreateError {}
