@@ -48,4 +48,7 @@ pub use signal_safe::word::{InterpreterId, InvalidId};
 /// Guards without their interpreter's type, as plain data: for bindings to other languages.
 pub mod raw {
     pub use crate::signal_safe::guard::{GuardParts, OverRelease, RawGuard};
+    /// How many guards a ledger can record at a time. A ticket that is not 0, modulo this, is a number that no other
+    /// recorded guard of the registry has meanwhile.
+    pub use crate::signal_safe::ledger::ENTRIES as LEDGER_ENTRIES;
 }

@@ -1,0 +1,188 @@
+"""Keep a Python interpreter from finalizing while you use it.
+
+A *guard* is a strong reference to an interpreter: while one exists, the interpreter cannot finalize. A *view* is a weak
+one: it remembers an interpreter and can be turned into a guard while that is alive. Importing this package registers the
+calling interpreter; an interpreter in which nobody imported it is unknown here.
+
+C and C++ extensions include ``pep788.h`` from ``get_include()``.
+"""
+
+import os as _os
+import warnings as _warnings
+
+from . import _native
+from ._native import _C_API  # noqa: F401  what pep788.h imports
+
+__all__ = [
+    "Guard",
+    "InterpreterNotFound",
+    "View",
+    "current",
+    "drain",
+    "get_include",
+    "holders",
+    "lookup",
+    "main",
+]
+__version__ = "0.1.0"
+
+try:
+    _FinalizationError = PythonFinalizationError
+except NameError:  # before 3.13
+    _FinalizationError = RuntimeError
+
+# The numbers of `ig_status`.
+_OK, _NOT_FOUND, _FINALIZING = 0, 1, 2
+_TIMEOUT, _WOULD_DEADLOCK, _ALREADY_CLOSING = 7, 8, 9
+
+
+class InterpreterNotFound(LookupError):
+    """No interpreter has this ID: nobody imported interp_guard in it, or it has finalized."""
+
+
+class View(int):
+    """A weak reference to an interpreter: its ID, which is never used again for another one."""
+
+    __slots__ = ()
+
+    @property
+    def id(self):
+        return int(self)
+
+    def guard(self):
+        """Takes a guard, if the interpreter is alive. The same as ``lookup``."""
+        return lookup(self)
+
+    def __repr__(self):
+        return f"interp_guard.View({int(self)})"
+
+    def __str__(self):
+        return int.__repr__(self)
+
+
+class Guard:
+    """A strong reference to an interpreter. Made by ``lookup``; a context manager that closes itself.
+
+    One that is forgotten closes itself too, with a ``ResourceWarning``.
+    """
+
+    __slots__ = ("_id", "_word", "__weakref__")
+
+    def __init__(self):
+        raise TypeError("guards are made by interp_guard.lookup()")
+
+    @classmethod
+    def _of(cls, id, word):
+        self = object.__new__(cls)
+        self._id = id
+        self._word = word
+        return self
+
+    @property
+    def id(self):
+        return self._id
+
+    @property
+    def closed(self):
+        return self._word is None
+
+    def view(self):
+        """A view of the same interpreter."""
+        return View(self._id)
+
+    def duplicate(self):
+        """Another guard of the same interpreter. Succeeds also while that is closing."""
+        if self._word is None:
+            raise ValueError("the guard is closed")
+        return Guard._of(self._id, _native.duplicate(self._word))
+
+    def close(self):
+        """Gives the guard up. Closing it again does nothing."""
+        word, self._word = self._word, None
+        if word is not None:
+            _native.release(word)
+
+    def __enter__(self):
+        if self._word is None:
+            raise ValueError("the guard is closed")
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+    def __del__(self, _warn=_warnings.warn, _release=_native.release):
+        word = getattr(self, "_word", None)
+        if word is not None:
+            self._word = None
+            _release(word)
+            _warn(f"guard of interpreter {self._id} was never closed", ResourceWarning, 2, source=self)
+
+    def __repr__(self):
+        state = " closed" if self._word is None else ""
+        return f"<interp_guard.Guard of {self._id}{state}>"
+
+
+def current():
+    """A view of the calling interpreter."""
+    return View(_native.current_id())
+
+
+def main():
+    """A view of the main interpreter."""
+    return View(_native.main_id())
+
+
+def _refuse(id, status):
+    if status == _NOT_FOUND:
+        raise InterpreterNotFound(
+            f"no interpreter {id}: nobody imported interp_guard in it, or it has finalized"
+        )
+    raise _FinalizationError(f"interpreter {id} is finalizing and gives out no more guards")
+
+
+def lookup(id):
+    """Takes a guard of the interpreter that has this ID.
+
+    Raises ``InterpreterNotFound`` if there is none, and ``PythonFinalizationError`` (``RuntimeError`` before 3.13) if it
+    is closing.
+    """
+    id = View(id)
+    word = _native.acquire(id)
+    if word <= 0:
+        _refuse(id, -word)
+    return Guard._of(id, word)
+
+
+def drain(id, timeout=None):
+    """Closes an interpreter for good and waits, at most ``timeout`` seconds, until nobody guards it.
+
+    What it is good for: a subinterpreter whose owner is about to destroy it from another interpreter. Raises
+    ``TimeoutError``, which says who holds guards; the interpreter stays closed then, and can be drained again.
+    """
+    id = View(id)
+    status, report = _native.drain(id, -1 if timeout is None else max(0, int(timeout * 1e9)))
+    if status == _OK:
+        return
+    if status == _TIMEOUT:
+        raise TimeoutError(report)
+    if status == _WOULD_DEADLOCK:
+        raise RuntimeError(f"this thread is inside an ensure of interpreter {id} and would wait for itself")
+    if status == _ALREADY_CLOSING:
+        raise RuntimeError(f"another thread is draining interpreter {id}")
+    if status == _NOT_FOUND:
+        _refuse(id, status)
+    raise RuntimeError(report)
+
+
+def holders(id):
+    """How many guards of an interpreter are out. Raises ``InterpreterNotFound`` if there is no such interpreter."""
+    id = View(id)
+    out = _native.outstanding(id)
+    if out is None:
+        _refuse(id, _NOT_FOUND)
+    return out
+
+
+def get_include():
+    """The directory that has ``pep788.h``."""
+    return _os.path.join(_os.path.dirname(_os.path.abspath(__file__)), "include")

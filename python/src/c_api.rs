@@ -1,0 +1,318 @@
+//! The function table behind `pep788.h`, which an extension finds in the capsule `interp_guard._C_API`.
+//!
+//! One static table per process, the same for every interpreter and extension. Fields are only ever appended; `size`
+//! tells an extension how many there are. The header says for each function where it may run.
+
+use crate::levels::{self, Level, Misuse};
+use crate::shutdown::{self, Drained};
+use crate::table::{self, Interpreter, REGISTRY};
+use crate::word::{GuardWord, ViewWord};
+use interp_guard::raw::{OverRelease, RawGuard};
+use interp_guard::{Guard, InterpreterId, LookupError, Site};
+use pyo3_ffi::{self as ffi, PyInterpreterState};
+use std::ffi::{CStr, c_int, c_void};
+use std::mem::ManuallyDrop;
+use std::ptr::{null_mut, without_provenance_mut};
+use std::time::Duration;
+
+/// Status numbers, the same as `ig_status` of the C interface.
+pub mod status {
+    use std::ffi::c_int;
+    pub const OK: c_int = 0;
+    pub const NOT_FOUND: c_int = 1;
+    pub const FINALIZING: c_int = 2;
+    pub const INVALID: c_int = 6;
+    pub const TIMEOUT: c_int = 7;
+    pub const WOULD_DEADLOCK: c_int = 8;
+    pub const ALREADY_CLOSING: c_int = 9;
+    pub const INTERNAL: c_int = 11;
+}
+
+/// `PyInterpreterGuard *`: a [`GuardWord`] dressed as a pointer.
+type GuardPointer = *mut c_void;
+/// `PyInterpreterView *`: a [`ViewWord`] dressed as a pointer.
+type ViewPointer = *mut c_void;
+
+/// `InterpGuard`: zeroed, it guards nothing.
+#[repr(C)]
+pub struct InterpGuard {
+    word: u64,
+    id: i64,
+    reserved: [u64; 2],
+}
+
+const ABI: u32 = 1;
+
+/// `struct InterpGuard_API` in the header.
+#[repr(C)]
+pub struct Table {
+    abi: u32,
+    size: u32,
+    guard_from_current: unsafe extern "C" fn() -> GuardPointer,
+    guard_from_view: unsafe extern "C" fn(ViewPointer) -> GuardPointer,
+    guard_close: unsafe extern "C" fn(GuardPointer),
+    view_from_current: unsafe extern "C" fn() -> ViewPointer,
+    view_from_main: unsafe extern "C" fn() -> ViewPointer,
+    view_close: unsafe extern "C" fn(ViewPointer),
+    ensure: unsafe extern "C" fn(GuardPointer) -> *mut Level,
+    ensure_from_view: unsafe extern "C" fn(ViewPointer) -> *mut Level,
+    release: unsafe extern "C" fn(*mut Level),
+    lookup: unsafe extern "C" fn(i64, *mut InterpGuard) -> c_int,
+    dup: unsafe extern "C" fn(*const InterpGuard, *mut InterpGuard) -> c_int,
+    close: unsafe extern "C" fn(*mut InterpGuard) -> c_int,
+    interpreter: unsafe extern "C" fn(*const InterpGuard) -> *mut PyInterpreterState,
+    id: unsafe extern "C" fn(*const InterpGuard) -> i64,
+    ensure_guard: unsafe extern "C" fn(*const InterpGuard) -> *mut Level,
+    ensure_id: unsafe extern "C" fn(i64) -> *mut Level,
+    release_checked: unsafe extern "C" fn(*mut Level) -> c_int,
+    drain: unsafe extern "C" fn(i64, i64) -> c_int,
+    current_id: unsafe extern "C" fn() -> i64,
+}
+
+/// What the capsule points to.
+pub static TABLE: Table = Table {
+    abi: ABI,
+    size: size_of::<Table>() as u32,
+    guard_from_current,
+    guard_from_view,
+    guard_close,
+    view_from_current,
+    view_from_main,
+    view_close,
+    ensure,
+    ensure_from_view,
+    release,
+    lookup,
+    dup,
+    close,
+    interpreter,
+    id,
+    ensure_guard,
+    ensure_id,
+    release_checked,
+    drain,
+    current_id,
+};
+
+fn as_pointer(bits: u64) -> *mut c_void {
+    without_provenance_mut(bits as usize)
+}
+
+fn view_of(view: ViewPointer) -> Option<InterpreterId> {
+    ViewWord::from_bits(view as u64)?.id()
+}
+
+fn status_of(refused: LookupError) -> c_int {
+    match refused {
+        LookupError::NotFound => status::NOT_FOUND,
+        LookupError::Finalizing => status::FINALIZING,
+    }
+}
+
+/// `name` is an exported function whose caller's address goes to `body` as one more argument, the ledger's call site.
+macro_rules! with_call_site {
+    ($name:ident($($type:ty),*) -> $result:ty, $register:literal, $body:path) => {
+        #[unsafe(naked)]
+        unsafe extern "C" fn $name($(_: $type),*) -> $result {
+            // On entry the return address is at the top of the stack; `body` is entered as if called directly.
+            core::arch::naked_asm!(concat!("mov ", $register, ", [rsp]"), "jmp {body}", body = sym $body)
+        }
+    };
+}
+
+with_call_site!(guard_from_current() -> GuardPointer, "rdi", guard_from_current_at);
+with_call_site!(guard_from_view(ViewPointer) -> GuardPointer, "rsi", guard_from_view_at);
+with_call_site!(ensure(GuardPointer) -> *mut Level, "rsi", ensure_at);
+with_call_site!(ensure_from_view(ViewPointer) -> *mut Level, "rsi", ensure_from_view_at);
+with_call_site!(lookup(i64, *mut InterpGuard) -> c_int, "rdx", lookup_at);
+with_call_site!(dup(*const InterpGuard, *mut InterpGuard) -> c_int, "rdx", dup_at);
+with_call_site!(ensure_guard(*const InterpGuard) -> *mut Level, "rsi", ensure_guard_at);
+with_call_site!(ensure_id(i64) -> *mut Level, "rsi", ensure_id_at);
+
+fn token(level: Result<std::ptr::NonNull<Level>, levels::Refused>) -> *mut Level {
+    level.map_or(null_mut(), std::ptr::NonNull::as_ptr)
+}
+
+/// Sets the exception that says that the current interpreter gives out no guards.
+///
+/// # Safety
+/// The caller is attached.
+pub unsafe fn set_no_guard() {
+    // SAFETY: attached; objects are checked for null and given back.
+    unsafe {
+        if table::registered().is_null() {
+            let text = c"this interpreter is not registered: import interp_guard in it first";
+            ffi::PyErr_SetString(ffi::PyExc_RuntimeError, text.as_ptr());
+            return;
+        }
+        let builtins = ffi::PyImport_ImportModule(c"builtins".as_ptr());
+        let error = match builtins.is_null() {
+            true => null_mut(),
+            false => ffi::PyObject_GetAttrString(builtins, c"PythonFinalizationError".as_ptr()),
+        };
+        ffi::PyErr_Clear();
+        let kind = if error.is_null() { ffi::PyExc_RuntimeError } else { error };
+        ffi::PyErr_SetString(kind, c"the interpreter is finalizing and gives out no more guards".as_ptr());
+        ffi::Py_XDECREF(error);
+        ffi::Py_XDECREF(builtins);
+    }
+}
+
+unsafe extern "C" fn guard_from_current_at(caller: usize) -> GuardPointer {
+    // SAFETY: the header asks for an attached caller.
+    let (_, id) = unsafe { table::current() };
+    if let Some(Ok(guard)) = id.map(|id| REGISTRY.lookup_at(id, Site::code(caller))) {
+        return as_pointer(GuardWord::new(guard).bits());
+    }
+    // SAFETY: as above.
+    unsafe { set_no_guard() };
+    null_mut()
+}
+
+unsafe extern "C" fn guard_from_view_at(view: ViewPointer, caller: usize) -> GuardPointer {
+    match view_of(view).map(|id| REGISTRY.lookup_at(id, Site::code(caller))) {
+        Some(Ok(guard)) => as_pointer(GuardWord::new(guard).bits()),
+        _ => null_mut(),
+    }
+}
+
+unsafe extern "C" fn guard_close(guard: GuardPointer) {
+    if let Some(word) = GuardWord::from_bits(guard as u64) {
+        // SAFETY: the header says that a guard is closed once.
+        drop(unsafe { word.into_guard() });
+    }
+}
+
+unsafe extern "C" fn view_from_current() -> ViewPointer {
+    // SAFETY: the header asks for an attached caller.
+    let (_, id) = unsafe { table::current() };
+    match id {
+        Some(id) => as_pointer(ViewWord::new(id).bits()),
+        None => {
+            // SAFETY: as above.
+            unsafe { ffi::PyErr_SetString(ffi::PyExc_RuntimeError, c"this interpreter has no ID".as_ptr()) };
+            null_mut()
+        }
+    }
+}
+
+unsafe extern "C" fn view_from_main() -> ViewPointer {
+    table::main_id().map_or(null_mut(), |id| as_pointer(ViewWord::new(id).bits()))
+}
+
+unsafe extern "C" fn view_close(_: ViewPointer) {}
+
+/// The guard behind a word, without giving it up; `None` for a word that is none, and for a guard from before a fork.
+///
+/// # Safety
+/// A word that can be a guard is one that is not closed yet.
+unsafe fn borrow(bits: u64) -> Option<ManuallyDrop<Guard<'static, Interpreter>>> {
+    // SAFETY: the caller's promise.
+    unsafe { GuardWord::from_bits(bits)?.borrow() }
+}
+
+unsafe extern "C" fn ensure_at(guard: GuardPointer, caller: usize) -> *mut Level {
+    // SAFETY: the header asks for a guard that is not closed yet.
+    unsafe { borrow(guard as u64) }
+        .map_or(null_mut(), |guard| token(levels::ensure(&guard, Site::code(caller))))
+}
+
+unsafe extern "C" fn ensure_from_view_at(view: ViewPointer, caller: usize) -> *mut Level {
+    view_of(view).map_or(null_mut(), |id| token(levels::ensure_id(id, Site::code(caller))))
+}
+
+unsafe extern "C" fn release(level: *mut Level) {
+    let what: &CStr = match levels::release(level) {
+        Ok(()) => return,
+        Err(Misuse::OutOfOrder) => {
+            c"PyThreadState_Release: this token is not that of the innermost PyThreadState_Ensure of this thread"
+        }
+        Err(Misuse::NotAttached) => {
+            c"PyThreadState_Release: the thread state of this PyThreadState_Ensure is not attached"
+        }
+    };
+    // SAFETY: ends the process; callable always.
+    unsafe { ffi::Py_FatalError(what.as_ptr()) }
+}
+
+unsafe extern "C" fn release_checked(level: *mut Level) -> c_int {
+    levels::release(level).map_or(status::INVALID, |()| status::OK)
+}
+
+unsafe extern "C" fn lookup_at(id: i64, out: *mut InterpGuard, caller: usize) -> c_int {
+    let Ok(id) = InterpreterId::try_from(id) else { return status::NOT_FOUND };
+    let (word, answer) = match REGISTRY.lookup_at(id, Site::code(caller)) {
+        Ok(guard) => (GuardWord::new(guard).bits(), status::OK),
+        Err(refused) => (0, status_of(refused)),
+    };
+    // SAFETY: the header asks for a writable `out`.
+    unsafe { out.write(InterpGuard { word, id: id.into(), reserved: [0; 2] }) };
+    answer
+}
+
+unsafe extern "C" fn dup_at(guard: *const InterpGuard, out: *mut InterpGuard, caller: usize) -> c_int {
+    // SAFETY: the header asks for a readable guard, null excepted, that is zeroed or not closed yet.
+    let Some((guard, from)) = (unsafe { guard.as_ref().and_then(|from| Some((borrow(from.word)?, from))) })
+    else {
+        return status::INVALID;
+    };
+    let word = GuardWord::new(guard.clone_at(Site::code(caller))).bits();
+    // SAFETY: the header asks for a writable `out`.
+    unsafe { out.write(InterpGuard { word, id: from.id, reserved: [0; 2] }) };
+    status::OK
+}
+
+unsafe extern "C" fn close(guard: *mut InterpGuard) -> c_int {
+    // SAFETY: the header asks for a readable and writable guard, null excepted.
+    let Some(guard) = (unsafe { guard.as_mut() }) else { return status::INVALID };
+    let Some(word) = GuardWord::from_bits(std::mem::take(&mut guard.word)) else { return status::INVALID };
+    guard.id = 0;
+    // SAFETY: the word was taken out, so that this guard is closed once; what was closed through a copy, the ledger knows,
+    // if it is on.
+    let raw: RawGuard<'_> = unsafe { word.into_guard() }.into_raw();
+    match raw.release() {
+        Ok(()) => status::OK,
+        Err(OverRelease) => status::INVALID,
+    }
+}
+
+unsafe extern "C" fn interpreter(guard: *const InterpGuard) -> *mut PyInterpreterState {
+    // SAFETY: the header asks for a readable guard, null excepted, that is zeroed or not closed yet.
+    let guard = unsafe { guard.as_ref().and_then(|guard| borrow(guard.word)) };
+    guard.map_or(table::NONE, |guard| guard.state)
+}
+
+unsafe extern "C" fn id(guard: *const InterpGuard) -> i64 {
+    // SAFETY: the header asks for a readable guard, null excepted.
+    let guard = unsafe { guard.as_ref() }.filter(|guard| guard.word != 0);
+    guard.map_or(-1, |guard| guard.id)
+}
+
+unsafe extern "C" fn ensure_guard_at(guard: *const InterpGuard, caller: usize) -> *mut Level {
+    // SAFETY: the header asks for a readable guard, null excepted, that is zeroed or not closed yet.
+    let guard = unsafe { guard.as_ref().and_then(|guard| borrow(guard.word)) };
+    guard.map_or(null_mut(), |guard| token(levels::ensure(&guard, Site::code(caller))))
+}
+
+unsafe extern "C" fn ensure_id_at(id: i64, caller: usize) -> *mut Level {
+    InterpreterId::try_from(id).map_or(null_mut(), |id| token(levels::ensure_id(id, Site::code(caller))))
+}
+
+unsafe extern "C" fn drain(id: i64, timeout_ns: i64) -> c_int {
+    let Ok(id) = InterpreterId::try_from(id) else { return status::NOT_FOUND };
+    let timeout = u64::try_from(timeout_ns).ok().map(Duration::from_nanos);
+    match shutdown::drain(id, timeout, false) {
+        Drained::Done => status::OK,
+        Drained::NotFound => status::NOT_FOUND,
+        Drained::AlreadyClosing => status::ALREADY_CLOSING,
+        Drained::WouldDeadlock => status::WOULD_DEADLOCK,
+        Drained::TimedOut(_) => status::TIMEOUT,
+        Drained::Failed(_) | Drained::Raised => status::INTERNAL,
+    }
+}
+
+unsafe extern "C" fn current_id() -> i64 {
+    // SAFETY: the header asks for an attached caller.
+    let (_, id) = unsafe { table::current() };
+    id.map_or(-1, i64::from)
+}

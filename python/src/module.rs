@@ -1,0 +1,254 @@
+//! The functions under the Python package `interp_guard`, which gives them their Python shape.
+
+use crate::c_api::{self, status};
+use crate::shutdown::{self, Drained};
+use crate::table::{self, REGISTRY};
+use crate::word::GuardWord;
+use crate::{INTERP_GUARD_TABLE_MARK, python};
+use interp_guard::{Counters, InterpreterId, LookupError};
+use pyo3_ffi::{self as ffi, PyMethodDef, PyMethodDefPointer, PyObject};
+use std::ffi::{CStr, CString, c_int, c_void};
+use std::ptr::null_mut;
+use std::time::Duration;
+
+/// Method definitions; CPython only reads them.
+pub struct Methods<const N: usize>(pub [PyMethodDef; N]);
+
+// SAFETY: constant data: static strings, a function's address, flags.
+unsafe impl<const N: usize> Sync for Methods<N> {}
+
+type Method = unsafe extern "C" fn(*mut PyObject, *mut PyObject) -> *mut PyObject;
+
+const fn method(name: &'static CStr, call: Method, flags: c_int, doc: &'static CStr) -> PyMethodDef {
+    PyMethodDef {
+        ml_name: name.as_ptr(),
+        ml_meth: PyMethodDefPointer { PyCFunction: call },
+        ml_flags: flags,
+        ml_doc: doc.as_ptr(),
+    }
+}
+
+pub const fn no_arguments(name: &'static CStr, call: Method, doc: &'static CStr) -> PyMethodDef {
+    method(name, call, ffi::METH_NOARGS, doc)
+}
+
+static METHODS: Methods<9> = Methods([
+    no_arguments(c"current_id", current_id, c"The ID of the calling interpreter."),
+    no_arguments(c"main_id", main_id, c"The ID of the main interpreter."),
+    no_arguments(c"counters", counters, c"How guards are counted: 'per-cpu' or 'shared'."),
+    method(c"acquire", acquire, ffi::METH_O, c"A guard's word by ID, or minus a status."),
+    method(c"release", release, ffi::METH_O, c"Gives up the guard that acquire(id) returned."),
+    method(c"duplicate", duplicate, ffi::METH_O, c"Another guard of the same interpreter."),
+    method(c"drain", drain, ffi::METH_VARARGS, c"drain(id, timeout_ns): (status, report)."),
+    method(c"outstanding", outstanding, ffi::METH_O, c"How many guards of an ID are out, or None."),
+    PyMethodDef::zeroed(),
+]);
+
+/// `Py_mod_exec`: once per interpreter that imports the package. Registers it.
+///
+/// # Safety
+/// Called by Python, attached.
+pub unsafe extern "C" fn exec(module: *mut PyObject) -> c_int {
+    // SAFETY: attached; objects are checked for null; AddObject takes the capsule's reference if it succeeds.
+    unsafe {
+        if let Err(why) = python::resolve().map_err(str::to_owned).and_then(|()| only_copy()) {
+            let why = CString::new(format!("interp_guard: {why}")).unwrap_or_default();
+            ffi::PyErr_SetString(ffi::PyExc_ImportError, why.as_ptr());
+            return -1;
+        }
+        if !table::register() {
+            return -1;
+        }
+        if ffi::PyModule_AddFunctions(module, METHODS.0.as_ptr().cast_mut()) != 0 {
+            return -1;
+        }
+        let table = (&raw const c_api::TABLE).cast_mut().cast::<c_void>();
+        let capsule = ffi::PyCapsule_New(table, c"interp_guard._C_API".as_ptr(), None);
+        if capsule.is_null() || ffi::PyModule_AddObject(module, c"_C_API".as_ptr(), capsule) != 0 {
+            ffi::Py_XDECREF(capsule);
+            return -1;
+        }
+    }
+    0
+}
+
+/// A second copy of this library, loaded from another path, would have a table of its own, and the guards of one would
+/// mean nothing to the other.
+fn only_copy() -> Result<(), String> {
+    struct Search {
+        other: Option<String>,
+    }
+    unsafe extern "C" fn look(info: *mut libc::dl_phdr_info, _: usize, search: *mut c_void) -> c_int {
+        // SAFETY: called by dl_iterate_phdr with a valid info and with the pointer given below.
+        let (name, search) = unsafe { ((*info).dlpi_name, &mut *search.cast::<Search>()) };
+        // SAFETY: a terminated name; RTLD_NOLOAD finds what is loaded already. The mark is found only in a copy of this
+        // library, also where the object is one that depends on it.
+        unsafe {
+            if name.is_null() || *name == 0 {
+                return 0;
+            }
+            let object = libc::dlopen(name, libc::RTLD_LAZY | libc::RTLD_NOLOAD);
+            if object.is_null() {
+                return 0;
+            }
+            let mark = libc::dlsym(object, c"INTERP_GUARD_TABLE_MARK".as_ptr());
+            libc::dlclose(object);
+            if !mark.is_null() && !std::ptr::addr_eq(mark, &raw const INTERP_GUARD_TABLE_MARK) {
+                search.other = Some(CStr::from_ptr(name).to_string_lossy().into_owned());
+            }
+        }
+        0
+    }
+    let mut search = Search { other: None };
+    // SAFETY: `look` fits, and `search` outlives the call.
+    unsafe { libc::dl_iterate_phdr(Some(look), (&raw mut search).cast()) };
+    match search.other {
+        Some(path) => Err(format!("another copy is loaded from {path}; there can be one table per process")),
+        None => Ok(()),
+    }
+}
+
+/// The ID that a Python integer says; `None` with an exception set.
+///
+/// # Safety
+/// Attached; `number` is an object.
+unsafe fn id_from(number: *mut PyObject) -> Option<i64> {
+    // SAFETY: the caller's promise.
+    let id = unsafe { ffi::PyLong_AsLongLong(number) };
+    // SAFETY: attached.
+    (id != -1 || unsafe { ffi::PyErr_Occurred() }.is_null()).then_some(id)
+}
+
+fn integer(number: i64) -> *mut PyObject {
+    // SAFETY: the callers are attached.
+    unsafe { ffi::PyLong_FromLongLong(number) }
+}
+
+fn unsigned(number: u64) -> *mut PyObject {
+    // SAFETY: the callers are attached.
+    unsafe { ffi::PyLong_FromUnsignedLongLong(number) }
+}
+
+fn none() -> *mut PyObject {
+    // SAFETY: None is always there; the caller of a method gets a reference.
+    unsafe {
+        let none = ffi::Py_None();
+        ffi::Py_IncRef(none);
+        none
+    }
+}
+
+fn status_of(refused: LookupError) -> i64 {
+    i64::from(match refused {
+        LookupError::NotFound => status::NOT_FOUND,
+        LookupError::Finalizing => status::FINALIZING,
+    })
+}
+
+// SAFETY (all methods): called by Python, attached, with a module and an argument that are objects.
+
+unsafe extern "C" fn current_id(_: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
+    // SAFETY: attached.
+    let (_, id) = unsafe { table::current() };
+    integer(id.map_or(-1, i64::from))
+}
+
+unsafe extern "C" fn main_id(_: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
+    integer(table::main_id().map_or(-1, i64::from))
+}
+
+unsafe extern "C" fn counters(_: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
+    let name = match REGISTRY.layout().map(|layout| layout.counters) {
+        Some(Counters::Shared) => c"shared",
+        _ => c"per-cpu",
+    };
+    // SAFETY: attached; a terminated string.
+    unsafe { ffi::PyUnicode_FromString(name.as_ptr()) }
+}
+
+unsafe extern "C" fn acquire(_: *mut PyObject, number: *mut PyObject) -> *mut PyObject {
+    // SAFETY: see above.
+    let Some(id) = (unsafe { id_from(number) }) else { return null_mut() };
+    let guard =
+        InterpreterId::try_from(id).map_err(|_| LookupError::NotFound).and_then(|id| REGISTRY.lookup(id));
+    match guard {
+        Ok(guard) => unsigned(GuardWord::new(guard).bits()),
+        Err(refused) => integer(-status_of(refused)),
+    }
+}
+
+/// The word in a Python integer; `None` with an exception set.
+///
+/// # Safety
+/// Attached; `word` is an object.
+unsafe fn word_from(word: *mut PyObject) -> Option<GuardWord> {
+    // SAFETY: attached, with objects.
+    unsafe {
+        let bits = ffi::PyLong_AsUnsignedLongLong(word);
+        if bits == u64::MAX && !ffi::PyErr_Occurred().is_null() {
+            return None;
+        }
+        let word = GuardWord::from_bits(bits);
+        if word.is_none() {
+            ffi::PyErr_SetString(ffi::PyExc_ValueError, c"not a guard".as_ptr());
+        }
+        word
+    }
+}
+
+unsafe extern "C" fn release(_: *mut PyObject, word: *mut PyObject) -> *mut PyObject {
+    // SAFETY: see above.
+    let Some(word) = (unsafe { word_from(word) }) else { return null_mut() };
+    // SAFETY: the Python class `Guard` gives each word here once.
+    drop(unsafe { word.into_guard() });
+    none()
+}
+
+unsafe extern "C" fn duplicate(_: *mut PyObject, word: *mut PyObject) -> *mut PyObject {
+    // SAFETY: see above.
+    let Some(word) = (unsafe { word_from(word) }) else { return null_mut() };
+    // SAFETY: the Python class `Guard` asks for guards that it holds.
+    match unsafe { word.borrow() } {
+        Some(guard) => unsigned(GuardWord::new((*guard).clone()).bits()),
+        None => {
+            let text = c"this guard was taken before a fork and protects nothing in this process";
+            // SAFETY: attached.
+            unsafe { ffi::PyErr_SetString(ffi::PyExc_ValueError, text.as_ptr()) };
+            null_mut()
+        }
+    }
+}
+
+unsafe extern "C" fn drain(_: *mut PyObject, arguments: *mut PyObject) -> *mut PyObject {
+    let (mut id, mut timeout_ns) = (0_i64, 0_i64);
+    // SAFETY: attached, with a tuple; two long longs are written.
+    if unsafe { ffi::PyArg_ParseTuple(arguments, c"LL".as_ptr(), &raw mut id, &raw mut timeout_ns) } == 0 {
+        return null_mut();
+    }
+    let timeout = u64::try_from(timeout_ns).ok().map(Duration::from_nanos);
+    let drained = match InterpreterId::try_from(id) {
+        Ok(id) => shutdown::drain(id, timeout, true),
+        Err(_) => Drained::NotFound,
+    };
+    let (status, report) = match drained {
+        Drained::Done => (status::OK, String::new()),
+        Drained::NotFound => (status::NOT_FOUND, String::new()),
+        Drained::AlreadyClosing => (status::ALREADY_CLOSING, String::new()),
+        Drained::WouldDeadlock => (status::WOULD_DEADLOCK, String::new()),
+        Drained::TimedOut(report) => (status::TIMEOUT, report),
+        Drained::Failed(report) => (status::INTERNAL, report),
+        Drained::Raised => return null_mut(),
+    };
+    let report = CString::new(report).unwrap_or_default();
+    // SAFETY: attached; the format fits the arguments.
+    unsafe { ffi::Py_BuildValue(c"is".as_ptr(), status, report.as_ptr()) }
+}
+
+unsafe extern "C" fn outstanding(_: *mut PyObject, number: *mut PyObject) -> *mut PyObject {
+    // SAFETY: see above.
+    let Some(id) = (unsafe { id_from(number) }) else { return null_mut() };
+    match InterpreterId::try_from(id).ok().and_then(|id| REGISTRY.outstanding(id)) {
+        Some(out) => unsigned(out),
+        None => none(),
+    }
+}

@@ -1,0 +1,304 @@
+//! Closing and draining interpreters when they end, and saying so while it takes long.
+//!
+//! Each interpreter has an `atexit` hook, which runs while its threads can still attach. A subinterpreter's closes and
+//! drains that interpreter. The main interpreter's closes *every* interpreter first and then drains them all, newest
+//! first: once the main interpreter finalizes, no thread of any interpreter can attach any more. A hook that runs later
+//! than that finds nobody to wait for.
+
+use crate::interrupt::{self, Watch};
+use crate::table::{self, Interpreter, REGISTRY};
+use crate::{keeper, levels, python};
+use interp_guard::{CloseError, Closing, DrainError, InterpreterId};
+use pyo3_ffi as ffi;
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long a drain waits before it looks whether there is something else to do.
+const SLICE: Duration = Duration::from_millis(100);
+
+/// How long a hook waits before it first says for whom; each later report takes twice as long to come.
+const FIRST_REPORT: Duration = Duration::from_millis(500);
+const REPORTS_AT_MOST_EVERY: Duration = Duration::from_secs(30);
+
+/// Has the main interpreter's hook run in this epoch? Then threads may be gone or stuck, and nothing may wait for them.
+static MAIN_IS_DRAINED: AtomicBool = AtomicBool::new(false);
+
+/// Writes one line to standard error, which may be closed.
+pub fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "interp_guard: {line}");
+}
+
+/// Python is gone, and may come back.
+pub fn begin_epoch() {
+    // Release: with the Acquire loads, though no Python thread exists that could see it otherwise.
+    MAIN_IS_DRAINED.store(false, Ordering::Release);
+}
+
+/// Notes what has to be known when the main interpreter ends. To be called attached to it.
+pub fn prepare() {
+    interrupt::remember();
+}
+
+/// Registers [`at_exit`] with the `atexit` module. False with an exception set.
+///
+/// # Safety
+/// The caller is attached.
+pub unsafe fn install_hook() -> bool {
+    static HOOK: crate::module::Methods<1> = crate::module::Methods([crate::module::no_arguments(
+        c"_at_exit",
+        at_exit,
+        c"Closes and drains this interpreter.",
+    )]);
+    // SAFETY: attached; every object is checked for null and given back. CPython does not write to a method definition.
+    unsafe {
+        let hook =
+            ffi::PyCFunction_NewEx(HOOK.0.as_ptr().cast_mut(), std::ptr::null_mut(), std::ptr::null_mut());
+        let atexit = ffi::PyImport_ImportModule(c"atexit".as_ptr());
+        let done = match hook.is_null() || atexit.is_null() {
+            true => std::ptr::null_mut(),
+            false => ffi::PyObject_CallMethod(atexit, c"register".as_ptr(), c"O".as_ptr(), hook),
+        };
+        ffi::Py_XDECREF(hook);
+        ffi::Py_XDECREF(atexit);
+        ffi::Py_XDECREF(done);
+        !done.is_null()
+    }
+}
+
+/// Would an `atexit` callback registered now never be called? A hint: CPython says so nowhere, but `threading` notes
+/// when its part of the shutdown began, which comes first.
+///
+/// # Safety
+/// The caller is attached, with no exception set.
+pub unsafe fn too_late_for_hooks() -> bool {
+    if MAIN_IS_DRAINED.load(Ordering::Acquire) || python::is_finalizing() {
+        return true;
+    }
+    // SAFETY: attached; objects are checked for null; the module and its dict are borrowed.
+    unsafe {
+        let modules = ffi::PyImport_GetModuleDict();
+        let threading = ffi::PyDict_GetItemString(modules, c"threading".as_ptr());
+        if threading.is_null() {
+            return false;
+        }
+        let flag = ffi::PyObject_GetAttrString(threading, c"_SHUTTING_DOWN".as_ptr());
+        ffi::PyErr_Clear();
+        let set = !flag.is_null() && ffi::PyObject_IsTrue(flag) == 1;
+        ffi::Py_XDECREF(flag);
+        set
+    }
+}
+
+/// The hook. See the module.
+unsafe extern "C" fn at_exit(_: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    // SAFETY: called by Python, attached.
+    unsafe {
+        close_and_drain();
+        let none = ffi::Py_None();
+        ffi::Py_IncRef(none);
+        none
+    }
+}
+
+/// # Safety
+/// The caller is attached.
+unsafe fn close_and_drain() {
+    // SAFETY: the caller is attached.
+    let (_, Some(id)) = (unsafe { table::current() }) else { return };
+    let is_main = Some(id) == table::main_id();
+    if !is_main && MAIN_IS_DRAINED.load(Ordering::Acquire) {
+        return table::retire(id);
+    }
+    let mut ids = if is_main { REGISTRY.ids() } else { vec![id] };
+    ids.reverse(); // newest first, the main interpreter last
+    let closings: Vec<_> = ids.into_iter().map(|id| (id, REGISTRY.close(id))).collect();
+    refuse_to_wait_for_oneself(closings.iter().map(|(id, _)| *id));
+
+    let mut wait = Wait::begin(is_main);
+    for (id, closing) in closings {
+        match closing {
+            Ok(closing) => wait.drain(closing),
+            Err(CloseError::AlreadyClosing) => wait.until_somebody_else_has_drained(id),
+            Err(CloseError::NotFound) => {}
+        }
+    }
+    let pressed = wait.watch.as_ref().map_or(0, Watch::pressed);
+    drop(wait);
+    if is_main {
+        MAIN_IS_DRAINED.store(true, Ordering::Release);
+    } else if pressed > 0 {
+        // SAFETY: sends this process a signal, which Python, whose handler is back, now sees.
+        unsafe { libc::kill(libc::getpid(), libc::SIGINT) };
+    }
+}
+
+/// A level of the calling thread keeps one of the interpreters alive, and no other thread can release it. Going on would
+/// be a crash, and waiting a hang without end.
+fn refuse_to_wait_for_oneself(mut ids: impl Iterator<Item = InterpreterId>) {
+    let Some(id) = ids.find(|&id| levels::holds(id)) else { return };
+    say(&format!(
+        "interpreter {id} cannot finalize: this thread is inside PyThreadState_Ensure for it, and would wait for itself. \
+         Release it first. The process ends with status 1"
+    ));
+    // SAFETY: attached; objects are checked for null and given back; the process then ends.
+    unsafe {
+        for stream in [c"stdout", c"stderr"] {
+            let stream = ffi::PySys_GetObject(stream.as_ptr());
+            if !stream.is_null() {
+                ffi::Py_XDECREF(ffi::PyObject_CallMethod(stream, c"flush".as_ptr(), std::ptr::null()));
+                ffi::PyErr_Clear();
+            }
+        }
+        libc::_exit(1);
+    }
+}
+
+/// One hook's waiting: with the GIL released, looking up now and then.
+struct Wait {
+    watch: Option<Watch>,
+    asked: u32,
+    next_report: Instant,
+    interval: Duration,
+}
+
+impl Wait {
+    /// To be called attached.
+    fn begin(is_main: bool) -> Self {
+        Self {
+            watch: Watch::begin(is_main),
+            asked: 0,
+            next_report: Instant::now() + FIRST_REPORT,
+            interval: FIRST_REPORT,
+        }
+    }
+
+    /// Is it time to say who is waited for?
+    fn report_is_due(&mut self) -> bool {
+        let pressed = self.watch.as_ref().map_or(0, Watch::pressed);
+        let asked = pressed > std::mem::replace(&mut self.asked, pressed);
+        let due = Instant::now() >= self.next_report;
+        if due {
+            self.interval = (2 * self.interval).min(REPORTS_AT_MOST_EVERY);
+            self.next_report = Instant::now() + self.interval;
+        }
+        due || asked
+    }
+
+    /// Waits until `closing` is drained. Attached before and after, not while it waits.
+    fn drain(&mut self, mut closing: Closing<'static, Interpreter>) {
+        loop {
+            let result = detached(|| closing.drain(Some(SLICE)));
+            closing = match result {
+                Ok(interpreter) => return keeper::end(interpreter),
+                Err(DrainError::Superseded(_)) => return,
+                Err(DrainError::Unbalanced(timeout)) => {
+                    // Which guards are out, if any, nobody can tell any more, and none of them can be waited for.
+                    say(&format!("more guards were closed than taken: {timeout}"));
+                    return;
+                }
+                Err(DrainError::FenceFailed(timeout)) => {
+                    say(&format!("the kernel refuses membarrier: {timeout}"));
+                    detached(|| std::thread::sleep(SLICE)); // the kernel's answer came at once: not too often
+                    timeout.into_closing()
+                }
+                Err(waiting) => {
+                    if self.report_is_due() {
+                        say(&format!("waiting: {}", waiting.timeout()));
+                    }
+                    waiting.into_closing()
+                }
+            };
+            run_signal_handlers();
+        }
+    }
+
+    /// Another thread drains `id`, and has to finish before anything may end.
+    fn until_somebody_else_has_drained(&mut self, id: InterpreterId) {
+        while let Some(out) = REGISTRY.outstanding(id) {
+            if let Ok(closing) = REGISTRY.close(id) {
+                return self.drain(closing); // it gave up
+            }
+            detached(|| std::thread::sleep(SLICE / 10));
+            if self.report_is_due() {
+                say(&format!("interpreter {id}: another thread is draining it, with {out} guards out"));
+            }
+            run_signal_handlers();
+        }
+    }
+}
+
+/// Runs `f` with the GIL released.
+fn detached<R>(f: impl FnOnce() -> R) -> R {
+    // SAFETY: the callers are attached.
+    let state = unsafe { ffi::PyEval_SaveThread() };
+    let result = f();
+    // SAFETY: saved above, by this thread.
+    unsafe { ffi::PyEval_RestoreThread(state) };
+    result
+}
+
+/// A handler that Python code has set runs as it would; what it raises is shown, and the waiting goes on.
+fn run_signal_handlers() {
+    // SAFETY: attached.
+    unsafe {
+        if ffi::PyErr_CheckSignals() != 0 {
+            ffi::PyErr_WriteUnraisable(std::ptr::null_mut());
+        }
+    }
+}
+
+/// What became of [`drain`].
+pub enum Drained {
+    Done,
+    NotFound,
+    AlreadyClosing,
+    WouldDeadlock,
+    /// With the report.
+    TimedOut(String),
+    /// More guards were closed than taken, or the kernel refused: with the report.
+    Failed(String),
+    /// A Python exception is set: what a signal handler raised.
+    Raised,
+}
+
+/// Closes and drains an interpreter from the outside. Context: normal; attached or not. `signals`: run Python's handlers
+/// now and then; the caller is attached.
+pub fn drain(id: InterpreterId, timeout: Option<Duration>, signals: bool) -> Drained {
+    if levels::holds(id) {
+        return Drained::WouldDeadlock;
+    }
+    let mut closing = match REGISTRY.close(id) {
+        Ok(closing) => closing,
+        Err(CloseError::NotFound) => return Drained::NotFound,
+        Err(CloseError::AlreadyClosing) => return Drained::AlreadyClosing,
+    };
+    let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let is_attached = !levels::attached().is_null();
+    loop {
+        let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+        let slice = match signals {
+            true => Some(left.map_or(SLICE, |left| left.min(SLICE))),
+            false => left,
+        };
+        let result = match is_attached {
+            true => detached(|| closing.drain(slice)),
+            false => closing.drain(slice),
+        };
+        closing = match result {
+            Ok(interpreter) => {
+                keeper::end(interpreter);
+                return Drained::Done;
+            }
+            Err(DrainError::Timeout(timeout)) if end.is_some_and(|end| Instant::now() >= end) => {
+                return Drained::TimedOut(timeout.to_string());
+            }
+            Err(DrainError::Timeout(timeout)) => timeout.into_closing(),
+            Err(other) => return Drained::Failed(other.to_string()),
+        };
+        // SAFETY: with `signals` the caller is attached.
+        if signals && unsafe { ffi::PyErr_CheckSignals() } != 0 {
+            return Drained::Raised;
+        }
+    }
+}

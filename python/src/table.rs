@@ -1,0 +1,203 @@
+//! The process's one registry, and how CPython's interpreters get into it.
+//!
+//! An ID is `epoch << 40 | PyInterpreterState_GetID`: CPython's own ID until the process initialises Python a second
+//! time, when CPython begins again at 0. A `Py_AtExit` callback ends the epoch.
+
+use crate::{keeper, shutdown};
+use interp_guard::{InterpreterId, RegisterError, Registry};
+use pyo3_ffi::{self as ffi, PyInterpreterState, PyThreadState};
+use std::ffi::CStr;
+use std::ptr::null_mut;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+
+/// A registered interpreter.
+pub struct Interpreter {
+    pub id: InterpreterId,
+    pub state: *mut PyInterpreterState,
+    /// See `keeper`; or null.
+    pub keeper: *mut PyThreadState,
+}
+
+// SAFETY: the pointers are handed out, never followed here; CPython's functions on them are callable from any thread.
+unsafe impl Send for Interpreter {}
+// SAFETY: as above.
+unsafe impl Sync for Interpreter {}
+
+/// The table. One per process: `module::exec` refuses a second copy of this library.
+pub static REGISTRY: Registry<Interpreter> = Registry::with_capacity(4096);
+
+const EPOCH_SHIFT: u32 = 40;
+
+static EPOCH: AtomicI64 = AtomicI64::new(0);
+
+/// Is this epoch's `Py_AtExit` callback registered?
+static EPOCH_ENDS: AtomicBool = AtomicBool::new(false);
+
+/// The key in an interpreter's dict under which it is marked as registered.
+const MARK: &CStr = c"interp_guard.interpreter";
+
+fn id_in_epoch(number: i64) -> Option<InterpreterId> {
+    // Relaxed: changed only while no interpreter exists.
+    InterpreterId::try_from(EPOCH.load(Ordering::Relaxed) << EPOCH_SHIFT | number).ok()
+}
+
+/// The ID that the main interpreter has or will have.
+///
+/// Context: any, async-signal-safe.
+pub fn main_id() -> Option<InterpreterId> {
+    id_in_epoch(0)
+}
+
+/// The ID of an interpreter, registered or not.
+///
+/// # Safety
+/// `state` is an interpreter that exists.
+pub unsafe fn id_of(state: *mut PyInterpreterState) -> Option<InterpreterId> {
+    // SAFETY: the caller's promise.
+    id_in_epoch(unsafe { ffi::PyInterpreterState_GetID(state) })
+}
+
+/// The interpreter that the calling thread is attached to, and its ID.
+///
+/// # Safety
+/// The caller is attached.
+pub unsafe fn current() -> (*mut PyInterpreterState, Option<InterpreterId>) {
+    // SAFETY: the caller is attached, so there is an interpreter, and it exists.
+    unsafe {
+        let state = ffi::PyInterpreterState_Get();
+        (state, id_of(state))
+    }
+}
+
+/// The capsule that marks the interpreter that the caller is attached to as registered, borrowed; or null.
+///
+/// # Safety
+/// The caller is attached.
+pub unsafe fn registered() -> *mut ffi::PyObject {
+    // SAFETY: attached; the dict is borrowed, and so is the item.
+    unsafe {
+        let dict = ffi::PyInterpreterState_GetDict(ffi::PyInterpreterState_Get());
+        if dict.is_null() { null_mut() } else { ffi::PyDict_GetItemString(dict, MARK.as_ptr()) }
+    }
+}
+
+/// Registers the interpreter that the caller is attached to, unless it is already. False with an exception set.
+///
+/// # Safety
+/// The caller is attached.
+pub unsafe fn register() -> bool {
+    // SAFETY: the caller is attached; every object is checked for null, and references are given back.
+    unsafe {
+        if !registered().is_null() {
+            return true;
+        }
+        let (state, id) = current();
+        let Some(id) = id else {
+            ffi::PyErr_SetString(ffi::PyExc_RuntimeError, c"this interpreter has no ID".as_ptr());
+            return false;
+        };
+        if !end_epoch_at_exit() {
+            return false;
+        }
+        let too_late = shutdown::too_late_for_hooks();
+        let keeper = if too_late { null_mut() } else { keeper::begin(state) };
+        if let Err(refused) = REGISTRY.register_with_id(id, Interpreter { id, state, keeper }) {
+            let why = match &refused {
+                RegisterError::RegistryFull(_) => {
+                    c"interp_guard: as many interpreters are registered as the table can hold".to_owned()
+                }
+                other => std::ffi::CString::new(format!("interp_guard: {other}")).unwrap_or_default(),
+            };
+            keeper::end(refused.into_inner());
+            ffi::PyErr_SetString(ffi::PyExc_RuntimeError, why.as_ptr());
+            return false;
+        }
+        if Some(id) == main_id() {
+            let _ = REGISTRY.set_main(id);
+            shutdown::prepare();
+        }
+        let marked = mark(state, id);
+        if !marked || !shutdown::install_hook() {
+            if let Some(Ok(interpreter)) = REGISTRY.close(id).ok().map(|closing| closing.drain(None)) {
+                keeper::end(interpreter);
+            }
+            return false;
+        }
+        if too_late {
+            drop(REGISTRY.close(id)); // its hook will never run: it gives out no guards
+        }
+        true
+    }
+}
+
+/// Puts a capsule into the interpreter's dict, whose destructor retires an interpreter whose hook never ran.
+///
+/// # Safety
+/// The caller is attached to `state`.
+unsafe fn mark(state: *mut PyInterpreterState, id: InterpreterId) -> bool {
+    // A capsule's pointer may not be null: the ID plus one.
+    let number = std::ptr::without_provenance_mut(i64::from(id) as usize + 1);
+    // SAFETY: attached; every object is checked, the dict is borrowed, the capsule's reference is given back.
+    unsafe {
+        let dict = ffi::PyInterpreterState_GetDict(state);
+        let capsule = ffi::PyCapsule_New(number, MARK.as_ptr(), Some(interpreter_is_cleared));
+        if capsule.is_null() {
+            return false;
+        }
+        let failed = dict.is_null() || ffi::PyDict_SetItemString(dict, MARK.as_ptr(), capsule) != 0;
+        ffi::Py_DecRef(capsule);
+        if failed && ffi::PyErr_Occurred().is_null() {
+            ffi::PyErr_SetString(ffi::PyExc_RuntimeError, c"this interpreter has no dict".as_ptr());
+        }
+        !failed
+    }
+}
+
+/// The interpreter's dict is being cleared: the end of that interpreter.
+unsafe extern "C" fn interpreter_is_cleared(capsule: *mut ffi::PyObject) {
+    // SAFETY: called by CPython with the capsule that `mark` made.
+    let number = unsafe { ffi::PyCapsule_GetPointer(capsule, MARK.as_ptr()) } as usize;
+    if let Ok(id) = InterpreterId::try_from(number as i64 - 1) {
+        retire(id);
+    }
+}
+
+/// Closes an interpreter that ends or has ended, and takes it out if nobody guards it. Never waits.
+pub fn retire(id: InterpreterId) {
+    let Ok(closing) = REGISTRY.close(id) else { return };
+    if let Err(left) = closing.drain(Some(std::time::Duration::ZERO)) {
+        shutdown::say(&format!("the interpreter ended without its atexit hook: {}", left.timeout()));
+    }
+}
+
+/// Makes sure that this epoch ends when Python does. False with an exception set.
+///
+/// # Safety
+/// The caller is attached.
+unsafe fn end_epoch_at_exit() -> bool {
+    // Relaxed: one flag; the registry's mutex orders the rest.
+    if EPOCH_ENDS.swap(true, Ordering::Relaxed) {
+        return true;
+    }
+    // SAFETY: registers a plain function; the caller is attached.
+    if unsafe { ffi::Py_AtExit(Some(end_epoch)) } == 0 {
+        return true;
+    }
+    EPOCH_ENDS.store(false, Ordering::Relaxed);
+    // SAFETY: the caller is attached.
+    unsafe { ffi::PyErr_SetString(ffi::PyExc_RuntimeError, c"Py_AtExit has no room left".as_ptr()) };
+    false
+}
+
+/// Python is gone. What is left of it is retired, and a Python that is initialised from now on has other IDs.
+extern "C" fn end_epoch() {
+    for id in REGISTRY.ids() {
+        retire(id);
+    }
+    shutdown::begin_epoch();
+    EPOCH_ENDS.store(false, Ordering::Relaxed);
+    EPOCH.fetch_add(1, Ordering::Relaxed);
+}
+
+/// No interpreter.
+pub const NONE: *mut PyInterpreterState = null_mut();

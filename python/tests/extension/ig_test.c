@@ -1,0 +1,701 @@
+/* The extension behind the scenarios: native threads, subinterpreters made by Py_NewInterpreter, real signals.
+ * Written as for CPython 3.15, with the one added include and the one import call. */
+#define PY_SSIZE_T_CLEAN
+#include "pep788.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define STRING_(x) #x
+#define STRING(x) STRING_(x)
+/* In a function that returns what is wrong, or NULL. */
+#define CHECK(condition)                                              \
+    do {                                                              \
+        if (!(condition)) return "line " STRING(__LINE__) ": " #condition; \
+    } while (0)
+
+typedef const char *Wrong;
+typedef Wrong (*Scenario)(void);
+
+/* --- subinterpreters ------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    PyThreadState *main, *state;
+    PyInterpreterState *interpreter;
+    int64_t id;
+    PyInterpreterView *view;
+} Sub;
+
+/* Makes a subinterpreter that has imported the package, and leaves it, detached. Called attached to main. */
+static Wrong sub_begin(Sub *sub, int own_gil) {
+    sub->main = PyThreadState_Get();
+    if (own_gil) {
+#if PY_VERSION_HEX >= 0x030C0000
+        PyInterpreterConfig config = {.check_multi_interp_extensions = 1, .gil = PyInterpreterConfig_OWN_GIL};
+        config.allow_threads = 1;
+        PyStatus status = Py_NewInterpreterFromConfig(&sub->state, &config);
+        CHECK(!PyStatus_Exception(status));
+#else
+        return "no own GIL before 3.12";
+#endif
+    } else {
+        sub->state = Py_NewInterpreter();
+    }
+    CHECK(sub->state != NULL);
+    CHECK(PyRun_SimpleString("import interp_guard, ig_test") == 0);
+    sub->interpreter = PyInterpreterState_Get();
+    sub->id = InterpGuard_CurrentID();
+    sub->view = PyInterpreterView_FromCurrent();
+    CHECK(sub->view != NULL);
+    PyThreadState_Swap(sub->main);
+    return NULL;
+}
+
+static void sub_end(Sub *sub) {
+    PyThreadState_Swap(sub->state);
+    Py_EndInterpreter(sub->state);
+    PyThreadState_Swap(sub->main);
+}
+
+/* --- native threads --------------------------------------------------------------------------------------------- */
+
+static void *scenario_thread(void *scenario) { return (void *)((Scenario)scenario)(); }
+
+/* Runs it in a thread that Python has never seen, with the GIL released meanwhile. Called attached. */
+static Wrong in_native_thread(Scenario scenario) {
+    pthread_t thread;
+    void *wrong = "no thread";
+    Py_BEGIN_ALLOW_THREADS
+    if (pthread_create(&thread, NULL, scenario_thread, (void *)scenario) == 0) {
+        pthread_join(thread, &wrong);
+    }
+    Py_END_ALLOW_THREADS
+    return (Wrong)wrong;
+}
+
+/* What the thread-specific "gilstate" has: NULL on a thread without a state. */
+static PyThreadState *bound(void) { return PyGILState_GetThisThreadState(); }
+
+/* --- scenarios --------------------------------------------------------------------------------------------------- */
+
+static Wrong two_guards(void) {
+    PyInterpreterGuard *first = PyInterpreterGuard_FromCurrent();
+    PyInterpreterGuard *second = PyInterpreterGuard_FromCurrent();
+    CHECK(first != NULL && second != NULL);
+    PyInterpreterGuard_Close(first);
+    PyThreadState *before = PyThreadState_Get();
+    PyThreadStateToken *token = PyThreadState_Ensure(second); /* not consumed */
+    CHECK(token != NULL && PyThreadState_Get() == before);
+    PyInterpreterGuard_Close(second); /* the token has its own */
+    PyThreadState_Release(token);
+    CHECK(PyThreadState_Get() == before);
+
+    InterpGuard value, copy;
+    int64_t id = InterpGuard_CurrentID();
+    CHECK(InterpGuard_Lookup(id, &value) == INTERP_GUARD_OK);
+    CHECK(InterpGuard_Interpreter(&value) == PyInterpreterState_Get());
+    CHECK(InterpGuard_GetID(&value) == id);
+    CHECK(InterpGuard_Dup(&value, &copy) == INTERP_GUARD_OK);
+    CHECK(InterpGuard_Close(&value) == INTERP_GUARD_OK);
+    CHECK(InterpGuard_Close(&value) == INTERP_GUARD_INVALID); /* zeroed */
+    CHECK(InterpGuard_Dup(&value, &value) == INTERP_GUARD_INVALID);
+    CHECK(InterpGuard_Interpreter(&value) == NULL && InterpGuard_GetID(&value) == -1);
+    CHECK(InterpGuard_Ensure(&value) == NULL);
+    CHECK(InterpGuard_Close(NULL) == INTERP_GUARD_INVALID);
+    CHECK(InterpGuard_Close(&copy) == INTERP_GUARD_OK);
+    CHECK(InterpGuard_Lookup(-1, &value) == INTERP_GUARD_NOT_FOUND);
+    CHECK(InterpGuard_Lookup(123456, &value) == INTERP_GUARD_NOT_FOUND);
+    CHECK(InterpGuard_Close(&value) == INTERP_GUARD_INVALID);
+    return NULL;
+}
+
+static Wrong view_outlives(int own_gil) {
+    Sub sub;
+    Wrong wrong = sub_begin(&sub, own_gil);
+    if (wrong) return wrong;
+    PyInterpreterGuard *guard = PyInterpreterGuard_FromView(sub.view);
+    CHECK(guard != NULL);
+    PyInterpreterGuard_Close(guard);
+    sub_end(&sub);
+    CHECK(PyInterpreterGuard_FromView(sub.view) == NULL && !PyErr_Occurred());
+    CHECK(PyThreadState_EnsureFromView(sub.view) == NULL);
+    InterpGuard value;
+    CHECK(InterpGuard_Lookup(sub.id, &value) == INTERP_GUARD_NOT_FOUND);
+    PyInterpreterView_Close(sub.view);
+    return NULL;
+}
+
+static Wrong view_outlives_legacy(void) { return view_outlives(0); }
+
+static Wrong detached_nested(void) {
+    CHECK(bound() == NULL);
+    PyInterpreterView *view = PyInterpreterView_FromMain();
+    PyThreadStateToken *outer = PyThreadState_EnsureFromView(view);
+    CHECK(outer != NULL);
+    PyThreadState *state = PyThreadState_Get();
+    CHECK(state == bound());
+    PyThreadStateToken *inner = PyThreadState_EnsureFromView(view);
+    CHECK(inner != NULL && PyThreadState_Get() == state);
+    PyGILState_STATE legacy = PyGILState_Ensure();
+    CHECK(PyThreadState_Get() == state);
+    PyGILState_Release(legacy);
+    PyThreadState *saved = PyEval_SaveThread(); /* "allow threads", and ensure inside it */
+    PyThreadStateToken *again = PyThreadState_EnsureFromView(view);
+    CHECK(again != NULL && PyThreadState_Get() == state);
+    PyThreadState_Release(again);
+    PyEval_RestoreThread(saved); /* would deadlock were it still attached */
+    PyThreadState_Release(inner);
+    CHECK(PyThreadState_Get() == state);
+    PyThreadState_Release(outer);
+    CHECK(bound() == NULL);
+    PyInterpreterView_Close(view);
+    return NULL;
+}
+
+static Wrong nested_loops(void) {
+    PyInterpreterView *view = PyInterpreterView_FromMain();
+    for (int i = 0; i < 300; i++) {
+        PyThreadStateToken *outer = PyThreadState_EnsureFromView(view);
+        CHECK(outer != NULL);
+        PyThreadState *state = PyThreadState_Get();
+        for (int j = 0; j < 5; j++) {
+            PyThreadStateToken *attached = PyThreadState_EnsureFromView(view);
+            CHECK(attached != NULL && PyThreadState_Get() == state);
+            PyThreadState *saved = PyEval_SaveThread();
+            PyThreadStateToken *detached = PyThreadState_EnsureFromView(view);
+            CHECK(detached != NULL && PyThreadState_Get() == state);
+            PyThreadState_Release(detached);
+            PyEval_RestoreThread(saved);
+            PyThreadState_Release(attached);
+        }
+        CHECK(PyRun_SimpleString("sum(range(10))") == 0);
+        PyThreadState_Release(outer);
+        CHECK(bound() == NULL);
+    }
+    return NULL;
+}
+
+static Sub shared_sub;
+
+/* Main, sub, main, sub on one thread; each release restores what was attached before. */
+static Wrong cross(void) {
+    PyInterpreterView *main_view = PyInterpreterView_FromMain();
+    PyThreadStateToken *a = PyThreadState_EnsureFromView(main_view);
+    CHECK(a != NULL && InterpGuard_CurrentID() == 0);
+    PyThreadState *in_main = PyThreadState_Get();
+    PyThreadStateToken *b = PyThreadState_EnsureFromView(shared_sub.view);
+    CHECK(b != NULL && InterpGuard_CurrentID() == shared_sub.id);
+    PyThreadState *in_sub = PyThreadState_Get();
+    CHECK(PyInterpreterState_Get() == shared_sub.interpreter);
+    PyThreadStateToken *c = PyThreadState_EnsureFromView(main_view);
+    CHECK(c != NULL && PyThreadState_Get() == in_main);
+    PyThreadStateToken *d = PyThreadState_EnsureFromView(shared_sub.view);
+    CHECK(d != NULL && PyThreadState_Get() == in_sub);
+    CHECK(PyRun_SimpleString("import interp_guard\nassert interp_guard.current() != 0") == 0);
+    CHECK(InterpGuard_Release(c) == INTERP_GUARD_INVALID); /* out of order: told, and nothing happened */
+    CHECK(InterpGuard_Release(NULL) == INTERP_GUARD_INVALID);
+    CHECK(PyThreadState_Get() == in_sub);
+    PyThreadState_Release(d);
+    CHECK(PyThreadState_Get() == in_main);
+    PyThreadState *saved = PyEval_SaveThread();
+    CHECK(InterpGuard_Release(c) == INTERP_GUARD_INVALID); /* detached: told */
+    PyEval_RestoreThread(saved);
+    PyThreadState_Release(c);
+    CHECK(PyThreadState_Get() == in_sub);
+    PyThreadState_Release(b);
+    CHECK(PyThreadState_Get() == in_main);
+    CHECK(PyRun_SimpleString("import interp_guard\nassert interp_guard.current() == 0") == 0);
+    PyThreadState_Release(a);
+    return NULL;
+}
+
+static Wrong cross_many(void) {
+    for (int i = 0; i < 100; i++) {
+        Wrong wrong = cross();
+        if (wrong) return wrong;
+        CHECK(bound() == NULL);
+    }
+    return NULL;
+}
+
+/* A thread that has a state of its own, detached, finds it again. */
+static Wrong own_state(void) {
+    PyGILState_STATE legacy = PyGILState_Ensure();
+    PyThreadState *own = PyEval_SaveThread();
+    PyInterpreterView *main_view = PyInterpreterView_FromMain();
+    for (int i = 0; i < 50; i++) {
+        PyThreadStateToken *token = PyThreadState_EnsureFromView(main_view);
+        CHECK(token != NULL && PyThreadState_Get() == own);
+        PyThreadState_Release(token);
+        token = PyThreadState_EnsureFromView(shared_sub.view);
+        CHECK(token != NULL && PyThreadState_Get() != own && InterpGuard_CurrentID() == shared_sub.id);
+        PyThreadState_Release(token);
+        CHECK(bound() == own);
+        PyGILState_STATE inner = PyGILState_Ensure();
+        CHECK(PyThreadState_Get() == own);
+        PyGILState_Release(inner);
+    }
+    PyEval_RestoreThread(own);
+    PyGILState_Release(legacy);
+    CHECK(bound() == NULL);
+    return NULL;
+}
+
+static Wrong crossing(int own_gil) {
+    Wrong wrong = sub_begin(&shared_sub, own_gil);
+    if (wrong) return wrong;
+    PyThreadState *before = PyThreadState_Get();
+    if ((wrong = in_native_thread(cross_many))) return wrong;
+    if ((wrong = in_native_thread(own_state))) return wrong;
+    for (int i = 0; i < 100; i++) {
+        if ((wrong = cross())) return wrong; /* on the main thread, attached */
+        CHECK(PyThreadState_Get() == before && bound() == before);
+    }
+    sub_end(&shared_sub);
+    return NULL;
+}
+
+static Wrong crossing_legacy(void) { return crossing(0); }
+
+#if PY_VERSION_HEX >= 0x030C0000
+static Wrong view_outlives_own_gil(void) { return view_outlives(1); }
+static Wrong crossing_own_gil(void) { return crossing(1); }
+#endif
+
+/* While an interpreter is closing, who is inside it goes on; who is outside is refused; its drain says for whom. */
+static pthread_barrier_t inside, closed;
+
+static Wrong go_on_inside(void) {
+    PyThreadStateToken *token = InterpGuard_EnsureID(shared_sub.id);
+    CHECK(token != NULL);
+    PyThreadState *saved = PyEval_SaveThread();
+    pthread_barrier_wait(&inside);
+    pthread_barrier_wait(&closed);
+    InterpGuard value;
+    CHECK(InterpGuard_Lookup(shared_sub.id, &value) == INTERP_GUARD_FINALIZING);
+    CHECK(PyInterpreterGuard_FromView(shared_sub.view) == NULL);
+    PyThreadStateToken *again = InterpGuard_EnsureID(shared_sub.id); /* detached, inside a level: re-attaches */
+    CHECK(again != NULL);
+    CHECK(PyInterpreterGuard_FromCurrent() == NULL && PyErr_Occurred());
+    PyErr_Clear();
+    CHECK(PyRun_SimpleString("sum(range(10))") == 0);
+    PyThreadStateToken *nested = PyThreadState_EnsureFromView(shared_sub.view);
+    CHECK(nested != NULL);
+    CHECK(InterpGuard_Drain(shared_sub.id, -1) == INTERP_GUARD_WOULD_DEADLOCK);
+    PyThreadState_Release(nested);
+    PyThreadState_Release(again);
+    PyEval_RestoreThread(saved);
+    PyThreadState_Release(token);
+    return NULL;
+}
+
+static Wrong closing(void) {
+    Wrong wrong = sub_begin(&shared_sub, 0);
+    if (wrong) return wrong;
+    pthread_barrier_init(&inside, NULL, 2);
+    pthread_barrier_init(&closed, NULL, 2);
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, scenario_thread, (void *)go_on_inside) == 0);
+    Py_BEGIN_ALLOW_THREADS
+    pthread_barrier_wait(&inside);
+    Py_END_ALLOW_THREADS
+    CHECK(InterpGuard_Drain(shared_sub.id, 1000000) == INTERP_GUARD_TIMEOUT);
+    void *result = NULL;
+    Py_BEGIN_ALLOW_THREADS
+    pthread_barrier_wait(&closed);
+    Py_END_ALLOW_THREADS
+    CHECK(InterpGuard_Drain(shared_sub.id, -1) == INTERP_GUARD_OK);
+    CHECK(InterpGuard_Drain(shared_sub.id, -1) == INTERP_GUARD_NOT_FOUND);
+    Py_BEGIN_ALLOW_THREADS
+    pthread_join(thread, &result);
+    Py_END_ALLOW_THREADS
+    sub_end(&shared_sub);
+    return (Wrong)result;
+}
+
+/* A thread-specific destructor that ensures, after the library's own thread-locals are gone. */
+static pthread_key_t late_key;
+static atomic_int late_ensures;
+
+static void ensure_late(void *round) {
+    PyThreadStateToken *token = PyThreadState_EnsureFromView(PyInterpreterView_FromMain());
+    if (token != NULL) {
+        late_ensures++;
+        PyThreadState_Release(token);
+    }
+    if ((size_t)round > 1) {
+        pthread_setspecific(late_key, (void *)((size_t)round - 1)); /* and in the next round of destructors */
+    }
+}
+
+static Wrong leave_a_destructor(void) {
+    PyThreadStateToken *token = PyThreadState_EnsureFromView(PyInterpreterView_FromMain());
+    CHECK(token != NULL);
+    PyThreadState_Release(token);
+    CHECK(pthread_setspecific(late_key, (void *)3) == 0);
+    return NULL;
+}
+
+static Wrong thread_destructor(void) {
+    CHECK(pthread_key_create(&late_key, ensure_late) == 0);
+    Wrong wrong = in_native_thread(leave_a_destructor);
+    if (wrong) return wrong;
+    CHECK(late_ensures == 3);
+    return NULL;
+}
+
+static Wrong detached_nested_thread(void) { return in_native_thread(detached_nested); }
+static Wrong nested_loops_thread(void) { return in_native_thread(nested_loops); }
+
+static Wrong thread_id_offset(void) {
+#if PY_VERSION_HEX < 0x030C0000
+    /* What the library reads by number (src/python.rs). */
+    CHECK(offsetof(PyThreadState, thread_id) == (PY_VERSION_HEX < 0x030B0000 ? 176 : 152));
+#endif
+    return NULL;
+}
+
+static const struct {
+    const char *name;
+    Scenario run;
+} scenarios[] = {
+    {"thread_id_offset", thread_id_offset},
+    {"two_guards", two_guards},
+    {"view_outlives", view_outlives_legacy},
+    {"detached_nested", detached_nested_thread},
+    {"nested_loops", nested_loops_thread},
+    {"crossing", crossing_legacy},
+#if PY_VERSION_HEX >= 0x030C0000
+    {"view_outlives_own_gil", view_outlives_own_gil},
+    {"crossing_own_gil", crossing_own_gil},
+#endif
+    {"closing", closing},
+    {"thread_destructor", thread_destructor},
+};
+
+/* --- what Python programs call ------------------------------------------------------------------------------------- */
+
+static PyObject *run_scenarios(PyObject *self, PyObject *unused) {
+    (void)self, (void)unused;
+    PyObject *names = PyList_New(0);
+    for (size_t i = 0; names && i < sizeof scenarios / sizeof *scenarios; i++) {
+        Wrong wrong = scenarios[i].run();
+        if (wrong) {
+            return PyErr_Format(PyExc_AssertionError, "%s: %s", scenarios[i].name, wrong);
+        }
+        PyObject *name = PyUnicode_FromString(scenarios[i].name);
+        PyList_Append(names, name);
+        Py_XDECREF(name);
+    }
+    return names;
+}
+
+/* Ensure and release for the calling interpreter, as a destructor would. Did it attach? */
+static PyObject *ensure_release(PyObject *self, PyObject *unused) {
+    (void)self, (void)unused;
+    PyInterpreterView *view = PyInterpreterView_FromCurrent();
+    if (view == NULL) return NULL;
+    PyThreadStateToken *token = PyThreadState_EnsureFromView(view);
+    if (token != NULL) PyThreadState_Release(token);
+    PyInterpreterView_Close(view);
+    return PyBool_FromLong(token != NULL);
+}
+
+static PyObject *to_call;
+
+static Wrong call_it(void) {
+    PyThreadStateToken *token = PyThreadState_EnsureFromView(PyInterpreterView_FromMain());
+    CHECK(token != NULL);
+    PyObject *result = PyObject_CallObject(to_call, NULL);
+    if (result == NULL) PyErr_Print();
+    Py_XDECREF(result);
+    PyThreadState_Release(token);
+    CHECK(result != NULL);
+    return NULL;
+}
+
+static PyObject *call_in_native_thread(PyObject *self, PyObject *callable) {
+    (void)self;
+    to_call = callable;
+    Wrong wrong = in_native_thread(call_it);
+    if (wrong) return PyErr_Format(PyExc_AssertionError, "%s", wrong);
+    Py_RETURN_NONE;
+}
+
+/* A pool of native threads that call a Python function until they are refused. */
+typedef struct {
+    pthread_t thread;
+    int64_t id;
+    PyObject *callable;
+    atomic_int ended;
+} Worker;
+
+static Worker workers[4096];
+static atomic_int workers_started;
+static atomic_long calls;
+static int legacy_pool;
+
+static void *pool_thread(void *argument) {
+    Worker *worker = (Worker *)argument;
+    for (;;) {
+        PyThreadStateToken *token = NULL;
+        PyGILState_STATE legacy = PyGILState_LOCKED;
+        if (legacy_pool) {
+            legacy = PyGILState_Ensure();
+        } else if ((token = InterpGuard_EnsureID(worker->id)) == NULL) {
+            break;
+        }
+        PyObject *result = PyObject_CallFunction(worker->callable, "s", "a line\n");
+        if (result == NULL) PyErr_Clear();
+        Py_XDECREF(result);
+        calls++;
+        if (legacy_pool) {
+            PyGILState_Release(legacy);
+        } else {
+            PyThreadState_Release(token);
+        }
+    }
+    worker->ended = 1;
+    return NULL;
+}
+
+/* After Python is gone, in exit(): every thread must have come to its own end. */
+static void join_pool(void) {
+    struct timespec deadline;
+    clock_gettime(CLOCK_REALTIME, &deadline);
+    deadline.tv_sec += legacy_pool ? 2 : 60;
+    int hang = 0, killed = 0, n = workers_started;
+    for (int i = 0; i < n; i++) {
+        if (pthread_timedjoin_np(workers[i].thread, NULL, &deadline) != 0) {
+            hang++;
+        } else if (!workers[i].ended) {
+            killed++;
+        }
+    }
+    printf("threads %d calls %ld hang %d killed %d\n", n, (long)calls, hang, killed);
+    fflush(stdout);
+    if (hang || killed) _exit(99);
+}
+
+/* start_pool(threads, callable, legacy): for the calling interpreter. */
+static PyObject *start_pool(PyObject *self, PyObject *arguments) {
+    (void)self;
+    int threads;
+    PyObject *callable;
+    if (!PyArg_ParseTuple(arguments, "iOi", &threads, &callable, &legacy_pool)) return NULL;
+    if (workers_started == 0) atexit(join_pool);
+    for (int i = 0; i < threads; i++) {
+        int at = atomic_fetch_add(&workers_started, 1);
+        if (at >= (int)(sizeof workers / sizeof *workers)) {
+            PyErr_SetString(PyExc_RuntimeError, "too many workers");
+            return NULL;
+        }
+        Py_INCREF(callable); /* for good: the interpreter may be gone when the thread is */
+        workers[at].id = InterpGuard_CurrentID();
+        workers[at].callable = callable;
+        if (pthread_create(&workers[at].thread, NULL, pool_thread, &workers[at]) != 0) abort();
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *pool_calls(PyObject *self, PyObject *unused) {
+    (void)self, (void)unused;
+    return PyLong_FromLong(calls);
+}
+
+/* sub_cycle(code): makes a subinterpreter, runs the code in it, and ends it. */
+static PyObject *sub_cycle(PyObject *self, PyObject *code) {
+    (void)self;
+    const char *text = PyUnicode_AsUTF8(code);
+    if (text == NULL) return NULL;
+    Sub sub;
+    Wrong wrong = sub_begin(&sub, 0);
+    if (!wrong) {
+        PyThreadState_Swap(sub.state);
+        if (PyRun_SimpleString(text) != 0) wrong = "the code raised";
+        PyThreadState_Swap(sub.main);
+        sub_end(&sub);
+    }
+    if (wrong) return PyErr_Format(PyExc_AssertionError, "%s", wrong);
+    Py_RETURN_NONE;
+}
+
+/* --- real signals ---------------------------------------------------------------------------------------------------- */
+
+static atomic_long delivered, found, finalizing, not_found, in_handler_wrong;
+static int by_view;
+static int64_t watched_id;
+static atomic_int stop;
+
+static void on_signal(int number) {
+    (void)number;
+    int before = errno;
+    int64_t ids[3] = {0, watched_id, 1L << 50};
+    for (int i = 0; i < 3; i++) {
+        if (by_view && i == 0) {
+            PyInterpreterView *view = PyInterpreterView_FromMain();
+            PyInterpreterGuard *guard = PyInterpreterGuard_FromView(view);
+            if (guard != NULL) {
+                found++;
+                PyInterpreterGuard_Close(guard);
+            } else {
+                in_handler_wrong++; /* main is live throughout */
+            }
+            continue;
+        }
+        InterpGuard guard, second;
+        switch (InterpGuard_Lookup(ids[i], &guard)) {
+        case INTERP_GUARD_OK:
+            found++;
+            if (InterpGuard_GetID(&guard) != ids[i] || InterpGuard_Interpreter(&guard) == NULL ||
+                InterpGuard_Dup(&guard, &second) != 0 || InterpGuard_Close(&guard) != 0 ||
+                InterpGuard_Close(&second) != 0 || i == 2) {
+                in_handler_wrong++;
+            }
+            break;
+        case INTERP_GUARD_FINALIZING:
+            finalizing++;
+            in_handler_wrong += i != 1;
+            break;
+        default:
+            not_found++;
+            in_handler_wrong += i == 0;
+        }
+    }
+    if (errno != before) in_handler_wrong++;
+    delivered++;
+}
+
+typedef struct {
+    pthread_t target;
+    long count;
+} Sender;
+
+static void *send_signals(void *argument) {
+    Sender *sender = (Sender *)argument;
+    while (delivered < sender->count) {
+        long before = delivered;
+        pthread_kill(sender->target, SIGUSR1);
+        for (int spin = 0; delivered == before && spin < 2000; spin++) sched_yield();
+    }
+    stop = 1;
+    return NULL;
+}
+
+static void *loop_on_guards(void *unused) {
+    (void)unused;
+    while (!stop) {
+        InterpGuard guard, second;
+        errno = 1234;
+        if (InterpGuard_Lookup(0, &guard) != 0 || InterpGuard_Dup(&guard, &second) != 0) in_handler_wrong++;
+        InterpGuard_Close(&guard);
+        InterpGuard_Close(&second);
+        PyInterpreterGuard *third = PyInterpreterGuard_FromView(PyInterpreterView_FromMain());
+        if (third == NULL) in_handler_wrong++;
+        PyInterpreterGuard_Close(third);
+        if (errno != 1234) in_handler_wrong++;
+    }
+    return NULL;
+}
+
+static void *loop_on_ensure(void *unused) {
+    (void)unused;
+    while (!stop) {
+        PyThreadStateToken *token = PyThreadState_EnsureFromView(PyInterpreterView_FromMain());
+        if (token == NULL) {
+            in_handler_wrong++;
+            continue;
+        }
+        PyThreadStateToken *nested = InterpGuard_EnsureID(0);
+        if (nested == NULL || InterpGuard_Release(nested) != 0) in_handler_wrong++;
+        PyThreadState_Release(token);
+    }
+    return NULL;
+}
+
+/* signals(target, by_view, count): target is "guards", "ensure" or "subs". */
+static PyObject *signals(PyObject *self, PyObject *arguments) {
+    (void)self;
+    const char *target;
+    long count;
+    if (!PyArg_ParseTuple(arguments, "sil", &target, &by_view, &count)) return NULL;
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    sigaction(SIGUSR1, &action, NULL);
+    delivered = found = finalizing = not_found = in_handler_wrong = 0;
+    stop = 0;
+    watched_id = 1;
+    Sender sender = {.target = pthread_self(), .count = count};
+    pthread_t sending, looping;
+    Wrong wrong = NULL;
+    long cycles = 0;
+    if (strcmp(target, "subs") == 0) {
+        pthread_create(&sending, NULL, send_signals, &sender);
+        while (!stop && !wrong) {
+            Sub sub;
+            if (!(wrong = sub_begin(&sub, 0))) {
+                watched_id = sub.id;
+                sub_end(&sub);
+            }
+            cycles++;
+        }
+        if (wrong) delivered = count;
+        Py_BEGIN_ALLOW_THREADS
+        pthread_join(sending, NULL);
+        Py_END_ALLOW_THREADS
+    } else {
+        void *(*loop)(void *) = strcmp(target, "ensure") == 0 ? loop_on_ensure : loop_on_guards;
+        Py_BEGIN_ALLOW_THREADS
+        pthread_create(&looping, NULL, loop, NULL);
+        sender.target = looping;
+        pthread_create(&sending, NULL, send_signals, &sender);
+        pthread_join(sending, NULL);
+        pthread_join(looping, NULL);
+        Py_END_ALLOW_THREADS
+    }
+    if (wrong) return PyErr_Format(PyExc_AssertionError, "%s", wrong);
+    return Py_BuildValue("{s:l,s:l,s:l,s:l,s:l,s:l}", "delivered", (long)delivered, "found", (long)found,
+                         "finalizing", (long)finalizing, "not_found", (long)not_found, "wrong",
+                         (long)in_handler_wrong, "cycles", cycles);
+}
+
+/* --- the module -------------------------------------------------------------------------------------------------------- */
+
+static PyMethodDef methods[] = {
+    {"run_scenarios", run_scenarios, METH_NOARGS, NULL},
+    {"ensure_release", ensure_release, METH_NOARGS, NULL},
+    {"call_in_native_thread", call_in_native_thread, METH_O, NULL},
+    {"start_pool", start_pool, METH_VARARGS, NULL},
+    {"pool_calls", pool_calls, METH_NOARGS, NULL},
+    {"sub_cycle", sub_cycle, METH_O, NULL},
+    {"signals", signals, METH_VARARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static int exec(PyObject *module) {
+    (void)module;
+    return import_interp_guard();
+}
+
+static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, (void *)exec},
+#if PY_VERSION_HEX >= 0x030C0000
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#endif
+    {0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, "ig_test", NULL, 0, methods, slots, NULL, NULL, NULL,
+};
+
+PyMODINIT_FUNC PyInit_ig_test(void);
+PyMODINIT_FUNC PyInit_ig_test(void) { return PyModuleDef_Init(&definition); }

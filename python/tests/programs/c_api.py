@@ -1,0 +1,47 @@
+"""pep788.h: the scenarios of PEP 788, in C, on native threads and in subinterpreters; and destructors at odd times."""
+
+import subprocess
+import sys
+import threading
+
+import interp_guard
+import ig_test
+
+print(*ig_test.run_scenarios())
+assert interp_guard.holders(0) == 0
+
+# A destructor that ensures while release clears the thread state.
+attached = []
+local = threading.local()
+
+
+class Late:
+    def __del__(self):
+        attached.append(ig_test.ensure_release())
+
+
+def leave():
+    local.late = Late()
+
+
+ig_test.call_in_native_thread(leave)
+assert attached == [True], attached
+assert interp_guard.holders(0) == 0
+
+# One that ensures while the interpreter is torn down is refused.
+ended = subprocess.run(
+    [
+        sys.executable,
+        "-c",
+        "import sys, ig_test\n"
+        "class Late:\n"
+        "    def __init__(self): self.ensure, self.write = ig_test.ensure_release, sys.__stdout__.write\n"
+        "    def __del__(self): self.write(f'{self.ensure()}\\n')\n"
+        "sys.late = Late()\n",
+    ],
+    stdout=subprocess.PIPE,
+    timeout=60,
+    text=True,
+)
+assert ended.returncode == 0 and ended.stdout.split() == ["False"], (ended.returncode, ended.stdout)
+print("ok")

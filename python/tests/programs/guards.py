@@ -1,0 +1,87 @@
+"""Guards and views from Python: coexisting, outliving, closing, leaking."""
+
+import gc
+import sys
+import threading
+import time
+import warnings
+
+import interp_guard
+
+finalizing = getattr(__builtins__, "PythonFinalizationError", RuntimeError)
+main = interp_guard.main()
+
+# Two guards coexist; each is closed for itself, and closing again does nothing.
+first, second = main.guard(), interp_guard.lookup(int(main))
+assert first and second and interp_guard.holders(main) == 2
+first.close()
+first.close()
+assert first.closed and not second.closed and interp_guard.holders(main) == 1
+with second.duplicate() as third:
+    second.close()
+    assert interp_guard.holders(main) == 1 and third.view() == main
+assert interp_guard.holders(main) == 0
+for use in (first.duplicate, first.__enter__):
+    try:
+        use()
+    except ValueError:
+        continue
+    raise AssertionError("a closed guard was used")
+
+# A forgotten guard closes itself, and says so.
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    interp_guard.lookup(main)
+    gc.collect()
+assert [warning.category for warning in caught] == [ResourceWarning], caught
+assert interp_guard.holders(main) == 0
+
+# What is no ID is refused as what it is.
+for bad, error in (("main", ValueError), (-1, interp_guard.InterpreterNotFound), (2**62, interp_guard.InterpreterNotFound)):
+    try:
+        interp_guard.lookup(bad)
+    except error:
+        continue
+    raise AssertionError(f"lookup({bad!r})")
+
+# A view outlives its interpreter; drain waits for a guard, names the number, and can be repeated.
+try:
+    import _interpreters as interpreters
+except ImportError:
+    import _xxsubinterpreters as interpreters
+
+sub = interpreters.create()
+assert not interpreters.run_string(sub, "import interp_guard")
+view = interp_guard.View(int(sub))
+guard = view.guard()
+try:
+    interp_guard.drain(view, timeout=0.05)
+except TimeoutError as late:
+    assert "1 guard is out" in str(late), late
+else:
+    raise AssertionError("drained with a guard out")
+try:
+    view.guard()
+except finalizing:
+    pass
+else:
+    raise AssertionError("a closing interpreter gave out a guard")
+with guard.duplicate():  # the holder's own guard holds the interpreter already
+    assert interp_guard.holders(view) == 2
+
+closer = threading.Timer(0.2, guard.close)
+closer.start()
+began = time.monotonic()
+interp_guard.drain(view)
+assert time.monotonic() - began >= 0.1
+closer.join()
+interpreters.destroy(sub)
+try:
+    view.guard()
+except interp_guard.InterpreterNotFound:
+    pass
+else:
+    raise AssertionError("a view of a finalized interpreter gave a guard")
+
+assert sys.getsizeof(view) <= 64
+print("ok")

@@ -1,0 +1,56 @@
+"""The main interpreter's hook closes every interpreter before it drains any, waits for every guard, newest first."""
+
+import subprocess
+import sys
+
+PROGRAM = """
+import sys, threading, time
+import interp_guard
+try:
+    import _interpreters as interpreters
+except ImportError:
+    import _xxsubinterpreters as interpreters
+
+sub = interpreters.create()
+assert not interpreters.run_string(sub, "import interp_guard")
+main_guard, sub_guard = interp_guard.lookup(0), interp_guard.lookup(int(sub))
+finalizing = getattr(__builtins__, "PythonFinalizationError", RuntimeError)
+unknown = interp_guard.InterpreterNotFound
+
+def state(id):
+    try:
+        interp_guard.lookup(id).close()
+        return "live"
+    except unknown:
+        return "gone"
+    except finalizing:
+        return "closing"
+
+def worker():
+    while state(0) == "live":
+        time.sleep(0.001)
+    seen = [state(0), state(int(sub))]      # both closed before either is drained
+    sub_guard.close()
+    while state(int(sub)) == "closing":     # drained first
+        time.sleep(0.001)
+    seen += [state(0), state(int(sub))]
+    sys.stdout.write(" ".join(seen) + "\\n")
+    sys.stdout.flush()
+    main_guard.close()
+
+threading.Thread(target=worker, daemon=True).start()
+if DESTROY:
+    import atexit
+    atexit.register(print, "before")        # later than ours, so called before it
+"""
+
+ended = subprocess.run(
+    [sys.executable, "-c", PROGRAM.replace("DESTROY", "True")],
+    stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60, text=True,
+)
+lines = ended.stdout.splitlines()
+assert lines == ["before", "closing closing closing gone"], (lines, ended.stderr)
+# 3.9 to 3.13 end what is left of a subinterpreter themselves, or refuse to, after our hook; that is theirs.
+print(ended.returncode, ended.stderr.splitlines()[-1:])
+assert "interp_guard" not in ended.stderr, ended.stderr
+print("ok")

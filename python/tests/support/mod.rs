@@ -1,0 +1,227 @@
+//! Pythons, the staged package, and programs under a watchdog.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
+
+/// A program that has not ended by then hangs.
+const WATCHDOG: Duration = Duration::from_secs(240);
+
+/// Are the long forms asked for?
+pub fn is_long() -> bool {
+    std::env::var_os("INTERP_GUARD_LONG").is_some_and(|value| !value.is_empty())
+}
+
+/// One CPython.
+#[derive(Clone)]
+pub struct Python {
+    pub executable: PathBuf,
+    pub version: String,
+    include: PathBuf,
+}
+
+/// What a program left behind.
+pub struct Output {
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// Every CPython from 3.9 on, one of each version.
+pub fn find_pythons() -> Vec<Python> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    if let Some(home) = std::env::var_os("HOME") {
+        let versions = fs::read_dir(Path::new(&home).join(".pyenv/versions"));
+        folders.extend(versions.into_iter().flatten().flatten().map(|entry| entry.path().join("bin")));
+    }
+    let names = ["python3".to_owned()].into_iter().chain((9..=15).map(|minor| format!("python3.{minor}")));
+    let names: Vec<_> = names.collect();
+    let candidates = folders.iter().flat_map(|folder| names.iter().map(move |name| folder.join(name)));
+    let mut found = BTreeMap::new();
+    for executable in candidates.filter(|candidate| candidate.is_file()) {
+        if let Some(python) = Python::probe(&executable) {
+            found.entry(sort_key(&python.version)).or_insert(python);
+        }
+    }
+    found.into_values().collect()
+}
+
+fn sort_key(version: &str) -> Vec<u32> {
+    version.split('.').filter_map(|part| part.parse().ok()).collect()
+}
+
+impl Python {
+    /// `None` for what is not a CPython from 3.9 on; said, since a scenario is not run on it.
+    fn probe(executable: &Path) -> Option<Self> {
+        let script = "import sys, sysconfig, platform\n\
+                      print(platform.python_implementation(), platform.python_version(), sys.executable, \
+                      sysconfig.get_path('include'), sysconfig.get_config_var('Py_GIL_DISABLED') or 0, sep='\\n')";
+        let output = Command::new(executable).args(["-I", "-c", script]).output().ok()?;
+        let text = String::from_utf8(output.stdout).ok()?;
+        let lines: Vec<&str> = text.lines().collect();
+        let [implementation, version, real, include, no_gil] = lines[..] else { return None };
+        let key = sort_key(version);
+        if implementation != "CPython" || key.as_slice() < [3, 9].as_slice() || no_gil != "0" {
+            eprintln!("not used: {implementation} {version} at {} (no GIL: {no_gil})", executable.display());
+            return None;
+        }
+        Some(Self { executable: real.into(), version: version.into(), include: include.into() })
+    }
+
+    /// Runs a program of `tests/programs` to its end, or kills it and says so.
+    pub fn run(&self, program: &str, path: &[PathBuf]) -> Result<Output, String> {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs").join(format!("{program}.py"));
+        let path = std::env::join_paths(path).map_err(|error| error.to_string())?;
+        let mut child = Command::new(&self.executable)
+            .args(["-X", "faulthandler", "-W", "error::ResourceWarning"])
+            .arg(file)
+            .current_dir(env!("CARGO_TARGET_TMPDIR")) // `-c` in a program looks for modules here first
+            .env("PYTHONPATH", path)
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .map_err(|error| format!("{}: {error}", self.executable.display()))?;
+        let collect = |mut pipe: Box<dyn Read + Send>| {
+            std::thread::spawn(move || {
+                let mut bytes = Vec::new();
+                let _ = pipe.read_to_end(&mut bytes);
+                String::from_utf8_lossy(&bytes).into_owned()
+            })
+        };
+        let stdout = collect(Box::new(child.stdout.take().ok_or("no stdout")?));
+        let stderr = collect(Box::new(child.stderr.take().ok_or("no stderr")?));
+        let group = child.id() as libc::pid_t;
+        let (ended, watch) = mpsc::channel::<()>();
+        let watchdog = std::thread::spawn(move || {
+            let late = watch.recv_timeout(WATCHDOG) == Err(mpsc::RecvTimeoutError::Timeout);
+            if late {
+                // SAFETY: sends signals to the process group made above. faulthandler prints where it hangs.
+                unsafe {
+                    libc::kill(group, libc::SIGABRT);
+                    libc::usleep(500_000);
+                    libc::kill(-group, libc::SIGKILL);
+                }
+            }
+            late
+        });
+        let status = child.wait().map_err(|error| error.to_string())?;
+        drop(ended);
+        let late = watchdog.join().unwrap_or(false);
+        let output = Output {
+            status,
+            stdout: stdout.join().unwrap_or_default(),
+            stderr: stderr.join().unwrap_or_default(),
+        };
+        if late {
+            return Err(format!("hangs\n--- stdout\n{}\n--- stderr\n{}", output.stdout, output.stderr));
+        }
+        Ok(output)
+    }
+}
+
+/// The package as Python finds it: the sources, and the library that cargo built.
+#[derive(Clone)]
+pub struct Package {
+    pub root: PathBuf,
+    /// By version: where the C extension for it is, or why it could not be built.
+    extensions: Arc<Mutex<BTreeMap<String, Result<PathBuf, String>>>>,
+}
+
+impl Package {
+    pub fn stage() -> Self {
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("interp_guard");
+        let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("stage-{}", std::process::id()));
+        let package = root.join("interp_guard");
+        copy_folder(&sources, &package);
+        let program = std::env::current_exe().expect("a test has a path");
+        let library =
+            program.ancestors().skip(1).take(2).map(|folder| folder.join("libinterp_guard_native.so"));
+        let library = library.filter(|path| path.is_file()).max_by_key(|path| {
+            path.metadata().and_then(|data| data.modified()).expect("a built file has a time")
+        });
+        let library = library.expect("cargo builds a package's library before its tests");
+        fs::copy(library, package.join("_native.abi3.so")).expect("stage the library");
+        Self { root, extensions: Arc::default() }
+    }
+
+    pub fn remove(&self) {
+        let _ = fs::remove_dir_all(&self.root);
+    }
+
+    /// The folder that has the C extension for this Python, built on first use.
+    pub fn extension_for(&self, python: &Python) -> Result<PathBuf, String> {
+        let mut extensions = self.extensions.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        extensions.entry(python.version.clone()).or_insert_with(|| self.build_extension(python)).clone()
+    }
+
+    /// Compiles a file that uses every name of the header: as C and C++, with and without the limited API.
+    pub fn check_header(&self, python: &Python) -> Result<(), String> {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/extension/header.c");
+        let mut languages = vec![("cc", "c11"), ("c++", "c++17")];
+        if is_long() {
+            languages.extend([("c++", "c++11"), ("c++", "c++20")]);
+        }
+        for (compiler, language) in languages {
+            for limited in [None, Some("-DPy_LIMITED_API=0x03090000")] {
+                let output = Command::new(compiler)
+                    .args(["-x", if compiler == "cc" { "c" } else { "c++" }])
+                    .arg(format!("-std={language}"))
+                    .args(["-Wall", "-Wextra", "-Werror", "-fsyntax-only"])
+                    .args(limited)
+                    .arg("-I")
+                    .arg(self.root.join("interp_guard/include"))
+                    .arg("-isystem") // Python's own headers are not under test
+                    .arg(&python.include)
+                    .arg(&source)
+                    .output()
+                    .map_err(|error| format!("{compiler}: {error}"))?;
+                if !output.status.success() {
+                    let errors = String::from_utf8_lossy(&output.stderr);
+                    return Err(format!("{compiler} -std={language} {limited:?}: {errors}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn build_extension(&self, python: &Python) -> Result<PathBuf, String> {
+        let folder = self.root.join(format!("extension-{}", python.version));
+        fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/extension");
+        let output = Command::new("cc")
+            .args(["-std=c11", "-D_GNU_SOURCE", "-O2", "-g", "-Wall", "-Wextra", "-Werror"])
+            .args(["-shared", "-fPIC", "-pthread", "-I"])
+            .arg(&python.include)
+            .arg("-I")
+            .arg(self.root.join("interp_guard/include"))
+            .arg(sources.join("ig_test.c"))
+            .arg("-o")
+            .arg(folder.join("ig_test.so"))
+            .output()
+            .map_err(|error| format!("cc: {error}"))?;
+        match output.status.success() {
+            true => Ok(folder),
+            false => Err(format!("the C extension: {}", String::from_utf8_lossy(&output.stderr))),
+        }
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("make the stage");
+    for entry in fs::read_dir(from).expect("read the package").flatten() {
+        let target = to.join(entry.file_name());
+        match entry.path().is_dir() {
+            true => copy_folder(&entry.path(), &target),
+            false => drop(fs::copy(entry.path(), target).expect("stage a file")),
+        }
+    }
+}
