@@ -359,7 +359,7 @@ impl<'r, T: Send + Sync + 'static> DrainTimeout<'r, T> {
     /// let guard = registry.lookup(id)?;
     /// let late = registry.close(id)?.drain(Some(Duration::ZERO)).unwrap_err();
     /// for holder in late.timeout().holders() {
-    ///     println!("thread {:?} has held one for {:?}", holder.thread_name, holder.age);
+    ///     println!("thread {} has held one for {:?}", holder.thread_name, holder.age);
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```

@@ -6,6 +6,7 @@ use crate::signal_safe::sys;
 use crate::signal_safe::table::Table;
 use std::ffi::CStr;
 use std::fmt;
+use std::path::Path;
 use std::time::Duration;
 
 /// One guard that is out, as the ledger recorded it.
@@ -14,8 +15,10 @@ use std::time::Duration;
 pub struct Holder {
     /// The kernel's ID of the thread that took the guard. It may have handed it to another one since.
     pub thread_id: u32,
-    /// That thread's name; `None` if it has ended. (The kernel gives IDs of ended threads to new ones in the end.)
-    pub thread_name: Option<String>,
+    /// That thread's name when it took the guard.
+    pub thread_name: String,
+    /// Has that thread ended? (The kernel gives the IDs of ended threads to new ones in the end: then it seems to live.)
+    pub thread_ended: bool,
     /// Where the guard was taken.
     pub site: Site,
     /// How long ago.
@@ -28,10 +31,11 @@ pub struct Holder {
 
 impl Holder {
     fn new(record: Record, now: u64, this_thread: u32) -> Self {
-        let comm = format!("/proc/self/task/{}/comm", record.thread);
+        let name = record.name.split(|&byte| byte == 0).next().unwrap_or_default();
         Self {
             thread_id: record.thread,
-            thread_name: std::fs::read_to_string(comm).ok().map(|name| name.trim_end().to_owned()),
+            thread_name: String::from_utf8_lossy(name).into_owned(),
+            thread_ended: !Path::new(&format!("/proc/self/task/{}", record.thread)).exists(),
             site: record.site,
             age: Duration::from_nanos(now.saturating_sub(record.since)),
             in_handler: record.on_signal_stack,
@@ -152,7 +156,10 @@ impl fmt::Display for Holders {
 
 /// A holder as a row of the table.
 fn row(holder: &Holder) -> [String; 4] {
-    let name = holder.thread_name.clone().unwrap_or_else(|| "(ended)".to_owned());
+    let mut name = holder.thread_name.clone();
+    if holder.thread_ended {
+        name += " (ended)";
+    }
     let mut place = describe(holder.site);
     if holder.in_handler {
         place += ", in a signal handler";

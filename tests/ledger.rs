@@ -59,7 +59,7 @@ fn the_report_names_thread_call_site_and_age() {
         let late = report(&registry, id);
         let holders = late.timeout().holders();
         let [holder] = holders.iter().collect::<Vec<_>>()[..] else { panic!("{holders}") };
-        assert_eq!(holder.thread_name.as_deref(), Some("the-worker"));
+        assert_eq!(holder.thread_name, "the-worker");
         assert_ne!(holder.thread_id, nix::unistd::gettid().as_raw() as u32);
         assert_eq!(line(holder.site), lookup_line);
         assert!(!holder.by_this_thread && !holder.in_handler);
@@ -78,14 +78,16 @@ fn the_report_names_thread_call_site_and_age() {
 fn a_thread_that_ended_is_named_as_such() {
     let (registry, id) = registry();
     let guard = std::thread::scope(|scope| {
-        scope.spawn(|| registry.lookup(id).expect("live")).join().expect("joined")
+        let worker = std::thread::Builder::new().name("sixteen letters+".into());
+        let taker = worker.spawn_scoped(scope, || registry.lookup(id).expect("live"));
+        taker.expect("spawned").join().expect("joined")
     });
     // The kernel lets go of a thread only after `join` has returned.
-    let gone = || registry.holders(id).unwrap().iter().all(|holder| holder.thread_name.is_none());
+    let gone = || registry.holders(id).unwrap().iter().all(|holder| holder.thread_ended);
     while !gone() {
         std::thread::yield_now();
     }
-    assert!(registry.holders(id).unwrap().to_string().contains("(ended)"));
+    assert!(registry.holders(id).unwrap().to_string().contains("sixteen letters (ended)"));
     drop(guard);
 }
 

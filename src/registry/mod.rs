@@ -132,7 +132,7 @@ impl<T: Send + Sync + 'static> Registry<T> {
     /// Asks for a ledger, or for none: a record of who holds each guard, for [`holders`](Self::holders) and for the
     /// report of a drain. Without this, `INTERP_GUARD_LEDGER` (`1` or `0`) decides, and without that there is none.
     ///
-    /// With a ledger a lookup makes three system calls. It records 16,384 guards at a time; what is beyond that is
+    /// With a ledger a lookup makes four system calls. It records 16,384 guards at a time; what is beyond that is
     /// counted, and reported as not recorded.
     ///
     /// Context: any; `const`.

@@ -159,6 +159,8 @@ pub struct Record {
     pub site: Site,
     /// The kernel's ID of the thread that took it.
     pub thread: u32,
+    /// That thread's name, padded with zeros.
+    pub name: [u8; 16],
     /// Was it taken on an alternate signal stack? Then by a signal handler.
     pub on_signal_stack: bool,
 }
@@ -172,6 +174,7 @@ struct Entry {
     id: Atomic<i64>,
     since: Atomic<u64>,
     site: Atomic<u64>,
+    name: [Atomic<u64>; 2],
     thread: Atomic<u32>,
     on_signal_stack: Atomic<u32>,
     /// The fork generation in which the guard was counted.
@@ -189,7 +192,7 @@ pub struct Ledger {
 impl Ledger {
     /// Writes down that the calling thread takes a guard. [`Ticket::NONE`] if no entry is free.
     ///
-    /// Context: any, async-signal-safe, wait-free. Makes three system calls.
+    /// Context: any, async-signal-safe, wait-free. Makes four system calls.
     pub fn record(&self, id: InterpreterId, site: Site, generation: u32) -> Ticket {
         // Threads begin at different words, so that they seldom meet.
         let start = (sys::thread_pointer() as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
@@ -206,6 +209,7 @@ impl Ledger {
             entry.since.store(sys::monotonic_nanos(), Ordering::Relaxed);
             entry.site.store(site.0, Ordering::Relaxed);
             entry.thread.store(sys::gettid(), Ordering::Relaxed);
+            entry.name_thread(sys::thread_name());
             entry.on_signal_stack.store(u32::from(sys::on_signal_stack()), Ordering::Relaxed);
             entry.generation.store(generation, Ordering::Relaxed);
             // R3. Release: pairs with the Acquire in `Entry::read`.
@@ -318,6 +322,18 @@ impl Entry {
         self.sequence.compare_exchange(was, next, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
+    fn name_thread(&self, name: [u8; 16]) {
+        let name = u128::from_ne_bytes(name);
+        let [low, high] = &self.name;
+        low.store(name as u64, Ordering::Relaxed);
+        high.store((name >> 64) as u64, Ordering::Relaxed);
+    }
+
+    fn name(&self) -> [u8; 16] {
+        let [low, high] = self.name.each_ref().map(|half| u128::from(half.load(Ordering::Relaxed)));
+        (high << 64 | low).to_ne_bytes()
+    }
+
     /// The facts, if they are those of one guard throughout (L3).
     fn read(&self) -> Option<Record> {
         // Acquire: pairs with R3.
@@ -327,6 +343,7 @@ impl Entry {
             since: self.since.load(Ordering::Relaxed),
             site: Site(self.site.load(Ordering::Relaxed)),
             thread: self.thread.load(Ordering::Relaxed),
+            name: self.name(),
             on_signal_stack: self.on_signal_stack.load(Ordering::Relaxed) != 0,
         };
         // Pairs with R2's fence: had one of the facts been a later guard's, the number would be seen to have changed.

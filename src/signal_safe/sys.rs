@@ -101,6 +101,17 @@ pub fn gettid() -> u32 {
     unsafe { syscall(libc::SYS_gettid, [0; 6]) }.unwrap_or(0) as u32
 }
 
+/// The calling thread's name, padded with zeros.
+///
+/// Context: any, async-signal-safe.
+pub fn thread_name() -> [u8; 16] {
+    let mut name = [0_u8; 16];
+    let args = [libc::PR_GET_NAME as usize, name.as_mut_ptr() as usize, 0, 0, 0, 0];
+    // SAFETY: (1) PR_GET_NAME writes at most the 16 bytes that `name` has. It always succeeds.
+    let _ = unsafe { syscall(libc::SYS_prctl, args) };
+    name
+}
+
 /// Nanoseconds on the monotonic clock.
 ///
 /// Context: any, async-signal-safe.
