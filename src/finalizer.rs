@@ -7,7 +7,7 @@ use crate::blockers;
 use crate::drain_options::{DrainOptions, Enough, Phase, Watch};
 use crate::ledger::Holders;
 use crate::pending::{self, Waiting};
-use crate::registry::{Book, CloseError, OnClose, Registry};
+use crate::registry::{Book, CloseError, OnClose, Registry, Stats};
 use crate::signal_safe::sys::Errno;
 use crate::signal_safe::word::InterpreterId;
 use std::error::Error;
@@ -58,14 +58,17 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
         take_up: bool,
     ) -> Result<(Self, Vec<(InterpreterId, OnClose)>), CloseError> {
         let number = book.next_closing();
+        let inherited = book.inherited;
         let entry = book.entries.get_mut(&id).ok_or(CloseError::NotFound)?;
+        let owned = entry.owner.is_some_and(|owner| owner > inherited);
         let closing = registry.table().is_closing(entry.slot);
-        if entry.owner.is_some() || closing && !take_up {
+        if owned || closing && !take_up {
             return Err(CloseError::AlreadyClosing);
         }
         if !closing {
             // SAFETY: (1) the mutex is held; (2) the book has `id` in this slot, and it is not closing.
             unsafe { registry.table().begin_close(entry.slot, id) };
+            book.stats.closings += 1;
         }
         entry.owner = Some(number);
         let slot = entry.slot;
@@ -225,6 +228,7 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
             match watch.enough() {
                 None => {}
                 Some(Enough::Deadline) => {
+                    self.note(|stats| stats.timeouts += 1);
                     return Err(DrainError::Timeout(DrainTimeout::new(self, watch.began)));
                 }
                 Some(Enough::Interrupted) => {
@@ -240,11 +244,18 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
     pub(crate) fn hand_over(self, watch: &mut Watch<'_>) -> Result<T, DrainError<'r, T>> {
         match self.take() {
             Some(interpreter) => {
+                self.note(|stats| stats.drained(watch.began.elapsed()));
                 let closing = ManuallyDrop::new(self); // there is nothing left to give back
                 watch.tell(Phase::Finalized(closing.id));
                 Ok(interpreter)
             }
             None => Err(DrainError::Superseded(DrainTimeout::new(self, watch.began))),
+        }
+    }
+
+    fn note(&self, note: impl FnOnce(&mut Stats)) {
+        if let Some(book) = self.registry.lock().as_mut() {
+            note(&mut book.stats);
         }
     }
 

@@ -15,6 +15,8 @@ mod finalize_all;
 #[cfg(not(loom))]
 mod finalizer;
 #[cfg(not(loom))]
+pub mod fork;
+#[cfg(not(loom))]
 pub mod gilstate;
 #[cfg(not(loom))]
 mod ledger;
@@ -38,7 +40,7 @@ pub use ledger::{Holder, Holders};
 #[cfg(not(loom))]
 pub use platform::Missing;
 #[cfg(not(loom))]
-pub use registry::{CloseError, Layout, RegisterError, Registry, SetupError};
+pub use registry::{CloseError, Layout, RegisterError, Registry, SetupError, Stats};
 pub use signal_safe::LookupError;
 pub use signal_safe::counters::{Counters, UnknownCounters};
 pub use signal_safe::guard::{Guard, View};

@@ -150,3 +150,12 @@ fn sums_far_apart_in_the_right_order_are_no_mistake() {
     let (passed, text) = run(Some("pause_between_sums"), "protocol", "a_guard_handed_on_is_never_missed");
     assert!(passed, "{text}");
 }
+
+#[test]
+fn fork_generation_not_checked_in_the_child() {
+    the_test_sees(
+        "generation_unchecked",
+        "fork",
+        "a_kept_guard_holds_its_finalizer_and_an_inherited_one_does_not",
+    );
+}

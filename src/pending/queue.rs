@@ -75,7 +75,6 @@ impl Queue {
     ///
     /// # Safety
     /// As for [`Ring::clear`].
-    #[allow(dead_code, reason = "after_fork_child calls it")]
     pub unsafe fn after_fork_child(&self) -> io::Result<()> {
         // SAFETY: the caller's promise.
         unsafe { self.ring.clear() };

@@ -1,6 +1,7 @@
 //! The registry's book: what normal context knows of each interpreter, kept under the registry's mutex.
 
 use super::setup::Mappings;
+use super::stats::Stats;
 use crate::InterpreterId;
 use crate::pending::{Queue, Waiting};
 use rangemap::RangeInclusiveSet;
@@ -36,6 +37,10 @@ pub(crate) struct Book {
     closings: u64,
     /// The pending queues that are bound to this registry, as long as they exist.
     queues: Vec<Weak<Queue>>,
+    /// The `Closing`s up to this number were given out before this process was forked: their interpreters can be taken up.
+    pub inherited: u64,
+    /// What the finalizers have done.
+    pub stats: Stats,
     /// Dropped with the book, after the table's last use.
     _mappings: Mappings,
 }
@@ -50,6 +55,8 @@ impl Book {
             registrations: 0,
             closings: 0,
             queues: Vec::new(),
+            inherited: 0,
+            stats: Stats::default(),
             _mappings: mappings,
         }
     }
@@ -105,5 +112,20 @@ impl Book {
             served: queue.is_served(),
         };
         self.queues().map(waiting).filter(|waiting| waiting.calls != 0).collect()
+    }
+
+    /// In a forked child: whoever owned a `Closing` is gone, or is the thread that forked, who may be superseded. What the
+    /// pending queues had waiting is forgotten, not run.
+    ///
+    /// # Safety
+    /// The only thread of a forked child, in no operation of a queue.
+    pub unsafe fn begin_generation(&mut self) {
+        for queue in self.queues() {
+            // SAFETY: the caller's promise. Without an eventfd of its own the queue shares its parent's: pushes then wake
+            // workers of both, who find nothing.
+            let _ = unsafe { queue.after_fork_child() };
+        }
+        self.inherited = self.closings;
+        self.stats = Stats::default();
     }
 }

@@ -4,13 +4,16 @@ mod bindings;
 mod book;
 mod error;
 mod setup;
+mod stats;
 
 pub use error::{CloseError, RegisterError};
 pub use setup::{Layout, SetupError};
+pub use stats::Stats;
 
 use crate::blockers;
 use crate::drain_options::DrainOptions;
 use crate::finalizer::{Closing, FinalizeError};
+use crate::fork::Fork;
 use crate::ledger::Holders;
 use crate::pending::Queue;
 use crate::signal_safe::LookupError;
@@ -57,6 +60,8 @@ pub struct Registry<T: Send + Sync + 'static> {
     counters: Option<Counters>,
     /// How many `finalize_all` are running. Used with the mutex held.
     shutdowns: AtomicU32,
+    /// Of a thread that is forking.
+    fork: Fork,
     ledger: Option<bool>,
     interpreters: PhantomData<T>,
 }
@@ -106,6 +111,7 @@ impl<T: Send + Sync + 'static> Registry<T> {
             capacity,
             counters: None,
             shutdowns: AtomicU32::new(0),
+            fork: Fork::new(),
             ledger: None,
             interpreters: PhantomData,
         }
@@ -549,6 +555,21 @@ impl<T: Send + Sync + 'static> Registry<T> {
         Some(Holders::of(&self.table, id, outstanding))
     }
 
+    /// What this registry's finalizers have done so far.
+    ///
+    /// Context: normal.
+    ///
+    /// ```
+    /// # use interp_guard::Registry;
+    /// let registry = Registry::new();
+    /// let id = registry.register("an interpreter").unwrap();
+    /// registry.finalize(id, None).unwrap();
+    /// assert_eq!(registry.stats().drains, 1);
+    /// ```
+    pub fn stats(&self) -> Stats {
+        self.lock().as_ref().map_or_else(Stats::default, |book| book.stats)
+    }
+
     /// How many interpreters are registered, live and closing.
     ///
     /// Context: normal.
@@ -647,11 +668,21 @@ impl<T: Send + Sync + 'static> Registry<T> {
         Ok(())
     }
 
+    pub(crate) fn fork(&self) -> &Fork {
+        &self.fork
+    }
+
     /// Counts the `finalize_all` that are running.
     pub(crate) fn change_shutdowns(&self, change: impl FnOnce(u32) -> u32) {
         let _book = self.lock();
         // Relaxed: the mutex is held, here and where it is read.
         self.shutdowns.store(change(self.shutdowns.load(Ordering::Relaxed)), Ordering::Relaxed);
+    }
+
+    /// In a forked child, with the mutex held: no `finalize_all` is running.
+    pub(crate) fn forget_shutdowns(&self) {
+        // Relaxed: as in `change_shutdowns`.
+        self.shutdowns.store(0, Ordering::Relaxed);
     }
 
     /// The book, once the table is published. A panic of another thread cannot have left it half-changed: each change is

@@ -160,7 +160,28 @@ impl<'t> RawGuard<'t> {
     #[inline(always)]
     fn counting_state(&self) -> Option<State> {
         let state = self.table.state();
-        (self.generation == state.generation()).then_some(state)
+        let counted = self.generation == state.generation();
+        (counted || cfg!(interp_guard_inject = "generation_unchecked")).then_some(state)
+    }
+
+    /// In a forked child: counts this guard anew, if it was counted in the parent, in generation `counted_in`.
+    ///
+    /// Context: normal, the only thread of a forked child.
+    ///
+    /// # Safety
+    /// 1. The only thread of a forked child, after [`Table::begin_generation`] and before a slot is vacated.
+    /// 2. No bitwise copy of this guard is counted anew.
+    pub unsafe fn recount(&mut self, counted_in: u32) {
+        if self.generation != counted_in {
+            return;
+        }
+        let state = self.table.state();
+        self.generation = state.generation();
+        // SAFETY: a guard of that slot, which kept the interpreter in it until the fork; nothing was vacated since (1).
+        unsafe { self.table.count_clone(state, self.slot) };
+        if let (true, Some(ledger)) = (self.ticket.is_some(), self.table.ledger()) {
+            ledger.keep(self.ticket, self.generation);
+        }
     }
 
     /// The table that counts this guard.
@@ -296,6 +317,14 @@ impl<'r, T> Guard<'r, T> {
     #[inline]
     pub fn is_closing(&self) -> bool {
         self.raw.is_closing()
+    }
+
+    pub(crate) fn raw(&self) -> &RawGuard<'r> {
+        &self.raw
+    }
+
+    pub(crate) fn raw_mut(&mut self) -> &mut RawGuard<'r> {
+        &mut self.raw
     }
 
     /// Takes one more guard, as [`Clone`] does, and has the ledger show `site` for it.

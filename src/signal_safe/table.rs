@@ -547,6 +547,21 @@ impl Table {
         Some(payload)
     }
 
+    /// In a forked child: no guard is counted any more, whoever held it.
+    ///
+    /// # Safety
+    /// No other thread exists, and this one is in no operation of a guard.
+    pub unsafe fn begin_generation(&self) {
+        // Relaxed, both: the only thread; whatever it starts later happens after.
+        let state = self.state.load(Ordering::Relaxed);
+        let next = state.generation().wrapping_add(1);
+        self.state.store(state.with_generation(next), Ordering::Relaxed);
+        if let Some(mapped) = self.mapped() {
+            // SAFETY: the counters live with the table (T5) and are as many as its slots; the rest is promised.
+            unsafe { mapped.geometry.stripes.reset(mapped.geometry.mask.wrapping_add(1)) };
+        }
+    }
+
     /// Names the main interpreter. Writers only.
     pub fn set_main(&self, id: Option<InterpreterId>) {
         // Release: pairs with the Acquire in `main`.

@@ -251,7 +251,6 @@ pub(crate) fn of_runtime(runtime: TypeId, mut is: impl FnMut(&Level) -> bool) ->
 }
 
 /// For a forked child: calls `f` with every guard of `table` that this thread's levels hold, to be counted anew.
-#[allow(dead_code, reason = "for the fork hooks")]
 pub(crate) fn for_each_guard(table: &Table, mut f: impl FnMut(&mut GuardParts)) {
     let table = TableRef::new(table);
     for level in borrow().map(|levels| levels.stack.as_mut_slice()).unwrap_or_default() {

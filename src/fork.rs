@@ -1,0 +1,390 @@
+//! Forking a process whose threads hold guards.
+//!
+//! A forked child has one thread. The guards that the others held will never be given up, their finalizers never end,
+//! and they may have stood anywhere in a lookup or a drop. So the child starts to count anew.
+//!
+//! | call | where | what it does |
+//! |---|---|---|
+//! | [`Registry::before_fork`] | the thread that forks, before | blocks its signals and takes the registry's mutex |
+//! | [`Registry::after_fork_parent`] | the same, in the parent, also if the fork failed | gives both back |
+//! | [`Registry::after_fork_child`] | the same, in the child | counts anew, then gives both back |
+//!
+//! The three nest: a fork inside the `before_fork` and `after_fork_*` of somebody else, through [`install_atfork`] say, is
+//! one fork, and the child counts anew once. Whoever has guards to keep may be the inner or the outer one.
+//!
+//! # In the child
+//!
+//! - **Guards.** Every counter is zero and the registry's fork generation is one higher. A guard carries the generation in
+//!   which it was counted. The guards in `kept`, and those of the calling thread's ensure levels, are counted anew. Every
+//!   other inherited guard protects nothing any more; dropping or cloning it touches no counter, and its clones protect
+//!   nothing either.
+//! - **Thread states.** The forking thread's ensure levels are as they were, so it may release them. Threads without a guard
+//!   that were attaching are gone; a fork from inside a runtime's own attaching is not supported.
+//! - **Closings.** Interpreters that were closing are closing. Who was draining them is gone: the next `close`, `finalize`
+//!   or `finalize_all` gets them. A [`Closing`](crate::Closing) that the forking thread itself holds stays good until
+//!   somebody takes its interpreter up, and says `Superseded` after that. What a vanished thread had drained and taken out
+//!   is its own, and lost; callbacks of `on_close` that it was about to run are not run.
+//! - **Finalizers that wait** are threads of the parent; the parent's go on waiting undisturbed, and the child has none. The
+//!   wake words keep their numbers, which mean nothing but whether they have changed.
+//! - **The heavy fence** needs nothing: the kernel copies the registration for `membarrier` with the address space, and a
+//!   barrier reaches the threads of its own process only. There is no store of a vanished thread to wait for, since the
+//!   sums start at zero.
+//! - **The ledger** keeps the entries of the guards that are kept, under the thread that forked. All others are struck out.
+//! - **Pending calls** that were queued are forgotten, not run: the parent runs them. The queue works on, with an eventfd of
+//!   its own under the same number; its worker is a thread of the parent.
+//! - **The registry's book** (what is registered, retired, main) is as it was: the mutex was held, so nobody was changing
+//!   it. [`Registry::stats`] starts at zero, and a `finalize_all` of a vanished thread is over.
+//!
+//! # Why the mutex can be held across a fork
+//!
+//! It is the standard library's, a futex, locked and unlocked by the same thread: the child's only thread is the copy of
+//! the one that locked it. That thread unlocks it in the child as it would have in the parent; a waiter that the word
+//! remembers does not exist there, and waking nobody is no error.
+
+use crate::registry::{Book, Registry};
+use crate::signal_safe::guard::{Guard, GuardParts, RawGuard};
+use crate::signal_safe::sys;
+use crate::signal_safe::table::Table;
+use crate::thread_state::levels;
+use nix::sys::signal::{SigSet, SigmaskHow};
+use std::cell::{Cell, UnsafeCell};
+use std::mem::ManuallyDrop;
+use std::ptr::{null, null_mut};
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// What lies between `before_fork` and its counterpart: the lock, the signal mask, how deep.
+pub(crate) struct Fork {
+    /// The thread pointer of the thread that is forking; 0 if none is.
+    holder: AtomicUsize,
+    parked: UnsafeCell<Option<Parked>>,
+}
+
+struct Parked {
+    /// A `MutexGuard` of the registry at `registry`. Dropped only there: a registry that has been moved meanwhile no longer
+    /// has its mutex where this points to.
+    lock: ManuallyDrop<MutexGuard<'static, Option<Book>>>,
+    registry: usize,
+    /// The signal mask to go back to.
+    mask: SigSet,
+    /// How many `before_fork` are unanswered.
+    depth: u32,
+    /// The fork generation in which `before_fork` was called.
+    generation: u32,
+}
+
+// SAFETY: `parked` is used by one thread at a time: the one that `holder` names, which has set that with the mutex held and
+// clears it before it lets the mutex go. It is also the one that locked the mutex, as a `MutexGuard` wants it.
+unsafe impl Sync for Fork {}
+// SAFETY: as above; a `Fork` that is sent to another thread is not borrowed, and what is parked in it is not dropped there.
+unsafe impl Send for Fork {}
+
+impl Fork {
+    pub const fn new() -> Self {
+        Self { holder: AtomicUsize::new(0), parked: UnsafeCell::new(None) }
+    }
+
+    /// What this thread has parked. `None` if this thread is not forking.
+    fn mine(&self) -> Option<*mut Parked> {
+        // Relaxed: a thread that reads its own number here has stored it itself.
+        (self.holder.load(Ordering::Relaxed) == sys::thread_pointer())
+            // SAFETY: this thread is the holder, so nobody else is here; the reference ends with the statement.
+            .then(|| unsafe { (*self.parked.get()).as_mut() }.map(std::ptr::from_mut))
+            .flatten()
+    }
+}
+
+/// Around a fork. See [`crate::fork`].
+impl<T: Send + Sync + 'static> Registry<T> {
+    /// To be called by a thread that is about to fork: blocks its signals and takes the registry's mutex, until
+    /// [`after_fork_parent`](Self::after_fork_parent) or [`after_fork_child`](Self::after_fork_child).
+    ///
+    /// In between, whatever needs the mutex waits, lookups and drops go on, and the registry must stay where it is in
+    /// memory.
+    ///
+    /// Context: normal; blocks. Not callable in a signal handler: it may have interrupted somebody who has the mutex.
+    ///
+    /// ```
+    /// # use interp_guard::Registry;
+    /// static INTERPRETERS: Registry<String> = Registry::new();
+    /// let id = INTERPRETERS.register("main".into())?;
+    /// let mut guard = INTERPRETERS.lookup(id)?;
+    /// INTERPRETERS.before_fork();
+    /// // SAFETY: the child calls nothing but this library and `_exit`, and uses no guard that it does not keep.
+    /// match unsafe { libc::fork() } {
+    ///     0 => {
+    ///         unsafe { INTERPRETERS.after_fork_child(&mut [&mut guard]) };
+    ///         let kept = INTERPRETERS.outstanding(id) == Some(1) && *guard == "main";
+    ///         unsafe { libc::_exit(if kept { 0 } else { 1 }) }
+    ///     }
+    ///     child => {
+    ///         INTERPRETERS.after_fork_parent();
+    ///         let mut status = 0;
+    ///         unsafe { libc::waitpid(child, &mut status, 0) };
+    ///         assert_eq!(status, 0);
+    ///     }
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn before_fork(&self) {
+        if let Some(parked) = self.fork().mine() {
+            // SAFETY: ours, by `mine`.
+            unsafe { (*parked).depth += 1 };
+            return;
+        }
+        // Signals first: a handler that forks, wrongly, waits for the mutex with us and not for us.
+        let mask = swap_mask(&SigSet::all());
+        let lock = self.lock();
+        // SAFETY: only the lifetime changes. The guard is dropped by `unpark`, while this registry is borrowed, and only
+        // if it is where it was; or never.
+        let lock: MutexGuard<'static, Option<Book>> = unsafe { std::mem::transmute(lock) };
+        let (lock, registry) = (ManuallyDrop::new(lock), std::ptr::from_ref(self).addr());
+        let parked = Parked { lock, registry, mask, depth: 1, generation: self.table().generation() };
+        // SAFETY: this thread has the mutex, and nobody is the holder who has not.
+        unsafe { *self.fork().parked.get() = Some(parked) };
+        // Relaxed: only this thread looks for its own number.
+        self.fork().holder.store(sys::thread_pointer(), Ordering::Relaxed);
+    }
+
+    /// To be called in the parent, by the thread that called [`before_fork`](Self::before_fork), when the fork is done or
+    /// has failed.
+    ///
+    /// Context: normal.
+    ///
+    /// # Panics
+    /// If this thread has not called `before_fork`, or the registry was moved since.
+    ///
+    /// ```
+    /// # let registry: interp_guard::Registry<String> = interp_guard::Registry::new();
+    /// registry.before_fork();
+    /// let fork_failed = true;
+    /// if fork_failed {
+    ///     registry.after_fork_parent();
+    /// }
+    /// ```
+    pub fn after_fork_parent(&self) {
+        self.unpark();
+    }
+
+    /// To be called in the child, by the thread that called [`before_fork`](Self::before_fork), before the child does
+    /// anything else with the registry or starts a thread.
+    ///
+    /// Counts the guards in `kept` anew, and those of this thread's ensure levels. A guard of another registry, or one
+    /// that protected nothing in the parent, is left as it is.
+    ///
+    /// Context: normal, the only thread of a forked child. Takes no lock and allocates nothing. O(slots × CPUs).
+    ///
+    /// # Safety
+    /// 1. This is a forked child, its memory its own, and the calling thread the only one, the copy of the one that called
+    ///    `before_fork` for this fork.
+    /// 2. An inherited guard that is neither in `kept` nor an ensure level's is not dereferenced from here on. It may be
+    ///    dropped, cloned, asked for its ID, or forgotten.
+    /// 3. No guard in `kept` is a bitwise copy of another one that is kept.
+    ///
+    /// # Panics
+    /// If this thread has not called `before_fork`, or the registry was moved since.
+    pub unsafe fn after_fork_child(&self, kept: &mut [&mut Guard<'_, T>]) {
+        let keep = |counted_in| {
+            for guard in kept.iter_mut().filter(|guard| std::ptr::eq(guard.raw().table(), self.table())) {
+                // SAFETY: (1) to (3) of the caller's promises; `in_child` has begun a generation.
+                unsafe { guard.raw_mut().recount(counted_in) };
+            }
+        };
+        // SAFETY: (1) of the caller's promises.
+        unsafe { self.in_child(keep) }
+    }
+
+    /// [`after_fork_child`](Self::after_fork_child) for bindings, which keep guards as plain data: `keep` is called once,
+    /// and calls what it is given with the parts of each guard that is kept.
+    ///
+    /// Context: as there.
+    ///
+    /// # Safety
+    /// As there; and the parts that `keep` hands on are of guards of this registry.
+    ///
+    /// # Panics
+    /// As there.
+    pub unsafe fn after_fork_child_with(&self, keep: impl FnOnce(&mut dyn FnMut(&mut GuardParts))) {
+        // SAFETY: the caller's promises; `in_child` has begun a generation.
+        let keep = |counted_in| keep(&mut |parts| unsafe { recount(self.table(), parts, counted_in) });
+        // SAFETY: (1) of the caller's promises.
+        unsafe { self.in_child(keep) }
+    }
+
+    /// Counts anew what `keep` and this thread's ensure levels keep, given the generation in which they were counted.
+    ///
+    /// # Safety
+    /// This is a forked child, and the calling thread the only one, the copy of the one that called `before_fork`.
+    unsafe fn in_child(&self, keep: impl FnOnce(u32)) {
+        let parked = self.fork().mine().expect("this thread has called before_fork");
+        // SAFETY: ours, by `mine`; the borrow ends with the statement.
+        let (counted_in, depth) = unsafe { ((*parked).generation, (*parked).depth) };
+        if self.table().generation() == counted_in {
+            // SAFETY: the caller's promise; and this thread is in no guard's operation: it is here, and its signals have
+            // been blocked since before it forked.
+            unsafe { self.table().begin_generation() };
+            // SAFETY: as above.
+            unsafe { self.table().forget_entering() };
+            // SAFETY: (1) as above; (2) each level has a guard of its own, or none.
+            levels::for_each_guard(self.table(), |parts| unsafe {
+                recount(self.table(), parts, counted_in);
+            });
+            // SAFETY: the mutex is this thread's, and this is the only use of what it guards.
+            if let Some(book) = unsafe { (*parked).lock.as_mut() } {
+                // SAFETY: as above.
+                unsafe { book.begin_generation() };
+            }
+            self.forget_shutdowns();
+        }
+        keep(counted_in);
+        // The innermost child handler knows only some of what is kept; the outermost comes last.
+        if depth == 1
+            && let Some(ledger) = self.table().ledger()
+        {
+            ledger.sweep(self.table().generation());
+        }
+        self.unpark();
+    }
+
+    /// Answers one `before_fork`; the last answer gives the mutex and the signal mask back.
+    fn unpark(&self) {
+        let parked = self.fork().mine().expect("this thread has called before_fork");
+        // SAFETY: ours, by `mine`; no borrow of it is alive.
+        let parked = unsafe { &mut *parked };
+        assert_eq!(parked.registry, std::ptr::from_ref(self).addr(), "the registry stays where it is");
+        parked.depth -= 1;
+        if parked.depth > 0 {
+            return;
+        }
+        // Relaxed: as in `before_fork`. Before the mutex goes: the next holder stores its own number with it held.
+        self.fork().holder.store(0, Ordering::Relaxed);
+        // SAFETY: the mutex is still this thread's, and so is what is parked.
+        let parked = unsafe { (*self.fork().parked.get()).take() };
+        if let Some(Parked { lock, mask, .. }) = parked {
+            drop(ManuallyDrop::into_inner(lock));
+            swap_mask(&mask);
+        }
+    }
+}
+
+/// Counts a guard anew in a forked child, if it was counted in the parent, in generation `counted_in`.
+///
+/// # Safety
+/// 1. The only thread of a forked child, after [`Table::begin_generation`] and before anything is vacated.
+/// 2. `parts` are those of a guard of `table`, and it is counted anew once.
+unsafe fn recount(table: &Table, parts: &mut GuardParts, counted_in: u32) {
+    // SAFETY: (1) of `from_parts` is (2); the guard goes back into its parts below.
+    let mut guard = unsafe { RawGuard::from_parts(table, *parts) };
+    // SAFETY: (1) and (2).
+    unsafe { guard.recount(counted_in) };
+    *parts = guard.into_parts();
+}
+
+/// Sets the calling thread's signal mask and returns the one it had.
+fn swap_mask(mask: &SigSet) -> SigSet {
+    mask.thread_swap_mask(SigmaskHow::SIG_SETMASK).expect("SIG_SETMASK is a way to set a mask")
+}
+
+/// Has every `fork` of the C library call the three functions for `registry`, with no guards kept but those of ensure
+/// levels. A program that keeps others calls the three itself as well; they nest.
+///
+/// Context: normal. Stays in force as long as the process.
+///
+/// # Safety
+/// In every child that is forked from here on, requirement 2 of [`Registry::after_fork_child`] holds, with what the
+/// program itself keeps. No thread forks in a signal handler. (`vfork`, `posix_spawn` and a raw `clone` call no such
+/// handlers: their children do not call this library.)
+///
+/// # Errors
+/// The error number of `pthread_atfork`: `ENOMEM`.
+///
+/// ```
+/// # use interp_guard::Registry;
+/// static INTERPRETERS: Registry<String> = Registry::new();
+/// // SAFETY: nothing in this program uses a guard in a child that was taken in its parent.
+/// unsafe { interp_guard::fork::install_atfork(&INTERPRETERS) }?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub unsafe fn install_atfork<T: Send + Sync + 'static>(
+    registry: &'static Registry<T>,
+) -> std::io::Result<()> {
+    static REGISTERED: Mutex<bool> = Mutex::new(false);
+    let mut registered = REGISTERED.lock().unwrap_or_else(PoisonError::into_inner);
+    if !*registered {
+        // SAFETY: functions of the expected type, and of no context.
+        match unsafe { libc::pthread_atfork(Some(prepare), Some(in_parent), Some(in_child)) } {
+            0 => *registered = true,
+            errno => return Err(std::io::Error::from_raw_os_error(errno)),
+        }
+    }
+    let node = Box::leak(Box::new(Installed { registry, older: INSTALLED.load(Ordering::Relaxed) }));
+    // Release: pairs with the Acquire in `prepare`. One thread at a time: the mutex is held.
+    INSTALLED.store(node, Ordering::Release);
+    Ok(())
+}
+
+/// A registry that every `fork` is told to.
+struct Installed {
+    registry: &'static dyn AroundFork,
+    older: *const Installed,
+}
+
+/// The latest one installed.
+static INSTALLED: AtomicPtr<Installed> = AtomicPtr::new(null_mut());
+
+thread_local! {
+    /// The list as it was when this thread prepared to fork: what is installed since knows nothing of that.
+    static PREPARED: Cell<*const Installed> = const { Cell::new(null()) };
+}
+
+trait AroundFork: Sync {
+    fn before(&self);
+    fn in_parent(&self);
+    /// # Safety
+    /// As for [`Registry::after_fork_child`].
+    unsafe fn in_child(&self);
+}
+
+impl<T: Send + Sync + 'static> AroundFork for Registry<T> {
+    fn before(&self) {
+        self.before_fork();
+    }
+    fn in_parent(&self) {
+        self.after_fork_parent();
+    }
+    unsafe fn in_child(&self) {
+        // SAFETY: the caller's promise.
+        unsafe { self.after_fork_child(&mut []) }
+    }
+}
+
+extern "C" fn prepare() {
+    // Acquire: pairs with the Release in `install_atfork`.
+    let newest = INSTALLED.load(Ordering::Acquire).cast_const();
+    PREPARED.set(newest);
+    let mut node = newest;
+    // SAFETY: null, or leaked by `install_atfork` and never changed.
+    while let Some(installed) = unsafe { node.as_ref() } {
+        installed.registry.before();
+        node = installed.older;
+    }
+}
+
+extern "C" fn in_parent() {
+    oldest_first(PREPARED.replace(null()), &|registry| registry.in_parent());
+}
+
+extern "C" fn in_child() {
+    // SAFETY: the C library calls this in the child, on the thread that forked and that `prepare` ran on; the rest was
+    // promised to `install_atfork`.
+    oldest_first(PREPARED.replace(null()), &|registry| unsafe { registry.in_child() });
+}
+
+/// The opposite order of `prepare`, so that each gives back the signal mask that it found.
+fn oldest_first(node: *const Installed, call: &dyn Fn(&dyn AroundFork)) {
+    // SAFETY: as in `prepare`.
+    if let Some(installed) = unsafe { node.as_ref() } {
+        oldest_first(installed.older, call);
+        call(installed.registry);
+    }
+}

@@ -1,0 +1,414 @@
+//! What a forked child finds, and what it may do.
+//!
+//! A child does only what is listed in its closure and then `_exit`s; an alarm ends it if it hangs.
+#![allow(missing_docs)]
+
+use interp_guard::pending::PendingQueue;
+use interp_guard::raw::GuardParts;
+use interp_guard::{
+    CloseError, Counters, DrainError, FinalizeError, Guard, InterpreterId, Registry, thread_state,
+};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, fork};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
+
+/// When a child counts as hung, in seconds. A failure deadline: nothing waits for it.
+const DEADLINE: u32 = 60;
+
+const NOW: Option<Duration> = Some(Duration::ZERO);
+
+/// Forks without telling anybody; the child runs `child`, which fails the test by panicking.
+fn forked(child: impl FnOnce()) {
+    // SAFETY: the child calls what this library declares usable there, what the C library makes usable after a fork, the
+    // allocator included, and `_exit`.
+    match unsafe { fork() }.expect("fork") {
+        ForkResult::Child => {
+            nix::unistd::alarm::set(DEADLINE);
+            // Also while `before_fork` has the signals blocked.
+            SigSet::from(Signal::SIGALRM).thread_unblock().expect("mask");
+            let failed = catch_unwind(AssertUnwindSafe(child)).is_err();
+            // SAFETY: ends the process.
+            unsafe { libc::_exit(i32::from(failed)) }
+        }
+        ForkResult::Parent { child } => {
+            assert_eq!(waitpid(child, None).expect("waitpid"), WaitStatus::Exited(child, 0));
+        }
+    }
+}
+
+/// Forks around `registry`. The child keeps `kept`.
+fn forked_with<T: Send + Sync>(registry: &Registry<T>, kept: &mut [&mut Guard<'_, T>], child: impl FnOnce()) {
+    registry.before_fork();
+    forked(|| {
+        // SAFETY: the child; the tests dereference only what they keep.
+        unsafe { registry.after_fork_child(kept) };
+        child();
+    });
+    registry.after_fork_parent();
+}
+
+fn modes() -> impl Iterator<Item = Counters> {
+    let per_cpu = interp_guard::platform::missing_for_per_cpu().is_none().then_some(Counters::PerCpu);
+    per_cpu.into_iter().chain([Counters::Shared])
+}
+
+fn registry(ledger: bool, counters: Counters) -> (Registry<u32>, InterpreterId) {
+    let registry = Registry::with_capacity(16).ledger(ledger).counters(counters);
+    let id = registry.register(7).expect("registered");
+    (registry, id)
+}
+
+fn kept_holds_inherited_does_not(ledger: bool, counters: Counters) {
+    let (registry, id) = registry(ledger, counters);
+    let mut kept = vec![registry.lookup(id).expect("live")];
+    let mut inherited = vec![registry.lookup(id).expect("live"), kept[0].clone()];
+    inherited.push(inherited[0].clone());
+    registry.before_fork();
+    forked(|| {
+        // SAFETY: the child; only `kept` is dereferenced.
+        unsafe { registry.after_fork_child(&mut [&mut kept[0]]) };
+        assert_eq!(registry.outstanding(id), Some(1));
+        // Neither dropping nor cloning what was not kept counts anything.
+        drop(inherited.clone());
+        inherited.clear();
+        assert_eq!(registry.outstanding(id), Some(1));
+        let late = registry.finalize(id, NOW).unwrap_err();
+        assert!(matches!(late, FinalizeError::Drain(DrainError::Timeout(_))), "{late}");
+        assert_eq!(*kept[0], 7);
+        let again = kept[0].clone();
+        kept.clear();
+        assert_eq!(registry.outstanding(id), Some(1));
+        drop(again);
+        let FinalizeError::Drain(late) = late else { unreachable!() };
+        assert_eq!(late.into_closing().drain(NOW).expect("nobody holds it"), 7);
+        let next = registry.register(8).expect("the registry goes on");
+        assert_eq!(*registry.lookup(next).expect("live"), 8);
+    });
+    registry.after_fork_parent();
+    assert_eq!(registry.outstanding(id), Some(4), "the parent goes on as it was");
+    drop((kept, inherited));
+    assert_eq!(registry.finalize(id, NOW).expect("nobody holds it"), 7);
+}
+
+#[test]
+fn a_kept_guard_holds_its_finalizer_and_an_inherited_one_does_not() {
+    for counters in modes() {
+        for ledger in [false, true] {
+            kept_holds_inherited_does_not(ledger, counters);
+        }
+    }
+}
+
+#[test]
+fn what_vanished_threads_held_holds_nobody() {
+    for counters in modes() {
+        let (registry, id) = registry(false, counters);
+        let (taken, done) = (Barrier::new(9), Barrier::new(9));
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let guard = registry.lookup(id).expect("live");
+                    taken.wait();
+                    done.wait();
+                    drop(guard);
+                });
+            }
+            taken.wait();
+            assert_eq!(registry.outstanding(id), Some(8));
+            forked_with(&registry, &mut [], || {
+                assert_eq!(registry.finalize(id, NOW).expect("nobody is left"), 7);
+            });
+            done.wait();
+        });
+        assert_eq!(registry.finalize(id, NOW).expect("all have left"), 7);
+    }
+}
+
+#[test]
+fn what_a_vanished_thread_was_closing_can_be_taken_up() {
+    let (registry, id) = registry(false, Counters::Shared);
+    let _guard = registry.lookup(id).expect("live");
+    let (closed, done) = (Barrier::new(2), Barrier::new(2));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let closing = registry.close(id).expect("live");
+            closed.wait();
+            done.wait();
+            drop(closing);
+        });
+        closed.wait();
+        forked_with(&registry, &mut [], || {
+            let closing = registry.close(id).expect("its owner is gone");
+            assert_eq!(registry.close(id).unwrap_err(), CloseError::AlreadyClosing);
+            assert_eq!(closing.drain(NOW).expect("nobody is left"), 7);
+        });
+        assert_eq!(registry.close(id).unwrap_err(), CloseError::AlreadyClosing, "the parent's owner lives");
+        done.wait();
+    });
+}
+
+#[test]
+fn the_forking_threads_own_closing_stays_good_until_it_is_taken_up() {
+    let (registry, id) = registry(false, Counters::Shared);
+    let closing = registry.close(id).expect("live");
+    let mut closing = Some(closing);
+    forked_with(&registry, &mut [], || {
+        assert_eq!(closing.take().unwrap().drain(NOW).expect("nobody holds it"), 7);
+    });
+    forked_with(&registry, &mut [], || {
+        let taken_up = registry.close(id).expect("it can be taken up");
+        let late = closing.take().unwrap().drain(NOW).unwrap_err();
+        assert!(matches!(late, DrainError::Superseded(_)), "{late}");
+        drop(late);
+        assert_eq!(taken_up.drain(NOW).expect("nobody holds it"), 7);
+    });
+    assert_eq!(closing.unwrap().drain(NOW).expect("the parent's"), 7);
+}
+
+#[test]
+fn the_three_nest_and_either_may_keep() {
+    for inner_keeps in [false, true] {
+        let (registry, id) = registry(true, Counters::Shared);
+        let mut kept = vec![registry.lookup(id).expect("live"), registry.lookup(id).expect("live")];
+        registry.before_fork();
+        registry.before_fork();
+        forked(|| {
+            let (mut inner, mut outer): (Vec<_>, Vec<_>) = (vec![], kept.iter_mut().collect());
+            if inner_keeps {
+                std::mem::swap(&mut inner, &mut outer);
+            }
+            // SAFETY: the child; both guards are kept by one of the two.
+            unsafe { registry.after_fork_child(&mut inner) };
+            // SAFETY: as above.
+            unsafe { registry.after_fork_child(&mut outer) };
+            assert_eq!(registry.outstanding(id), Some(2));
+            assert_eq!(registry.holders(id).unwrap().iter().count(), 2);
+            kept.clear();
+            assert_eq!(registry.finalize(id, NOW).expect("nobody holds it"), 7);
+        });
+        registry.after_fork_parent();
+        registry.after_fork_parent();
+    }
+}
+
+#[test]
+fn a_guard_that_was_not_kept_cannot_be_kept_by_a_grandchild() {
+    let (registry, id) = registry(false, Counters::Shared);
+    let mut guard = registry.lookup(id).expect("live");
+    let (registry, guard) = (&registry, &mut guard);
+    forked_with(registry, &mut [], || {
+        forked_with(registry, &mut [guard], || {
+            assert_eq!(registry.outstanding(id), Some(0));
+        });
+    });
+}
+
+#[test]
+fn a_guard_of_another_registry_is_left_as_it_is() {
+    let ((one, id), (other, other_id)) =
+        (registry(false, Counters::Shared), registry(false, Counters::Shared));
+    let mut guard = vec![one.lookup(id).expect("live")];
+    other.before_fork();
+    forked(|| {
+        // SAFETY: the child.
+        unsafe { other.after_fork_child(&mut [&mut guard[0]]) };
+        assert_eq!((one.outstanding(id), other.outstanding(other_id)), (Some(1), Some(0)));
+        guard.clear();
+        assert_eq!(one.outstanding(id), Some(0));
+    });
+    other.after_fork_parent();
+}
+
+#[test]
+fn plain_data_can_be_kept() {
+    let (registry, id) = registry(true, Counters::Shared);
+    let mut parts: [GuardParts; 2] =
+        [0; 2].map(|_| registry.lookup(id).expect("live").into_raw().into_parts());
+    registry.before_fork();
+    forked(|| {
+        // SAFETY: the child; the first is kept, the second not used.
+        unsafe { registry.after_fork_child_with(|keep| keep(&mut parts[0])) };
+        // SAFETY: parts of this registry's guards, put together once.
+        let [kept, inherited] = parts.map(|parts| unsafe { registry.guard_from_parts(parts) });
+        drop(inherited);
+        assert_eq!((registry.outstanding(id), *kept), (Some(1), 7));
+        drop(kept);
+        assert_eq!(registry.finalize(id, NOW).expect("nobody holds it"), 7);
+    });
+    registry.after_fork_parent();
+}
+
+#[test]
+fn the_childs_ledger_has_what_is_kept_under_the_thread_that_forked() {
+    let (registry, id) = registry(true, Counters::Shared);
+    let mut inherited = Some(registry.lookup(id).expect("live"));
+    let mut kept = vec![std::thread::scope(|scope| {
+        let other = scope.spawn(|| registry.lookup(id).expect("live"));
+        other.join().expect("joined")
+    })];
+    let site = registry.holders(id).unwrap().iter().last().unwrap().site;
+    registry.before_fork();
+    forked(|| {
+        // SAFETY: the child; only `kept` is used.
+        unsafe { registry.after_fork_child(&mut [&mut kept[0]]) };
+        let holders = registry.holders(id).unwrap();
+        assert_eq!((holders.iter().count(), holders.unrecorded()), (1, 0));
+        let holder = holders.iter().next().unwrap();
+        assert_eq!((holder.site, holder.by_this_thread, holder.thread_ended), (site, true, false));
+        drop(inherited.take()); // strikes nobody out
+        assert_eq!(registry.holders(id).unwrap().iter().count(), 1);
+        assert_eq!(kept.pop().unwrap().into_raw().release(), Ok(()));
+        assert_eq!(registry.holders(id).unwrap().iter().count(), 0);
+    });
+    registry.after_fork_parent();
+    assert_eq!(registry.holders(id).unwrap().iter().count(), 2);
+}
+
+#[test]
+fn signals_are_blocked_in_between_and_the_mask_is_given_back() {
+    let (registry, _) = registry(false, Counters::Shared);
+    let mut mask = SigSet::empty();
+    mask.add(Signal::SIGUSR2);
+    mask.thread_set_mask().expect("mask");
+    let blocked = |signal| SigSet::thread_get_mask().expect("mask").contains(signal);
+    registry.before_fork();
+    assert!(blocked(Signal::SIGUSR1) && blocked(Signal::SIGUSR2));
+    forked(|| {
+        assert!(blocked(Signal::SIGUSR1));
+        // SAFETY: the child.
+        unsafe { registry.after_fork_child(&mut []) };
+        assert!(!blocked(Signal::SIGUSR1) && blocked(Signal::SIGUSR2));
+    });
+    assert!(blocked(Signal::SIGUSR1));
+    registry.after_fork_parent();
+    assert!(!blocked(Signal::SIGUSR1) && blocked(Signal::SIGUSR2));
+}
+
+#[test]
+fn a_registry_without_interpreters_can_be_forked() {
+    let registry: Registry<u32> = Registry::new();
+    forked_with(&registry, &mut [], || {
+        let id = registry.register(7).expect("registered");
+        assert_eq!(registry.finalize(id, NOW).expect("drained"), 7);
+    });
+    assert!(registry.is_empty());
+}
+
+#[test]
+fn a_child_has_threads_of_its_own() {
+    for counters in modes() {
+        let (registry, id) = registry(false, counters);
+        let _inherited = registry.lookup(id).expect("live");
+        forked_with(&registry, &mut [], || {
+            std::thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| (0..1000).for_each(|_| drop(registry.lookup(id).expect("live"))));
+                }
+            });
+            assert_eq!(registry.finalize(id, NOW).expect("nobody is left"), 7);
+        });
+    }
+}
+
+#[test]
+fn a_childs_statistics_are_its_own() {
+    let (registry, _) = registry(false, Counters::Shared);
+    let id = registry.register(8).expect("registered");
+    registry.finalize(id, NOW).expect("drained");
+    forked_with(&registry, &mut [], || assert_eq!(registry.stats().drains, 0));
+    assert_eq!(registry.stats().drains, 1);
+}
+
+#[test]
+fn a_registry_that_moved_in_between_is_refused() {
+    std::thread::spawn(|| {
+        let here = Box::new(registry(false, Counters::Shared).0);
+        here.before_fork();
+        let there = *here;
+        let refused = catch_unwind(AssertUnwindSafe(|| there.after_fork_parent())).unwrap_err();
+        let message = refused.downcast_ref::<String>().expect("a message");
+        assert!(message.contains("the registry stays where it is"), "{message}");
+    })
+    .join()
+    .expect("no panic");
+}
+
+#[test]
+fn an_answer_without_a_question_is_refused() {
+    let (registry, _) = registry(false, Counters::Shared);
+    assert!(catch_unwind(AssertUnwindSafe(|| registry.after_fork_parent())).is_err());
+}
+
+#[test]
+fn every_fork_can_be_told_of_a_registry() {
+    static ONE: Registry<u32> = Registry::new();
+    static OTHER: Registry<u32> = Registry::new();
+    // SAFETY: no child in this file uses a guard of these two that it does not keep.
+    unsafe { interp_guard::fork::install_atfork(&ONE) }.expect("installed");
+    // SAFETY: as above.
+    unsafe { interp_guard::fork::install_atfork(&OTHER) }.expect("installed");
+    let before = SigSet::thread_get_mask().expect("mask");
+    let ids = [&ONE, &OTHER].map(|registry| registry.register(7).expect("registered"));
+    let _guards = [&ONE, &OTHER].map(|registry| registry.lookup(ids[0]).expect("live"));
+    let finalize_both = || {
+        assert_eq!(SigSet::thread_get_mask().expect("mask"), before);
+        for registry in [&ONE, &OTHER] {
+            assert_eq!(registry.finalize(ids[0], NOW).expect("nobody is left"), 7);
+        }
+    };
+    forked(finalize_both);
+    assert_eq!(SigSet::thread_get_mask().expect("mask"), before);
+    // Inside somebody's own three, which keep a guard.
+    let mut kept = ONE.lookup(ids[0]).expect("live");
+    forked_with(&ONE, &mut [&mut kept], || {
+        assert_eq!((ONE.outstanding(ids[0]), OTHER.outstanding(ids[0])), (Some(1), Some(0)));
+    });
+    assert_eq!(ONE.outstanding(ids[0]), Some(2));
+}
+
+#[test]
+fn the_forking_threads_ensure_levels_are_counted_anew() {
+    let registry = Registry::new().ledger(true);
+    let interpreters = [0; 2].map(|_| refruntime::Interpreter::locking());
+    let [outer_id, inner_id] = interpreters.map(|one| one.register(&registry).expect("room"));
+    let mut outer = Some(thread_state::ensure_id(&registry, outer_id).expect("live"));
+    let mut inner = Some(thread_state::ensure_id(&registry, inner_id).expect("live"));
+    let _inherited = registry.lookup(inner_id).expect("live");
+    forked_with(&registry, &mut [], || {
+        let out = || [outer_id, inner_id].map(|id| registry.outstanding(id).unwrap());
+        let held = out();
+        assert!(held[0] >= 1 && held[1] == 1, "{held:?}");
+        let blocked = registry.finalize(inner_id, NOW).unwrap_err();
+        assert!(matches!(blocked, FinalizeError::Drain(DrainError::WouldDeadlock(_))), "{blocked}");
+        drop(blocked);
+        drop(inner.take());
+        drop(outer.take());
+        assert_eq!(out(), [0, 0]);
+        registry.finalize(inner_id, NOW).expect("nobody is left");
+        registry.finalize(outer_id, NOW).expect("nobody is left");
+    });
+}
+
+#[test]
+fn what_was_pending_is_the_parents_to_run() {
+    static RUN: AtomicUsize = AtomicUsize::new(0);
+    fn note(_: &Guard<'_, u32>, data: usize) {
+        RUN.fetch_add(data, SeqCst);
+    }
+    let (registry, id) = registry(false, Counters::Shared);
+    let queue = PendingQueue::new(&registry).expect("a queue");
+    queue.push(registry.lookup(id).expect("live"), note, 1).expect("room");
+    forked_with(&registry, &mut [], || {
+        assert!(queue.is_empty());
+        queue.push(registry.lookup(id).expect("live"), note, 100).expect("room");
+        queue.run_pending();
+        assert_eq!((RUN.load(SeqCst), registry.outstanding(id)), (100, Some(0)));
+        assert_eq!(registry.finalize(id, NOW).expect("nobody is left"), 7);
+    });
+    queue.run_pending();
+    assert_eq!((RUN.load(SeqCst), registry.outstanding(id)), (1, Some(0)));
+}
