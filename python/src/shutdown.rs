@@ -8,9 +8,10 @@
 use crate::interrupt::{self, Watch};
 use crate::table::{self, Interpreter, REGISTRY};
 use crate::{keeper, levels, python};
-use interp_guard::{CloseError, Closing, DrainError, InterpreterId};
+use interp_guard::{CloseError, Closing, DrainError, DrainOptions, InterpreterId};
 use pyo3_ffi as ffi;
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -157,6 +158,7 @@ fn refuse_to_wait_for_oneself(mut ids: impl Iterator<Item = InterpreterId>) {
 /// One hook's waiting: with the GIL released, looking up now and then.
 struct Wait {
     watch: Option<Watch>,
+    began: Instant,
     asked: u32,
     next_report: Instant,
     interval: Duration,
@@ -167,6 +169,7 @@ impl Wait {
     fn begin(is_main: bool) -> Self {
         Self {
             watch: Watch::begin(is_main),
+            began: Instant::now(),
             asked: 0,
             next_report: Instant::now() + FIRST_REPORT,
             interval: FIRST_REPORT,
@@ -188,28 +191,45 @@ impl Wait {
     /// Waits until `closing` is drained. Attached before and after, not while it waits.
     fn drain(&mut self, mut closing: Closing<'static, Interpreter>) {
         loop {
-            let result = detached(|| closing.drain(Some(SLICE)));
+            // SAFETY: attached.
+            let state = unsafe { ffi::PyEval_SaveThread() };
+            let mut looked = Instant::now();
+            let look_up = || {
+                if looked.elapsed() >= SLICE {
+                    // SAFETY: saved above, and saved again.
+                    unsafe {
+                        ffi::PyEval_RestoreThread(state);
+                        run_signal_handlers();
+                        ffi::PyEval_SaveThread();
+                    }
+                    looked = Instant::now();
+                }
+                if self.report_is_due() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            };
+            let result = closing.drain_with(DrainOptions::new().interrupt(look_up));
+            // SAFETY: saved above.
+            unsafe { ffi::PyEval_RestoreThread(state) };
             closing = match result {
                 Ok(interpreter) => return keeper::end(interpreter),
                 Err(DrainError::Superseded(_)) => return,
                 Err(DrainError::Unbalanced(timeout)) => {
                     // Which guards are out, if any, nobody can tell any more, and none of them can be waited for.
-                    say(&format!("more guards were closed than taken: {timeout}"));
-                    return;
+                    return say(&format!("more guards were closed than taken: {timeout}"));
                 }
-                Err(DrainError::FenceFailed(timeout)) => {
-                    say(&format!("the kernel refuses membarrier: {timeout}"));
-                    detached(|| std::thread::sleep(SLICE)); // the kernel's answer came at once: not too often
+                Err(DrainError::Interrupted(timeout)) => {
+                    let waited = self.began.elapsed().as_secs_f64();
+                    say(&format!("waiting, {waited:.1} s so far, before Python can end: {timeout}"));
                     timeout.into_closing()
                 }
-                Err(waiting) => {
+                Err(refused) => {
                     if self.report_is_due() {
-                        say(&format!("waiting: {}", waiting.timeout()));
+                        say(&refused.to_string());
                     }
-                    waiting.into_closing()
+                    detached(|| std::thread::sleep(SLICE)); // the answer came at once: not too often
+                    run_signal_handlers();
+                    refused.into_closing()
                 }
             };
-            run_signal_handlers();
         }
     }
 

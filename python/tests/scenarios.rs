@@ -17,6 +17,7 @@ const PROGRAMS: &[(&str, Needs)] = &[
     ("guards", Needs::Package),
     ("shutdown_order", Needs::Package),
     ("c_api", Needs::Extension),
+    ("ends", Needs::Extension),
     ("fire", Needs::Extension),
     ("signals", Needs::Extension),
 ];

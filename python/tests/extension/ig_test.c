@@ -667,6 +667,137 @@ static PyObject *signals(PyObject *self, PyObject *arguments) {
                          (long)in_handler_wrong, "cycles", cycles);
 }
 
+/* --- ends that ought not to be ------------------------------------------------------------------------------------------ */
+
+static InterpGuard kept;
+
+/* Leaves an ensure level on the calling thread. */
+static PyObject *leave_level(PyObject *self, PyObject *unused) {
+    (void)self, (void)unused;
+    return PyBool_FromLong(InterpGuard_EnsureID(InterpGuard_CurrentID()) != NULL);
+}
+
+/* Leaves a guard of the calling interpreter; give_back gives it up. */
+static PyObject *leave_guard(PyObject *self, PyObject *unused) {
+    (void)self, (void)unused;
+    return PyLong_FromLong(InterpGuard_Lookup(InterpGuard_CurrentID(), &kept));
+}
+
+static void *give_back_later(void *milliseconds) {
+    usleep(1000 * (useconds_t)(size_t)milliseconds);
+    InterpGuard_Close(&kept);
+    return NULL;
+}
+
+/* give_back(ms): closes the guard that leave_guard left, on a thread of its own, after that time. */
+static PyObject *give_back(PyObject *self, PyObject *milliseconds) {
+    (void)self;
+    pthread_t thread;
+    pthread_create(&thread, NULL, give_back_later, (void *)PyLong_AsSize_t(milliseconds));
+    pthread_detach(thread);
+    Py_RETURN_NONE;
+}
+
+/* Closes a guard and then a copy of it: the status of the second. */
+static PyObject *close_copy(PyObject *self, PyObject *unused) {
+    (void)self, (void)unused;
+    InterpGuard guard, copy;
+    InterpGuard_Lookup(InterpGuard_CurrentID(), &guard);
+    copy = guard;
+    InterpGuard_Close(&guard);
+    return PyLong_FromLong(InterpGuard_Close(&copy));
+}
+
+/* Four threads whose guards overlap, so that there is never a moment without one, until they are refused. */
+static atomic_long longest_hold, holds;
+
+static long nanoseconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000000000L + now.tv_nsec;
+}
+
+static void *overlap(void *unused) {
+    (void)unused;
+    InterpGuard guard;
+    while (InterpGuard_Lookup(shared_sub.id, &guard) == INTERP_GUARD_OK) {
+        long began = nanoseconds();
+        struct timespec half = {0, 500000};
+        nanosleep(&half, NULL); /* the hold under test */
+        long took = nanoseconds() - began, longest = longest_hold;
+        while (took > longest && !atomic_compare_exchange_weak(&longest_hold, &longest, took)) {
+        }
+        holds++;
+        InterpGuard_Close(&guard);
+    }
+    return NULL;
+}
+
+/* (how long the drain took, the longest hold), in nanoseconds. */
+static PyObject *starve(PyObject *self, PyObject *unused) {
+    (void)self, (void)unused;
+    pthread_t threads[4];
+    longest_hold = holds = 0;
+    Wrong wrong = sub_begin(&shared_sub, 0);
+    if (wrong) return PyErr_Format(PyExc_AssertionError, "%s", wrong);
+    for (int i = 0; i < 4; i++) pthread_create(&threads[i], NULL, overlap, NULL);
+    while (holds < 20) sched_yield();
+    long began = nanoseconds();
+    int status = InterpGuard_Drain(shared_sub.id, -1);
+    long took = nanoseconds() - began;
+    for (int i = 0; i < 4; i++) pthread_join(threads[i], NULL);
+    sub_end(&shared_sub);
+    if (status != 0) return PyErr_Format(PyExc_AssertionError, "drain: %d", status);
+    return Py_BuildValue("ll", took, (long)longest_hold);
+}
+
+/* Python once more, after it has ended: what was stored before names nobody. */
+static PyInterpreterView *old_main, *old_sub;
+static int64_t old_sub_id;
+
+static Wrong second_epoch(void) {
+    InterpGuard guard;
+    CHECK(PyInterpreterGuard_FromView(old_main) == NULL && PyThreadState_EnsureFromView(old_main) == NULL);
+    Py_Initialize();
+    CHECK(InterpGuard_Lookup(0, &guard) == INTERP_GUARD_NOT_FOUND);
+    CHECK(PyRun_SimpleString("import interp_guard, ig_test\nassert interp_guard.current() == 1 << 40\n") == 0);
+    CHECK(InterpGuard_CurrentID() == (int64_t)1 << 40);
+    CHECK(InterpGuard_Lookup(0, &guard) == INTERP_GUARD_NOT_FOUND);
+    CHECK(PyInterpreterGuard_FromView(old_main) == NULL && PyThreadState_EnsureFromView(old_main) == NULL);
+    CHECK(InterpGuard_Lookup((int64_t)1 << 40, &guard) == INTERP_GUARD_OK && InterpGuard_Close(&guard) == 0);
+    Sub sub;
+    Wrong wrong = sub_begin(&sub, 0);
+    if (wrong) return wrong;
+    CHECK(sub.id == (((int64_t)1 << 40) | old_sub_id)); /* CPython's own number is the same as before */
+    CHECK(PyInterpreterGuard_FromView(old_sub) == NULL);
+    PyInterpreterGuard *fresh = PyInterpreterGuard_FromView(sub.view);
+    CHECK(fresh != NULL);
+    PyInterpreterGuard_Close(fresh);
+    sub_end(&sub);
+    CHECK(Py_FinalizeEx() == 0);
+    return "reached";
+}
+
+static void initialize_again(void) {
+    Wrong wrong = second_epoch();
+    printf("second epoch: %s\n", wrong);
+    fflush(stdout);
+    _exit(strcmp(wrong, "reached") != 0);
+}
+
+static PyObject *reinitialize_at_exit(PyObject *self, PyObject *unused) {
+    (void)self, (void)unused;
+    Sub sub;
+    Wrong wrong = sub_begin(&sub, 0);
+    if (wrong) return PyErr_Format(PyExc_AssertionError, "%s", wrong);
+    old_main = PyInterpreterView_FromMain();
+    old_sub = sub.view;
+    old_sub_id = sub.id;
+    sub_end(&sub);
+    atexit(initialize_again);
+    return PyLong_FromLongLong(sub.id);
+}
+
 /* --- the module -------------------------------------------------------------------------------------------------------- */
 
 static PyMethodDef methods[] = {
@@ -677,6 +808,12 @@ static PyMethodDef methods[] = {
     {"pool_calls", pool_calls, METH_NOARGS, NULL},
     {"sub_cycle", sub_cycle, METH_O, NULL},
     {"signals", signals, METH_VARARGS, NULL},
+    {"leave_level", leave_level, METH_NOARGS, NULL},
+    {"leave_guard", leave_guard, METH_NOARGS, NULL},
+    {"give_back", give_back, METH_O, NULL},
+    {"close_copy", close_copy, METH_NOARGS, NULL},
+    {"starve", starve, METH_NOARGS, NULL},
+    {"reinitialize_at_exit", reinitialize_at_exit, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 

@@ -1,0 +1,104 @@
+"""Ends that ought not to be: guards that nobody gives back, over-release, starvation, Ctrl-C, a second initialisation."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import ig_test
+
+START = "import sys, interp_guard, ig_test\n"
+
+
+def start(code, **environment):
+    return subprocess.Popen(
+        [sys.executable, "-X", "faulthandler", "-c", START + code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+def run(code, **environment):
+    process = start(code, **environment)
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def lines_until(stream, wanted):
+    lines = []
+    for line in stream:
+        lines.append(line)
+        if wanted in line:
+            return lines
+    raise AssertionError(f"{wanted!r} never came: {lines}")
+
+
+# Inside an ensure of its own: told at once, status 1; what was printed is not lost.
+status, out, err = run("assert ig_test.leave_level()\nprint('printed')\nsys.stdout.flush()\n")
+assert status == 1 and out == "printed\n", (status, out, err)
+assert "interpreter 0 cannot finalize: this thread is inside PyThreadState_Ensure" in err, err
+print("self-hold by a level:", err.strip())
+
+# A raw guard that nobody gives back is reported, and again: with the ledger, by thread and call site.
+for ledger in ("0", "1"):
+    process = start("assert ig_test.leave_guard() == 0\n", INTERP_GUARD_LEDGER=ledger)
+    first = lines_until(process.stderr, "interp_guard: waiting")
+    if ledger == "1":
+        first += lines_until(process.stderr, "ig_test")  # the call site's library
+    again = lines_until(process.stderr, "interp_guard: waiting")
+    assert "1 guard is out" in again[-1], again
+    print("self-hold by a raw guard, ledger", ledger, "".join(first))
+
+    # Ctrl-C: the report at once; a second one: status 130.
+    process.send_signal(signal.SIGINT)
+    lines_until(process.stderr, "interp_guard: waiting")
+    process.send_signal(signal.SIGINT)
+    lines_until(process.stderr, "interrupted again")
+    process.stderr.read()
+    assert process.wait(60) == 130, process.returncode
+    process.stdout.close()
+    process.stderr.close()
+print("Ctrl-C twice: status 130")
+
+# Ctrl-C once, and then the guard comes back: the process ends as it would have, and SIGINT's disposition is restored.
+process = start(
+    "import atexit, signal\n"
+    # called after our hook: it was registered before
+    "del sys.modules['interp_guard'], sys.modules['ig_test']\n"
+    "assert ig_test.leave_guard() == 0\n"
+    "ig_test.give_back(1500)\n"
+)
+lines_until(process.stderr, "interp_guard: waiting")
+process.send_signal(signal.SIGINT)
+out, err = process.communicate(timeout=60)
+assert process.returncode == 0, (process.returncode, out, err)
+
+# A user's own handler runs while the hook waits, and the waiting goes on.
+process = start(
+    "import signal\n"
+    "signal.signal(signal.SIGINT, lambda *_: print('mine', flush=True))\n"
+    "assert ig_test.leave_guard() == 0\n"
+    "ig_test.give_back(2500)\n"
+)
+lines_until(process.stderr, "interp_guard: waiting")
+process.send_signal(signal.SIGINT)
+assert process.stdout.readline() == "mine\n"
+out, err = process.communicate(timeout=60)
+assert process.returncode == 0, (process.returncode, out, err)
+
+# A copied guard closed twice: found by the drain; with the ledger, at once.
+status, out, err = run("print(ig_test.close_copy())\n", INTERP_GUARD_LEDGER="0")
+assert (status, out) == (0, "0\n") and "more guards were closed than taken" in err, (status, out, err)
+status, out, err = run("print(ig_test.close_copy())\n", INTERP_GUARD_LEDGER="1")
+assert (status, out) == (0, "6\n") and "interp_guard" not in err, (status, out, err)
+
+# Overlapping guards of four threads do not keep an interpreter from ending.
+ratios = sorted(took / longest for took, longest in (ig_test.starve() for _ in range(20)))
+print(f"starvation: drain took {ratios[10]:.2f} of the longest hold (median), {ratios[-1]:.2f} at most, of 20")
+
+# Python initialised a second time: IDs and views from before are refused.
+status, out, err = run("ig_test.reinitialize_at_exit()\n")
+assert status == 0 and "second epoch: reached" in out, (status, out, err)
+print("ok")
