@@ -1,0 +1,175 @@
+//! Close, drain, finalize: who may, what comes back, and what a deadline does.
+#![allow(missing_docs)]
+
+use interp_guard::{CloseError, DrainError, FinalizeError, InterpreterId, LookupError, Registry};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+const NOW: Option<Duration> = Some(Duration::ZERO);
+
+fn unknown() -> InterpreterId {
+    InterpreterId::try_from(4_711).expect("an ID")
+}
+
+/// An interpreter that cannot be printed, and counts its drops.
+struct Interpreter(Arc<AtomicUsize>);
+
+impl Drop for Interpreter {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, SeqCst);
+    }
+}
+
+#[test]
+fn an_unknown_id_is_not_found() {
+    let registry: Registry<u8> = Registry::new();
+    for _ in 0..2 {
+        assert_eq!(registry.close(unknown()).map(drop), Err(CloseError::NotFound));
+        assert!(matches!(registry.finalize(unknown(), None), Err(FinalizeError::NotFound)));
+        registry.register(0).expect("registered"); // the second time round, with a table
+    }
+}
+
+#[test]
+fn a_second_closer_is_told() {
+    let registry = Registry::new();
+    let id = registry.register(7).expect("registered");
+    let closing = registry.close(id).expect("live");
+    assert_eq!(registry.close(id).map(drop), Err(CloseError::AlreadyClosing));
+    assert!(matches!(registry.finalize(id, None), Err(FinalizeError::AlreadyClosing)));
+    assert_eq!(closing.drain(None).ok(), Some(7));
+    assert_eq!(registry.close(id).map(drop), Err(CloseError::NotFound));
+}
+
+#[test]
+fn an_abandoned_closing_leaves_it_closed_for_the_next() {
+    let registry = Registry::new();
+    let id = registry.register(7).expect("registered");
+    drop(registry.close(id).expect("live"));
+    assert_eq!(registry.lookup(id).unwrap_err(), LookupError::Finalizing);
+    drop(registry.close(id).expect("free to be taken up"));
+    assert_eq!(registry.finalize(id, None).ok(), Some(7));
+}
+
+#[test]
+fn a_timeout_gives_the_closing_back_and_the_interpreter_stays_closed() {
+    let registry = Registry::new();
+    let id = registry.register(7).expect("registered");
+    let guard = registry.lookup(id).expect("live");
+    let clone = guard.clone();
+    let Err(FinalizeError::Drain(DrainError::Timeout(late))) = registry.finalize(id, NOW) else {
+        panic!("two guards are out");
+    };
+    assert_eq!(late.outstanding(), 2);
+    assert!(late.to_string().contains("2 guards are out"), "{late}");
+    assert_eq!(registry.lookup(id).unwrap_err(), LookupError::Finalizing);
+    assert_eq!(registry.close(id).map(drop), Err(CloseError::AlreadyClosing));
+    drop(clone);
+    let again = late.into_closing().drain(NOW).expect_err("one guard is out");
+    assert_eq!(again.timeout().outstanding(), 1);
+    assert_eq!(*guard, 7, "the guard still protects");
+    drop(guard);
+    assert_eq!(again.into_closing().drain(NOW).ok(), Some(7));
+}
+
+#[test]
+fn a_dropped_timeout_leaves_it_to_the_next_finalizer() {
+    let registry = Registry::new();
+    let id = registry.register(7).expect("registered");
+    let guard = registry.lookup(id).expect("live");
+    drop(registry.finalize(id, NOW));
+    drop(guard);
+    assert_eq!(registry.finalize(id, NOW).ok(), Some(7));
+}
+
+#[test]
+fn a_drain_honours_its_deadline() {
+    let registry = Registry::new();
+    let id = registry.register(7).expect("registered");
+    let guard = registry.lookup(id).expect("live");
+    let timeout = Duration::from_millis(50);
+    let began = Instant::now();
+    assert!(registry.finalize(id, Some(timeout)).is_err());
+    assert!(began.elapsed() >= timeout, "not before the deadline");
+    drop(guard);
+    assert_eq!(registry.finalize(id, Some(Duration::MAX)).ok(), Some(7), "beyond the clock: without limit");
+}
+
+#[test]
+fn the_last_drop_wakes_the_finalizer() {
+    let registry = Registry::new();
+    for round in 0..1_000 {
+        let id = registry.register(round).expect("registered");
+        let guard = registry.lookup(id).expect("live");
+        std::thread::scope(|scope| {
+            let finalizer = scope.spawn(|| registry.finalize(id, None).ok());
+            while !guard.is_closing() {
+                std::thread::yield_now();
+            }
+            drop(guard);
+            assert_eq!(finalizer.join().expect("woken"), Some(round));
+        });
+    }
+}
+
+#[test]
+fn a_drain_holds_no_lock_while_it_waits() {
+    let registry = Registry::new();
+    let id = registry.register(1).expect("registered");
+    let guard = registry.lookup(id).expect("live");
+    std::thread::scope(|scope| {
+        let finalizer = scope.spawn(|| registry.finalize(id, None).ok());
+        while !guard.is_closing() {
+            std::thread::yield_now();
+        }
+        // The holder registers, closes and finalizes others meanwhile.
+        let other = registry.register(2).expect("registered while another drains");
+        assert_eq!(registry.finalize(other, None).ok(), Some(2));
+        assert_eq!(registry.ids(), [id]);
+        drop(guard);
+        assert_eq!(finalizer.join().expect("woken"), Some(1));
+    });
+}
+
+#[test]
+fn the_interpreter_comes_back_by_value_and_is_dropped_where_its_owner_says() {
+    let drops = Arc::new(AtomicUsize::new(0));
+    let registry = Registry::new();
+    let id = registry.register(Interpreter(drops.clone())).expect("registered");
+    let guard = registry.lookup(id).expect("live");
+    let late = registry.finalize(id, NOW).err().expect("a guard is out");
+    drop(guard);
+    let FinalizeError::Drain(late) = late else { panic!("{late}") };
+    let interpreter = late.into_closing().drain(None).expect("drained");
+    assert_eq!(drops.load(SeqCst), 0, "not by the last guard, not by the drain");
+    drop(interpreter);
+    assert_eq!(drops.load(SeqCst), 1);
+}
+
+#[test]
+fn a_dropped_registry_drops_what_is_left_in_it_unless_a_guard_was_leaked() {
+    let drops = Arc::new(AtomicUsize::new(0));
+    let registry = Registry::new();
+    let leaked = registry.register(Interpreter(drops.clone())).expect("registered");
+    let closed = registry.register(Interpreter(drops.clone())).expect("registered");
+    registry.register(Interpreter(drops.clone())).expect("registered");
+    drop(registry.close(closed).expect("live"));
+    std::mem::forget(registry.lookup(leaked).expect("live"));
+    drop(registry);
+    assert_eq!(drops.load(SeqCst), 2, "the live one and the closed one");
+}
+
+#[test]
+fn every_error_says_what_was_wrong() {
+    let registry = Registry::new();
+    let id = registry.register(7).expect("registered");
+    let guard = registry.lookup(id).expect("live");
+    let timeout = registry.finalize(id, NOW).expect_err("a guard is out");
+    assert!(timeout.to_string().contains("interpreter 0: 1 guard is out"), "{timeout}");
+    assert!(format!("{timeout:?}").starts_with("Drain(Timeout(DrainTimeout"), "{timeout:?}");
+    assert!(registry.finalize(id, NOW).expect_err("held").to_string().contains("somebody else"));
+    assert!(registry.finalize(unknown(), NOW).expect_err("unknown").to_string().contains("no interpreter"));
+    drop(timeout);
+    drop(guard);
+}
