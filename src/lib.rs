@@ -26,7 +26,8 @@ pub mod pending;
 pub mod platform;
 #[cfg(not(loom))]
 mod registry;
-
+#[cfg(not(loom))]
+pub mod signal;
 mod signal_safe;
 #[cfg(not(loom))]
 pub mod thread_state;

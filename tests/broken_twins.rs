@@ -159,3 +159,8 @@ fn fork_generation_not_checked_in_the_child() {
         "a_kept_guard_holds_its_finalizer_and_an_inherited_one_does_not",
     );
 }
+
+#[test]
+fn push_not_woken() {
+    the_test_sees("push_not_woken", "pending", "a_push_wakes_the_worker");
+}

@@ -259,6 +259,13 @@ impl<'r, T: Send + Sync + 'static> PendingQueue<'r, T> {
         self.inner.run_pending()
     }
 
+    /// The registry that this queue is bound to.
+    ///
+    /// Context: any, async-signal-safe.
+    pub fn registry(&self) -> &'r Registry<T> {
+        self.inner.registry
+    }
+
     /// How many calls wait.
     ///
     /// Context: any. O(capacity).

@@ -1,0 +1,257 @@
+//! Installing signal handlers that reach interpreters.
+//!
+//! [`on_signal`] is what most programs want: the handler looks one interpreter up and leaves a pending call, which a
+//! normal thread runs. [`in_handler`] runs code of the caller's own in the handler.
+//!
+//! Handlers are installed through [`signal-hook`](https://docs.rs/signal-hook), and share the process with everybody
+//! else who uses it: several handlers of one signal run one after the other, what was installed before them by other
+//! means runs first, and `errno` is preserved around them all. They interrupt system calls with `SA_RESTART`, and run on
+//! the interrupted thread's own stack.
+//!
+//! Once a signal was taken over, its default action does not come back, also when the last handler is gone: a process
+//! that stops handling `SIGTERM` then ignores it.
+//!
+//! # Race condition
+//! While the first handler of a signal is being installed, and while another thread installs one by other means, a
+//! delivery can still find the previous handler alone.
+
+use crate::pending::{Call, PendingQueue, PushError};
+use crate::signal_safe::LookupError;
+use crate::signal_safe::word::InterpreterId;
+use libc::c_int;
+use signal_hook::SigId;
+use signal_hook::low_level;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Has `call` run for interpreter `id` whenever the process gets signal `signum`.
+///
+/// The handler takes a guard of the interpreter and leaves the call in `queue`; whoever serves that runs it, with the
+/// guard and `data`. A signal that comes while the interpreter is closing or gone, or while the queue is full, leaves
+/// nothing and is counted: [`Handler::counts`].
+///
+/// The queue lives as long as the handler is installed.
+///
+/// Context: normal; not in a handler.
+///
+/// # Errors
+/// [`SignalError`].
+///
+/// ```
+/// use interp_guard::{Registry, pending::PendingQueue, signal};
+///
+/// static INTERPRETERS: Registry<String> = Registry::new();
+/// let id = INTERPRETERS.register("main".into())?;
+/// let queue = PendingQueue::new(&INTERPRETERS)?;
+/// let hello = |guard: &interp_guard::Guard<'_, String>, _| println!("hello from {}", **guard);
+/// let handler = signal::on_signal(&queue, libc::SIGUSR1, id, hello, 0)?;
+/// signal_hook::low_level::raise(libc::SIGUSR1)?;
+/// assert_eq!(queue.run_pending().calls, 1);
+/// assert_eq!(handler.counts().left, 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn on_signal<T: Send + Sync + 'static>(
+    queue: &PendingQueue<'static, T>,
+    signum: c_int,
+    id: InterpreterId,
+    call: Call<T>,
+    data: usize,
+) -> Result<Handler, SignalError> {
+    let tally = Arc::new(Tally::default());
+    let (queue, counts) = (queue.clone(), tally.clone());
+    let leave = move || {
+        let counter = match queue.registry().lookup(id) {
+            Err(LookupError::NotFound) => &counts.not_found,
+            Err(LookupError::Finalizing) => &counts.finalizing,
+            Ok(guard) => match queue.push(guard, call, data) {
+                Ok(()) => &counts.left,
+                // The guard is dropped here, which is async-signal-safe. It is of the queue's own registry.
+                Err(PushError::Full(_) | PushError::OtherRegistry(_)) => &counts.full,
+            },
+        };
+        // Relaxed: statistics.
+        counter.fetch_add(1, Ordering::Relaxed);
+    };
+    // SAFETY: lookup, push, the guard's drop and atomic additions are async-signal-safe; (1) to (4) hold.
+    unsafe { install(signum, leave, tally) }
+}
+
+/// Has `action` run in the signal handler itself, whenever the process gets signal `signum`.
+///
+/// Context: normal; not in a handler.
+///
+/// # Errors
+/// [`SignalError`].
+///
+/// # Safety
+/// `action` runs in a handler, on any thread, between any two instructions, and perhaps inside another run of itself. So
+/// it may load, store, use atomics, call what the C library lists as async-signal-safe, and of this crate what is
+/// documented as such: `lookup`, `view`, guards and views, `PendingQueue::push`. It
+///
+/// 1. allocates and frees nothing, locks nothing, prints nothing, and touches no thread-local variable;
+/// 2. does not panic and does not `siglongjmp`;
+/// 3. drops nothing that does any of this, and neither does what it captures, save in normal context: what it captures is
+///    dropped when the [`Handler`] is;
+/// 4. installs and removes no handler.
+///
+/// ```
+/// use interp_guard::{LookupError, Registry, signal};
+/// use std::sync::atomic::{AtomicU32, Ordering};
+///
+/// static INTERPRETERS: Registry<String> = Registry::new();
+/// static LIVE: AtomicU32 = AtomicU32::new(0);
+///
+/// let id = INTERPRETERS.register("main".into())?;
+/// let look = move || {
+///     if INTERPRETERS.lookup(id).is_ok() {
+///         LIVE.fetch_add(1, Ordering::Relaxed);
+///     }
+/// };
+/// // SAFETY: a lookup, the drop of its guard and an atomic addition.
+/// let handler = unsafe { signal::in_handler(libc::SIGUSR2, look)? };
+/// signal_hook::low_level::raise(libc::SIGUSR2)?;
+/// assert_eq!(LIVE.load(Ordering::Relaxed), 1);
+/// handler.uninstall();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub unsafe fn in_handler(
+    signum: c_int,
+    action: impl Fn() + Send + Sync + 'static,
+) -> Result<Handler, SignalError> {
+    // SAFETY: the caller's promise.
+    unsafe { install(signum, action, Arc::default()) }
+}
+
+/// # Safety
+/// As for [`in_handler`].
+unsafe fn install(
+    signum: c_int,
+    action: impl Fn() + Send + Sync + 'static,
+    tally: Arc<Tally>,
+) -> Result<Handler, SignalError> {
+    match signum {
+        libc::SIGKILL | libc::SIGSTOP => return Err(SignalError::Uncatchable(signum)),
+        libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGFPE => {
+            return Err(SignalError::Synchronous(signum));
+        }
+        _ => {}
+    }
+    // SAFETY: the action does what a handler may; the caller's promise.
+    let id = unsafe { low_level::register(signum, action) };
+    let id = id.map_err(|why| SignalError::Refused(signum, why))?;
+    Ok(Handler { id, signum, tally })
+}
+
+/// An installed handler. Dropping it uninstalls it.
+#[must_use = "dropping it uninstalls it"]
+pub struct Handler {
+    id: SigId,
+    signum: c_int,
+    tally: Arc<Tally>,
+}
+
+/// What came of the signals of one [`on_signal`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counts {
+    /// A call was left.
+    pub left: u64,
+    /// The queue was full.
+    pub full: u64,
+    /// The interpreter was closing.
+    pub finalizing: u64,
+    /// The interpreter was gone, or never there.
+    pub not_found: u64,
+}
+
+#[derive(Default)]
+struct Tally {
+    left: AtomicU64,
+    full: AtomicU64,
+    finalizing: AtomicU64,
+    not_found: AtomicU64,
+}
+
+impl Handler {
+    /// The signal.
+    pub fn signum(&self) -> c_int {
+        self.signum
+    }
+
+    /// What came of the signals so far. All zero for [`in_handler`].
+    pub fn counts(&self) -> Counts {
+        // Relaxed: statistics.
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let Tally { left, full, finalizing, not_found } = &*self.tally;
+        Counts {
+            left: load(left),
+            full: load(full),
+            finalizing: load(finalizing),
+            not_found: load(not_found),
+        }
+    }
+
+    /// Uninstalls the handler, waits until no thread is in it, and drops what it captured. Calls that it has left are
+    /// still run. The signal's default action does not come back.
+    ///
+    /// Context: normal; not in a handler.
+    pub fn uninstall(self) {}
+
+    /// Leaves the handler installed for the rest of the process's life.
+    pub fn keep(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Handler {
+    fn drop(&mut self) {
+        low_level::unregister(self.id);
+    }
+}
+
+impl fmt::Debug for Handler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handler").field("signum", &self.signum).field("counts", &self.counts()).finish()
+    }
+}
+
+/// Why a handler was not installed.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum SignalError {
+    /// `SIGKILL` and `SIGSTOP`: the kernel hands them to no handler.
+    Uncatchable(c_int),
+    /// `SIGSEGV`, `SIGBUS`, `SIGILL`, `SIGFPE`: an instruction failed, and would fail again and again when the handler
+    /// returns. A crash handler that does not return has to be installed by other means; it may look interpreters up.
+    Synchronous(c_int),
+    /// The system refuses the signal: there is none of this number, or the C library keeps it to itself.
+    Refused(c_int, io::Error),
+}
+
+impl fmt::Display for SignalError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = |signum: &c_int| low_level::signal_name(*signum).unwrap_or("a signal");
+        match self {
+            Self::Uncatchable(signum) => {
+                write!(f, "{} ({signum}) cannot be handled: the kernel hands it to no handler", name(signum))
+            }
+            Self::Synchronous(signum) => write!(
+                f,
+                "{} ({signum}) is not handled here: the failing instruction would run again on return",
+                name(signum)
+            ),
+            Self::Refused(signum, why) => write!(f, "signal {signum} cannot be handled: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for SignalError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Refused(_, why) => Some(why),
+            Self::Uncatchable(_) | Self::Synchronous(_) => None,
+        }
+    }
+}
