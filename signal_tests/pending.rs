@@ -161,9 +161,9 @@ fn latency_of_one_call_at_a_time() {
     let (queue, id) = set_up(64);
     let worker = queue.start_worker().expect("a worker");
     handle(Signal::SIGUSR1, push_one);
-    for number in 0..CALLS {
+    for ran in RUN.iter().take(CALLS) {
         raise(Signal::SIGUSR1).expect("raised");
-        while RUN[number].load(SeqCst) == 0 {
+        while ran.load(SeqCst) == 0 {
             std::thread::yield_now();
         }
     }
