@@ -30,6 +30,12 @@ const SEALED: u32 = 1 << 31;
 const ONE_LESS: u32 = u32::MAX;
 
 impl Gate {
+    /// What zero-filled memory is elsewhere.
+    #[cfg(loom)]
+    pub fn new() -> Self {
+        Self(Atomic::new(0))
+    }
+
     /// E1 and E2. `true`: inside; [`leave`](Self::leave) is owed.
     pub fn enter(&self, sealed_while_entering: impl FnOnce()) -> bool {
         // Relaxed: a shortcut, for progress; E2 decides.

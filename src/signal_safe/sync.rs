@@ -17,16 +17,71 @@ pub fn light_fence() {
 }
 
 #[cfg(loom)]
-pub use checked::{Atomic, AtomicPtr, Ordering, fence};
+pub use checked::*;
 
 #[cfg(loom)]
 mod checked {
     use core::marker::PhantomData;
+    extern crate std;
     pub use core::sync::atomic::{Ordering, compiler_fence};
     pub use loom::sync::atomic::{AtomicPtr, fence};
 
     use super::super::state::State;
     use super::super::word::Word;
+    use core::cell::{Cell, RefCell};
+    use std::boxed::Box;
+
+    type Handler = Box<dyn FnOnce()>;
+
+    loom::thread_local! {
+        /// Steps until this thread is interrupted, and by what.
+        static HANDLER: RefCell<Option<(u32, Handler)>> = RefCell::new(None);
+        static INTERRUPTIONS: Cell<u32> = Cell::new(0);
+        static STRIPE: Cell<u32> = Cell::new(0);
+    }
+
+    /// Has this thread call `handler` right before its `step`th atomic step from now on: a signal handler's model.
+    pub fn interrupt_at(step: u32, handler: Handler) {
+        HANDLER.with(|next| *next.borrow_mut() = Some((step, handler)));
+    }
+
+    /// No handler comes any more.
+    pub fn interrupt_no_more() {
+        drop(HANDLER.with(|next| next.borrow_mut().take()));
+    }
+
+    /// How often this thread was interrupted.
+    pub fn interruptions() -> u32 {
+        INTERRUPTIONS.with(Cell::get)
+    }
+
+    fn step() {
+        let due = HANDLER.with(|next| {
+            let mut next = next.borrow_mut();
+            match &mut *next {
+                Some((0, _)) => next.take(),
+                Some((steps, _)) => {
+                    *steps -= 1;
+                    None
+                }
+                None => None,
+            }
+        });
+        if let Some((_, handler)) = due {
+            INTERRUPTIONS.with(|count| count.set(count.get() + 1));
+            handler();
+        }
+    }
+
+    /// Has this thread count on `stripe` from now on.
+    pub fn count_on(stripe: u32) {
+        STRIPE.with(|current| current.set(stripe));
+    }
+
+    /// The stripe on which this thread counts.
+    pub fn stripe() -> u32 {
+        STRIPE.with(Cell::get)
+    }
 
     /// What a typed atomic can hold, as the 64 bits that loom checks.
     pub trait Bits: Copy {
@@ -59,26 +114,32 @@ mod checked {
         }
         #[track_caller]
         pub fn load(&self, order: Ordering) -> T {
+            step();
             T::from_bits(self.0.load(order))
         }
         #[track_caller]
         pub fn store(&self, value: T, order: Ordering) {
+            step();
             self.0.store(value.to_bits(), order);
         }
         #[track_caller]
         pub fn fetch_add(&self, value: T, order: Ordering) -> T {
+            step();
             T::from_bits(self.0.fetch_add(value.to_bits(), order))
         }
         #[track_caller]
         pub fn fetch_or(&self, value: T, order: Ordering) -> T {
+            step();
             T::from_bits(self.0.fetch_or(value.to_bits(), order))
         }
         #[track_caller]
         pub fn fetch_and(&self, value: T, order: Ordering) -> T {
+            step();
             T::from_bits(self.0.fetch_and(value.to_bits(), order))
         }
         #[track_caller]
         pub fn compare_exchange(&self, old: T, new: T, ok: Ordering, no: Ordering) -> Result<T, T> {
+            step();
             let result = self.0.compare_exchange(old.to_bits(), new.to_bits(), ok, no);
             result.map(T::from_bits).map_err(T::from_bits)
         }

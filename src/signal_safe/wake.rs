@@ -13,6 +13,12 @@ use libc::timespec;
 pub struct Wake(Atomic<u32>);
 
 impl Wake {
+    /// What zero-filled memory is elsewhere.
+    #[cfg(loom)]
+    pub fn new() -> Self {
+        Self(Atomic::new(0))
+    }
+
     /// W0 (D0): the number to wait on. Read before the sums.
     #[inline]
     pub fn value(&self) -> u32 {
@@ -41,10 +47,11 @@ impl Wake {
         sys::futex_wait(&self.0, seen, deadline)
     }
 
-    /// Loom has no futex: a model looks again after letting the others run.
+    /// Loom has no futex: a model lets the others run until the word has changed. Notifying changes the word before it
+    /// wakes, so this ends where the futex call does; a lost wake-up is an execution without end, which loom reports.
     #[cfg(loom)]
     pub fn wait(&self, seen: u32, _deadline: Option<timespec>) -> sys::TimedOut {
-        if self.0.load(Ordering::Acquire) == seen {
+        while self.0.load(Ordering::Acquire) == seen {
             loom::thread::yield_now();
         }
         sys::TimedOut(false)

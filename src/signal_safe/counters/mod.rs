@@ -39,6 +39,14 @@ pub struct Cell {
     released: Atomic<u64>,
 }
 
+#[cfg(loom)]
+impl Cell {
+    /// Nothing was counted yet.
+    pub fn zero() -> Self {
+        Self { acquired: Atomic::new(0), released: Atomic::new(0) }
+    }
+}
+
 /// Which of the two counters of a cell.
 #[derive(Clone, Copy)]
 pub enum Side {

@@ -26,8 +26,8 @@ pub unsafe fn add(state: State, rseq: isize, cell: NonNull<Cell>, side: Side) {
 }
 
 #[cfg(loom)]
-unsafe fn stripe_offset(_state: State, _rseq: isize) -> usize {
-    0
+unsafe fn stripe_offset(state: State, _rseq: isize) -> usize {
+    (super::super::sync::stripe().min(state.cpus()) as usize) << (state.stripe_shift_count() & 63)
 }
 
 /// How many bytes behind stripe 0 the stripe of the current CPU lies, or, where its number is not known, one that a hash of the thread pointer picks: thread
