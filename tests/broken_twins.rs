@@ -164,3 +164,27 @@ fn fork_generation_not_checked_in_the_child() {
 fn push_not_woken() {
     the_test_sees("push_not_woken", "pending", "a_push_wakes_the_worker");
 }
+
+#[test]
+fn sections_that_the_kernel_does_not_abort() {
+    if interp_guard::platform::missing_for_per_cpu().is_some() {
+        return println!("this machine has no restartable sequences to leave out");
+    }
+    the_test_sees("rseq_no_abort", "rseq_fire", "per_cpu");
+}
+
+#[test]
+fn sections_that_dawdle_are_no_mistake() {
+    if interp_guard::platform::missing_for_per_cpu().is_some() {
+        return println!("this machine has no restartable sequences to draw out");
+    }
+    let (passed, text) = run(Some("rseq_delay"), "rseq_fire", "per_cpu");
+    assert!(passed, "{text}");
+    println!("{text}");
+}
+
+#[test]
+fn counters_that_wrap_are_no_mistake() {
+    let (passed, text) = run(Some("counters_near_wrap"), "edges", "guards_across_the_wrap");
+    assert!(passed, "{text}");
+}

@@ -1,8 +1,8 @@
 //! A handler at *every instruction*: the operations are single-stepped, and at each boundary a real SIGUSR1 is taken,
 //! whose handler looks up every ID that matters and checks each answer against what is allowed at that point.
 //!
-//! The plain form takes a sample of the boundaries, `INTERP_GUARD_LONG=1` every one. The latter is meant for `--release`,
-//! where the instructions are those that users get: `.ci/steps/60-every-instruction`.
+//! In a release build, whose instructions are those that users get, the long runs visit every boundary, and the children a
+//! sample; `INTERP_GUARD_LONG=1` forks a child at every one. A debug build visits a sample of its many more.
 //!
 //! While stepped, a restartable sequence always aborts, so per-CPU mode counts on the spare stripe; in the children the
 //! sequence that the fork interrupted goes on and commits. `rseq_fire` has the sequences at full speed.
@@ -33,9 +33,14 @@ fn main() -> ExitCode {
     ])
 }
 
-/// The long form visits each boundary, the short one each `short`th.
+/// The long form visits each, the short one each `short`th.
 fn nth(short: u64) -> u64 {
     if harness::long_form() { 1 } else { short }
+}
+
+/// In a release build each, in a debug one each `debug`th.
+fn each_in_release(debug: u64) -> u64 {
+    if cfg!(debug_assertions) { nth(debug) } else { 1 }
 }
 
 fn run(plan: Plan, work: fn(&'static Shared, Counters), counters: Counters) {
@@ -57,7 +62,8 @@ fn run(plan: Plan, work: fn(&'static Shared, Counters), counters: Counters) {
 }
 
 fn signal_at_each(counters: Counters) {
-    let plan = Plan::Signal { nth: nth(7), phase: nth(5), nested: nth(29) };
+    let plan =
+        Plan::Signal { nth: each_in_release(7), phase: each_in_release(5), nested: each_in_release(29) };
     run(plan, stepped::every_operation, counters);
 }
 

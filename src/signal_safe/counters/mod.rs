@@ -198,6 +198,23 @@ impl Stripes {
         sum(Side::Acquired).wrapping_sub(released) as i64
     }
 
+    /// Has every counter begin three short of wrapping, for a test.
+    ///
+    /// # Safety
+    /// As for [`reset`](Self::reset); nobody counts yet.
+    #[cfg(interp_guard_inject = "counters_near_wrap")]
+    pub unsafe fn start_near_wrap(&self, slots: u32) {
+        for stripe in 0..=self.cpus {
+            for slot in 0..slots {
+                for side in [Side::Acquired, Side::Released] {
+                    // SAFETY: the caller's promise. Relaxed: before the table is published.
+                    unsafe { self.counter(stripe, slot, side).as_ref() }
+                        .store(u64::MAX - 2, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
     /// Sets every counter to zero.
     ///
     /// # Safety

@@ -36,6 +36,34 @@ use core::ptr::NonNull;
 /// their place.
 const SIGNATURE: u32 = 0x5305_3053;
 
+/// Rule 2: tells the kernel of the section. A broken twin does not.
+#[cfg(not(interp_guard_inject = "rseq_no_abort"))]
+macro_rules! announce {
+    () => {
+        "mov qword ptr fs:[{rseq} + 8], {t}"
+    };
+}
+#[cfg(interp_guard_inject = "rseq_no_abort")]
+macro_rules! announce {
+    () => {
+        ""
+    };
+}
+
+/// Where a test has the section last long enough to be hit; nothing in a normal build.
+#[cfg(not(any(interp_guard_inject = "rseq_delay", interp_guard_inject = "rseq_no_abort")))]
+macro_rules! dawdle {
+    () => {
+        ""
+    };
+}
+#[cfg(any(interp_guard_inject = "rseq_delay", interp_guard_inject = "rseq_no_abort"))]
+macro_rules! dawdle {
+    () => {
+        ".rept 64\npause\n.endr"
+    };
+}
+
 /// Adds one to a counter, then the light fence of per-CPU mode.
 ///
 /// # Safety
@@ -58,9 +86,10 @@ pub unsafe fn add(state: State, rseq: isize, cell: NonNull<Cell>, side: Side) {
             ".quad 2f, 3f - 2f, 4f",
             ".popsection",
             "lea {t}, [rip + 9b]",
-            "mov qword ptr fs:[{rseq} + 8], {t}",
+            announce!(),
             "2:",
             "mov {t:e}, dword ptr fs:[{rseq} + 4]",
+            dawdle!(),
             "cmp {t:e}, {cpus:e}",
             "jae 5f",
             "shl {t}, cl",
