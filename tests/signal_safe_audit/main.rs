@@ -1,7 +1,7 @@
 //! The signal-safe path calls nothing it may not: read off the machine code.
 //!
 //! Builds `tests/fixtures/core_only` (the core by path, under `#![no_std]`) in release into a target folder of its own,
-//! decodes its object file, and walks it from the exported lookup, clone, drop and readers, restartable sequences' abort
+//! decodes its object file, and walks it from the exported lookup, clone, drop, push and readers, restartable sequences' abort
 //! addresses included. Each broken twin is the same fixture with one forbidden thing on the path; the audit must object.
 
 mod code;
@@ -14,10 +14,11 @@ use std::path::PathBuf;
 use std::process::Command;
 
 /// Everything that a handler may call.
-const ROOTS: [&str; 7] = [
+const ROOTS: [&str; 8] = [
     "probe_lookup",
     "probe_clone",
     "probe_drop",
+    "probe_push",
     "probe_is_closing",
     "probe_payload",
     "probe_main",
