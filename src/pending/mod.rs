@@ -28,10 +28,12 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod attached;
 mod queue;
 mod running;
 mod worker;
 
+pub use attached::attached;
 pub(crate) use queue::Queue;
 pub use queue::Waiting;
 pub(crate) use running::{run_own, this_thread_runs_a_call_of};
