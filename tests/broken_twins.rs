@@ -188,3 +188,26 @@ fn counters_that_wrap_are_no_mistake() {
     let (passed, text) = run(Some("counters_near_wrap"), "edges", "guards_across_the_wrap");
     assert!(passed, "{text}");
 }
+
+#[test]
+fn guard_dropped_before_restoring() {
+    the_test_sees("guard_before_restore", "thread_state_nesting", "guards_are_given_up_after_restoring");
+}
+
+#[test]
+fn daemon_flag_of_an_outer_level_changed() {
+    the_test_sees(
+        "daemon_flag_outer",
+        "thread_state_daemon",
+        "ensure_and_set_daemon_leave_the_levels_around_alone",
+    );
+}
+
+#[test]
+fn destroyed_what_ensure_did_not_create() {
+    the_test_sees(
+        "destroy_borrowed",
+        "thread_state_nesting",
+        "the_threads_own_detached_state_is_found_again",
+    );
+}

@@ -1,0 +1,52 @@
+//! The examples of attaching, run as their readers run them.
+
+use std::process::Command;
+
+fn run(name: &str) -> String {
+    let ran = Command::new(env!("CARGO"))
+        .args(["run", "--quiet", "--example", name])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("cargo runs");
+    let (out, err) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
+    assert!(ran.status.success(), "{name}: {}\n{out}{err}", ran.status);
+    out.into_owned()
+}
+
+#[test]
+fn io_pool() {
+    let out = run("io_pool");
+    for number in 0..4 {
+        let line = out.lines().find(|line| line.starts_with(&format!("io-{number}: "))).expect(&out);
+        assert!(line.contains("is finalizing") || line.contains("has been finalized"), "{out}");
+    }
+    assert!(out.contains("no thread hangs"), "{out}");
+}
+
+#[test]
+fn sampling_profiler() {
+    let out = run("sampling_profiler");
+    let counts: Vec<usize> = out
+        .split(|c: char| !c.is_ascii_digit())
+        .filter(|part| !part.is_empty())
+        .map(|part| part.parse().expect("a number"))
+        .collect();
+    let [taken, main, sub, native] = counts[..] else { panic!("{out}") };
+    assert_eq!(taken, main + sub + native, "every sample is tagged: {out}");
+    // A sample or two fall on the way in and out.
+    assert!(main >= 29 && sub >= 59 && native >= 9, "{out}");
+}
+
+#[test]
+fn signal_subinterpreter() {
+    let out = run("signal_subinterpreter");
+    assert_eq!(out.matches("signal 10 ran in interpreter 1").count(), 3, "{out}");
+    assert!(out.contains("3 calls ran"), "{out}");
+}
+
+#[test]
+fn watchdog() {
+    let out = run("watchdog");
+    assert!(out.contains("1 guard") && out.contains("busy") && out.contains("watchdog.rs"), "{out}");
+    assert!(out.contains("interpreter 0 is finalized"), "{out}");
+}
