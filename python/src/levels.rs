@@ -24,8 +24,10 @@
 //! - **L5** From 3.12 on, attaching binds the state to the thread (gilstate), and deleting it leaves none bound. Release
 //!   binds the thread's own state again, so that `PyGILState_Ensure` finds it.
 
+use crate::fork;
 use crate::python::{self, PyThreadState_GetInterpreter};
 use crate::table::{self, Interpreter, REGISTRY};
+use interp_guard::raw::GuardParts;
 use interp_guard::{Guard, InterpreterId, Site};
 use pyo3_ffi::{self as ffi, PyInterpreterState, PyThreadState};
 use std::cell::Cell;
@@ -190,7 +192,7 @@ impl Level {
             Some(state) => (self.state, self.origin) = (state, Origin::FoundDetached),
             None => {
                 // SAFETY: guarded, so the interpreter exists; needs no GIL.
-                let state = unsafe { ffi::PyThreadState_New(self.interpreter) };
+                let state = fork::creating(|| unsafe { ffi::PyThreadState_New(self.interpreter) });
                 if state.is_null() {
                     self.go_back();
                     return Err(Refused::NoMemory);
@@ -306,6 +308,23 @@ pub fn holds(id: InterpreterId) -> bool {
         level.guard.as_ref().is_some_and(|guard| guard.id == id)
             || level.left_behind.as_ref().is_some_and(|guard| guard.id == id)
     })
+}
+
+/// Hands the parts of each guard of this thread's levels to `keep`, and puts them together again as it leaves them.
+pub fn for_each_guard(keep: &mut dyn FnMut(&mut GuardParts)) {
+    let mut at = top();
+    // SAFETY: null or a level of this thread; nothing else refers to it now.
+    while let Some(level) = unsafe { at.as_mut() } {
+        for guard in [&mut level.guard, &mut level.left_behind] {
+            if let Some(held) = guard.take() {
+                let mut parts = held.into_raw().into_parts();
+                keep(&mut parts);
+                // SAFETY: taken apart above, and put together only here.
+                *guard = Some(unsafe { REGISTRY.guard_from_parts(parts) });
+            }
+        }
+        at = level.outer;
+    }
 }
 
 /// What is attached on this thread, or null.

@@ -9,10 +9,12 @@
 //! | `shutdown` | hooks that close and drain; what they say while they wait |
 //! | `keeper` | a bug of CPython 3.13, kept away from |
 //! | `interrupt` | Ctrl-C during a drain |
+//! | `fork` | what a forked child finds |
 //! | `c_api` | the function table behind `pep788.h` |
 //! | `module` | the functions under the Python package |
 
 mod c_api;
+mod fork;
 mod interrupt;
 mod keeper;
 mod levels;

@@ -71,6 +71,11 @@ pub fn is_finalizing() -> bool {
     PYTHON.get().is_some_and(|python| unsafe { (python.is_finalizing)() } != 0)
 }
 
+/// Does `PyThreadState_New` take a lock that `os.fork` neither waits for nor repairs in the child? Up to 3.11.
+pub fn new_is_unsafe_across_fork() -> bool {
+    PYTHON.get().is_some_and(|python| python.thread_id.is_some())
+}
+
 /// The thread state attached on this thread, or null. `ours` is the state of this thread's innermost level, or null.
 ///
 /// Context: normal; attached or not. On 3.9 to 3.11 a state attached on a thread that did not create it is not

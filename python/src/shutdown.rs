@@ -7,7 +7,7 @@
 
 use crate::interrupt::{self, Watch};
 use crate::table::{self, Interpreter, REGISTRY};
-use crate::{keeper, levels, python};
+use crate::{fork, keeper, levels, python};
 use interp_guard::{CloseError, Closing, DrainError, DrainOptions, InterpreterId};
 use pyo3_ffi as ffi;
 use std::io::Write;
@@ -36,9 +36,15 @@ pub fn begin_epoch() {
     MAIN_IS_DRAINED.store(false, Ordering::Release);
 }
 
-/// Notes what has to be known when the main interpreter ends. To be called attached to it.
-pub fn prepare() {
+/// Notes what has to be known when the main interpreter ends or forks.
+/// False with an exception set.
+///
+/// # Safety
+/// The caller is attached to the main interpreter, for the first time in this epoch.
+pub unsafe fn prepare() -> bool {
     interrupt::remember();
+    // SAFETY: the caller's promise.
+    unsafe { fork::install() }
 }
 
 /// Registers [`at_exit`] with the `atexit` module. False with an exception set.
@@ -249,7 +255,7 @@ impl Wait {
 }
 
 /// Runs `f` with the GIL released.
-fn detached<R>(f: impl FnOnce() -> R) -> R {
+pub fn detached<R>(f: impl FnOnce() -> R) -> R {
     // SAFETY: the callers are attached.
     let state = unsafe { ffi::PyEval_SaveThread() };
     let result = f();

@@ -24,7 +24,7 @@ unsafe impl Send for Interpreter {}
 unsafe impl Sync for Interpreter {}
 
 /// The table. One per process: `module::exec` refuses a second copy of this library.
-pub static REGISTRY: Registry<Interpreter> = Registry::with_capacity(4096);
+pub static REGISTRY: Registry<Interpreter> = Registry::new();
 
 const EPOCH_SHIFT: u32 = 40;
 
@@ -112,11 +112,11 @@ pub unsafe fn register() -> bool {
             ffi::PyErr_SetString(ffi::PyExc_RuntimeError, why.as_ptr());
             return false;
         }
-        if Some(id) == main_id() {
+        let is_main = Some(id) == main_id();
+        if is_main {
             let _ = REGISTRY.set_main(id);
-            shutdown::prepare();
         }
-        let marked = mark(state, id);
+        let marked = mark(state, id) && (!is_main || shutdown::prepare());
         if !marked || !shutdown::install_hook() {
             if let Some(Ok(interpreter)) = REGISTRY.close(id).ok().map(|closing| closing.drain(None)) {
                 keeper::end(interpreter);

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -469,7 +470,10 @@ static void *pool_thread(void *argument) {
 }
 
 /* After Python is gone, in exit(): every thread must have come to its own end. */
+static pid_t pool_process;
+
 static void join_pool(void) {
+    if (getpid() != pool_process) return; /* a forked child, which has none of them */
     struct timespec deadline;
     clock_gettime(CLOCK_REALTIME, &deadline);
     deadline.tv_sec += legacy_pool ? 2 : 60;
@@ -493,6 +497,7 @@ static PyObject *start_pool(PyObject *self, PyObject *arguments) {
     PyObject *callable;
     if (!PyArg_ParseTuple(arguments, "iOi", &threads, &callable, &legacy_pool)) return NULL;
     if (workers_started == 0) atexit(join_pool);
+    pool_process = getpid();
     for (int i = 0; i < threads; i++) {
         int at = atomic_fetch_add(&workers_started, 1);
         if (at >= (int)(sizeof workers / sizeof *workers)) {
@@ -575,25 +580,28 @@ static void on_signal(int number) {
     delivered++;
 }
 
-typedef struct {
-    pthread_t target;
-    long count;
-} Sender;
-
-static void *send_signals(void *argument) {
-    Sender *sender = (Sender *)argument;
-    while (delivered < sender->count) {
-        long before = delivered;
-        pthread_kill(sender->target, SIGUSR1);
-        for (int spin = 0; delivered == before && spin < 2000; spin++) sched_yield();
-    }
-    stop = 1;
+/* A timer at one thread, often, but so that it gets on between two signals. */
+static Wrong aim_at_this_thread(timer_t *timer) {
+    struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGUSR1};
+    event._sigev_un._tid = gettid();
+    CHECK(timer_create(CLOCK_MONOTONIC, &event, timer) == 0);
+    struct itimerspec often = {{0, 40000}, {0, 40000}};
+    CHECK(timer_settime(*timer, 0, &often, NULL) == 0);
     return NULL;
+}
+
+static long wanted;
+
+static int enough(void) {
+    if (delivered >= wanted) stop = 1;
+    return stop;
 }
 
 static void *loop_on_guards(void *unused) {
     (void)unused;
-    while (!stop) {
+    timer_t timer;
+    Wrong wrong = aim_at_this_thread(&timer);
+    while (!wrong && !enough()) {
         InterpGuard guard, second;
         errno = 1234;
         if (InterpGuard_Lookup(0, &guard) != 0 || InterpGuard_Dup(&guard, &second) != 0) in_handler_wrong++;
@@ -604,12 +612,15 @@ static void *loop_on_guards(void *unused) {
         PyInterpreterGuard_Close(third);
         if (errno != 1234) in_handler_wrong++;
     }
-    return NULL;
+    timer_delete(timer);
+    return (void *)wrong;
 }
 
 static void *loop_on_ensure(void *unused) {
     (void)unused;
-    while (!stop) {
+    timer_t timer;
+    Wrong wrong = aim_at_this_thread(&timer);
+    while (!wrong && !enough()) {
         PyThreadStateToken *token = PyThreadState_EnsureFromView(PyInterpreterView_FromMain());
         if (token == NULL) {
             in_handler_wrong++;
@@ -619,7 +630,8 @@ static void *loop_on_ensure(void *unused) {
         if (nested == NULL || InterpGuard_Release(nested) != 0) in_handler_wrong++;
         PyThreadState_Release(token);
     }
-    return NULL;
+    timer_delete(timer);
+    return (void *)wrong;
 }
 
 /* signals(target, by_view, count): target is "guards", "ensure" or "subs". */
@@ -633,13 +645,13 @@ static PyObject *signals(PyObject *self, PyObject *arguments) {
     delivered = found = finalizing = not_found = in_handler_wrong = 0;
     stop = 0;
     watched_id = 1;
-    Sender sender = {.target = pthread_self(), .count = count};
-    pthread_t sending, looping;
+    wanted = count;
     Wrong wrong = NULL;
     long cycles = 0;
     if (strcmp(target, "subs") == 0) {
-        pthread_create(&sending, NULL, send_signals, &sender);
-        while (!stop && !wrong) {
+        timer_t timer;
+        wrong = aim_at_this_thread(&timer);
+        while (!wrong && !enough()) {
             Sub sub;
             if (!(wrong = sub_begin(&sub, 0))) {
                 watched_id = sub.id;
@@ -647,19 +659,15 @@ static PyObject *signals(PyObject *self, PyObject *arguments) {
             }
             cycles++;
         }
-        if (wrong) delivered = count;
-        Py_BEGIN_ALLOW_THREADS
-        pthread_join(sending, NULL);
-        Py_END_ALLOW_THREADS
+        timer_delete(timer);
     } else {
         void *(*loop)(void *) = strcmp(target, "ensure") == 0 ? loop_on_ensure : loop_on_guards;
+        pthread_t looping;
+        void *result = "no thread";
         Py_BEGIN_ALLOW_THREADS
-        pthread_create(&looping, NULL, loop, NULL);
-        sender.target = looping;
-        pthread_create(&sending, NULL, send_signals, &sender);
-        pthread_join(sending, NULL);
-        pthread_join(looping, NULL);
+        if (pthread_create(&looping, NULL, loop, NULL) == 0) pthread_join(looping, &result);
         Py_END_ALLOW_THREADS
+        wrong = (Wrong)result;
     }
     if (wrong) return PyErr_Format(PyExc_AssertionError, "%s", wrong);
     return Py_BuildValue("{s:l,s:l,s:l,s:l,s:l,s:l}", "delivered", (long)delivered, "found", (long)found,
@@ -798,6 +806,52 @@ static PyObject *reinitialize_at_exit(PyObject *self, PyObject *unused) {
     return PyLong_FromLongLong(sub.id);
 }
 
+/* --- fork ---------------------------------------------------------------------------------------------------------------- */
+
+static Wrong in_raw_child(InterpGuard *inherited) {
+    InterpGuard guard, copy;
+    CHECK(InterpGuard_Ensure(inherited) == NULL && InterpGuard_Dup(inherited, &copy) == INTERP_GUARD_INVALID);
+    CHECK(InterpGuard_Close(inherited) == INTERP_GUARD_OK); /* protects nothing here, and counts nothing */
+    CHECK(InterpGuard_Lookup(0, &guard) == INTERP_GUARD_OK);
+    CHECK(InterpGuard_Dup(&guard, &copy) == INTERP_GUARD_OK && InterpGuard_Close(&guard) == INTERP_GUARD_OK);
+    CHECK(InterpGuard_Drain(0, 1000000) == INTERP_GUARD_TIMEOUT); /* one is out: this child's own */
+    CHECK(InterpGuard_Lookup(0, &guard) == INTERP_GUARD_FINALIZING);
+    CHECK(InterpGuard_Close(&copy) == INTERP_GUARD_OK);
+    CHECK(InterpGuard_Drain(0, -1) == INTERP_GUARD_OK);
+    CHECK(InterpGuard_Lookup(0, &guard) == INTERP_GUARD_NOT_FOUND);
+    return NULL;
+}
+
+static long forks_to_do;
+
+static Wrong fork_raw(void) {
+    for (long i = 0; i < forks_to_do; i++) {
+        InterpGuard inherited;
+        CHECK(InterpGuard_Lookup(0, &inherited) == INTERP_GUARD_OK);
+        pid_t child = fork();
+        if (child == 0) {
+            alarm(60);
+            Wrong wrong = in_raw_child(&inherited);
+            if (wrong) dprintf(2, "child: %s\n", wrong);
+            _exit(wrong != NULL);
+        }
+        InterpGuard_Close(&inherited);
+        int status = -1;
+        CHECK(child > 0 && waitpid(child, &status, 0) == child);
+        CHECK(status == 0);
+    }
+    return NULL;
+}
+
+/* Forks by fork(2), from a thread that Python has never seen. */
+static PyObject *raw_forks(PyObject *self, PyObject *count) {
+    (void)self;
+    forks_to_do = PyLong_AsLong(count);
+    Wrong wrong = in_native_thread(fork_raw);
+    if (wrong) return PyErr_Format(PyExc_AssertionError, "%s", wrong);
+    Py_RETURN_NONE;
+}
+
 /* --- the module -------------------------------------------------------------------------------------------------------- */
 
 static PyMethodDef methods[] = {
@@ -808,6 +862,7 @@ static PyMethodDef methods[] = {
     {"pool_calls", pool_calls, METH_NOARGS, NULL},
     {"sub_cycle", sub_cycle, METH_O, NULL},
     {"signals", signals, METH_VARARGS, NULL},
+    {"raw_forks", raw_forks, METH_O, NULL},
     {"leave_level", leave_level, METH_NOARGS, NULL},
     {"leave_guard", leave_guard, METH_NOARGS, NULL},
     {"give_back", give_back, METH_O, NULL},

@@ -1,0 +1,160 @@
+//! Forks: what a child finds.
+//!
+//! Two sets of hooks, which do different things and so may both run for one fork. The C library's (`pthread_atfork`) touch
+//! only our table, in every fork: the child counts anew, with the guards of the forking thread's own levels and no others.
+//! Python's (`os.register_at_fork`) run in `os.fork` alone. Up to 3.11 they keep other threads from being inside
+//! `PyThreadState_New` while the process forks: that takes a lock of CPython's without the GIL, and the child would find
+//! it taken for ever.
+
+use crate::module::{Methods, no_arguments};
+use crate::table::REGISTRY;
+use crate::{levels, python, shutdown};
+use pyo3_ffi::{self as ffi, PyObject};
+use std::ptr::null_mut;
+use std::sync::Once;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+/// Installs both sets, for the main interpreter. False with an exception set.
+///
+/// # Safety
+/// The caller is attached to the main interpreter, for the first time in this epoch.
+pub unsafe fn install() -> bool {
+    static C_LIBRARY: Once = Once::new();
+    C_LIBRARY.call_once(|| {
+        // SAFETY: three functions that stay as long as the process: Python never unloads an extension.
+        let failed = unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) };
+        if failed != 0 {
+            shutdown::say(
+                "no memory for pthread_atfork: a forked child will wait for guards of its parent's threads",
+            );
+        }
+    });
+    static HOOKS: Methods<3> = Methods([
+        no_arguments(c"_before_fork", before, c"Keeps threads from making thread states."),
+        no_arguments(c"_after_fork", after, c"Lets them."),
+        no_arguments(c"_after_fork_child", after, c"Lets them."),
+    ]);
+    // SAFETY: attached; objects are checked for null and given back; CPython only reads method definitions.
+    unsafe {
+        let os = ffi::PyImport_ImportModule(c"os".as_ptr());
+        if os.is_null() {
+            return false;
+        }
+        let register = ffi::PyObject_GetAttrString(os, c"register_at_fork".as_ptr());
+        ffi::Py_DecRef(os);
+        let hook =
+            |at: usize| ffi::PyCFunction_NewEx((&raw const HOOKS.0[at]).cast_mut(), null_mut(), null_mut());
+        let (none, hooks) = (ffi::PyTuple_New(0), [hook(0), hook(1), hook(2)]);
+        let named = ffi::Py_BuildValue(
+            c"{s:N,s:N,s:N}".as_ptr(), // takes the hooks over
+            c"before".as_ptr(),
+            hooks[0],
+            c"after_in_parent".as_ptr(),
+            hooks[1],
+            c"after_in_child".as_ptr(),
+            hooks[2],
+        );
+        let done = match register.is_null() || none.is_null() || named.is_null() {
+            true => null_mut(),
+            false => ffi::PyObject_Call(register, none, named),
+        };
+        for object in [register, none, named, done] {
+            ffi::Py_XDECREF(object);
+        }
+        !done.is_null()
+    }
+}
+
+extern "C" fn prepare() {
+    REGISTRY.before_fork();
+}
+
+extern "C" fn parent() {
+    REGISTRY.after_fork_parent();
+}
+
+extern "C" fn child() {
+    // SAFETY: called by fork in the child, on its only thread, which called `before_fork`. Guards that are not kept are not
+    // dereferenced: `GuardWord::borrow` refuses them, and no level of another thread is ever looked at again. The levels'
+    // guards are one each.
+    unsafe { REGISTRY.after_fork_child_with(|keep| levels::for_each_guard(keep)) };
+}
+
+/// How many threads are inside `PyThreadState_New`; and `FORKING` while the process forks.
+static CREATING: AtomicU32 = AtomicU32::new(0);
+const FORKING: u32 = 1 << 31;
+
+/// Runs `PyThreadState_New` so that no `os.fork` falls into it.
+pub fn creating<R>(new: impl FnOnce() -> R) -> R {
+    if !python::new_is_unsafe_across_fork() {
+        return new();
+    }
+    loop {
+        // Relaxed: the exchange decides.
+        let seen = CREATING.load(Ordering::Relaxed);
+        if seen & FORKING != 0 {
+            atomic_wait::wait(&CREATING, seen);
+            continue;
+        }
+        // Acquire: after the fork that `after` ended, by its Release.
+        if CREATING.compare_exchange_weak(seen, seen + 1, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+            break;
+        }
+    }
+    let result = new();
+    // Release: pairs with the Acquire in `before`.
+    if CREATING.fetch_sub(1, Ordering::Release) == FORKING + 1 {
+        atomic_wait::wake_all(&CREATING);
+    }
+    result
+}
+
+unsafe extern "C" fn before(_: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
+    static WARNED: AtomicBool = AtomicBool::new(false);
+    if REGISTRY.len() > 1 && !WARNED.swap(true, Ordering::Relaxed) {
+        shutdown::say(
+            "os.fork with live subinterpreters: CPython's child hangs or crashes, on every version",
+        );
+    }
+    if python::new_is_unsafe_across_fork() {
+        // Another thread may be forking too, in between: its hooks run with the GIL released here.
+        shutdown::detached(|| {
+            loop {
+                // Relaxed: the exchange decides.
+                let seen = CREATING.load(Ordering::Relaxed);
+                if seen & FORKING != 0 {
+                    atomic_wait::wait(&CREATING, seen);
+                } else if CREATING
+                    .compare_exchange(seen, seen | FORKING, Ordering::Relaxed, Ordering::Relaxed)
+                    .is_ok()
+                {
+                    break;
+                }
+            }
+            // Acquire: pairs with the Release in `creating`: what they did is over.
+            while let threads @ 1.. = CREATING.load(Ordering::Acquire) & !FORKING {
+                atomic_wait::wait(&CREATING, FORKING | threads);
+            }
+        });
+    }
+    none()
+}
+
+/// In the parent and in the child: nobody was inside, and nobody came in.
+unsafe extern "C" fn after(_: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
+    if python::new_is_unsafe_across_fork() {
+        // Release: pairs with the Acquire in `creating`.
+        CREATING.store(0, Ordering::Release);
+        atomic_wait::wake_all(&CREATING);
+    }
+    none()
+}
+
+fn none() -> *mut PyObject {
+    // SAFETY: None is always there; the caller of a method gets a reference.
+    unsafe {
+        let none = ffi::Py_None();
+        ffi::Py_IncRef(none);
+        none
+    }
+}

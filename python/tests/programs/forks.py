@@ -1,0 +1,61 @@
+"""Forks while four native threads are in and out of ensure: every child ends, whatever its parent's threads held."""
+
+import os
+import signal
+import sys
+import time
+import warnings
+
+import interp_guard
+import ig_test
+
+warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 and later, about threads and fork: the very subject
+long = bool(os.environ.get("INTERP_GUARD_LONG"))
+ig_test.start_pool(4, [].append, 0)
+deadline = time.monotonic() + 60
+while ig_test.pool_calls() < 50:
+    assert time.monotonic() < deadline
+
+# os.fork: the child runs atexit and ends by sys.exit.
+forks = 1000 if long else 20
+mine = interp_guard.lookup(0)
+for number in range(forks):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)  # the child that hangs is killed, and noticed
+        # The parent's guards protect nothing here; this one is the child's own.
+        assert interp_guard.holders(0) == 0, interp_guard.holders(0)
+        with interp_guard.lookup(0):
+            assert interp_guard.holders(0) == 1
+        mine.close()
+        assert interp_guard.holders(0) == 0
+        sys.exit(7)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFEXITED(status) and os.WEXITSTATUS(status) == 7, (number, status)
+mine.close()
+print(f"os.fork: {forks} children ended by sys.exit")
+
+# Raw fork(2): our table works in the child, which ends by _exit.
+forks = 200 if long else 10
+ig_test.raw_forks(forks)
+print(f"fork: {forks} children looked up, dropped, closed and drained")
+
+
+# os.fork inside an ensure: the level is the child's too.
+def fork_inside():
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        status = 1
+        try:
+            ig_test.ensure_release()
+            status = 0 if interp_guard.holders(0) == 1 else 2
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(child, 0)
+    assert status == 0, status
+
+
+for _ in range(3):
+    ig_test.call_in_native_thread(fork_inside)
+print("ok")
