@@ -277,9 +277,11 @@ impl Ledger {
     fn for_each_used(&self, mut f: impl FnMut(usize, &Entry)) {
         for (at, (word, entries)) in self.used.iter().zip(self.entries.chunks_exact(BITS)).enumerate() {
             // Relaxed: a hint where to look; what is found there has its own edges.
-            let used = word.load(Ordering::Relaxed);
-            for (bit, entry) in entries.iter().enumerate() {
-                if used.wrapping_shr(bit as u32) & 1 == 1 {
+            let mut used = word.load(Ordering::Relaxed);
+            while used != 0 {
+                let bit = used.trailing_zeros() as usize;
+                used &= used.wrapping_sub(1);
+                if let Some(entry) = entries.get(bit) {
                     f(at * BITS + bit, entry);
                 }
             }
