@@ -26,6 +26,9 @@ fn main() -> ExitCode {
         ("signal_at_each_instruction_shared", || signal_at_each(SharedCounters)),
         ("child_at_each_instruction_per_cpu", || child_at_each(PerCpu)),
         ("child_at_each_instruction_shared", || child_at_each(SharedCounters)),
+        ("signal_at_each_instruction_of_ledger_push_and_fork_per_cpu", || beside(PerCpu)),
+        ("signal_at_each_instruction_of_ledger_push_and_fork_shared", || beside(SharedCounters)),
+        ("child_at_each_instruction_of_ledger_push_and_fork", || child_beside(PerCpu)),
         ("last_guard_dropped_at_each_instruction_of_a_drain_per_cpu", || waiting(PerCpu)),
         ("last_guard_dropped_at_each_instruction_of_a_drain_shared", || waiting(SharedCounters)),
         ("interpreter_taken_away_at_each_instruction_per_cpu", || intruded(PerCpu)),
@@ -47,10 +50,11 @@ fn run(plan: Plan, work: fn(&'static Shared, Counters), counters: Counters) {
     let page = Shared::map();
     let covered = trace(page, plan, || work(page, counters));
     println!(
-        "{counters}: {} operations, {} boundaries, {} children, {} signalled asleep; {} phases, {} boundaries of their \
+        "{counters}: {} operations, {} boundaries, {} stretches with the signal blocked, {} children, {} signalled asleep; {} phases, {} boundaries of their \
          handlers; {} handlers, {} checks",
         covered.operations.len(),
         covered.boundaries,
+        covered.blocked,
         covered.children,
         covered.sleepers,
         covered.phases,
@@ -65,6 +69,16 @@ fn signal_at_each(counters: Counters) {
     let plan =
         Plan::Signal { nth: each_in_release(7), phase: each_in_release(5), nested: each_in_release(29) };
     run(plan, stepped::every_operation, counters);
+}
+
+fn beside(counters: Counters) {
+    let plan =
+        Plan::Signal { nth: each_in_release(11), phase: each_in_release(5), nested: each_in_release(61) };
+    run(plan, stepped::recorded_pushed_forked, counters);
+}
+
+fn child_beside(counters: Counters) {
+    run(Plan::Child { nth: nth(223) }, stepped::recorded_pushed_forked, counters);
 }
 
 fn child_at_each(counters: Counters) {

@@ -12,6 +12,8 @@ pub enum Order {
     DropHeld = 1,
     /// Finalizes the interpreter under the interrupted lookup, clone or drop, and gives its slot to another.
     Intrude = 2,
+    /// Leaves a pending call with a guard of its own.
+    Push = 3,
 }
 
 /// See the module. All zero at first.
@@ -70,6 +72,7 @@ impl Shared {
         match self.order.load(SeqCst) {
             1 => Order::DropHeld,
             2 => Order::Intrude,
+            3 => Order::Push,
             _ => Order::Look,
         }
     }

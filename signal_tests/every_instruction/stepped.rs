@@ -1,10 +1,13 @@
 //! The stepped process: what it does, what its handler looks at, and what the handler may see at each point.
 
 use crate::shared::{Order, Shared};
+use interp_guard::pending::{PendingQueue, QueueOptions};
 use interp_guard::{Counters, Guard, InterpreterId, LookupError, Registry};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use std::cell::UnsafeCell;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicU8, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{
+    AtomicBool, AtomicI64, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering::SeqCst,
+};
 use std::time::Duration;
 
 /// An interpreter's life, as far as a lookup can tell. Only ever goes on.
@@ -104,6 +107,7 @@ extern "C" fn handler(_: libc::c_int) {
         Order::Look => {}
         Order::DropHeld => drop(HELD.take()),
         Order::Intrude => intrude(),
+        Order::Push => push(),
     }
     shared().handlers.fetch_add(1, SeqCst);
     // SAFETY: the same.
@@ -198,9 +202,9 @@ fn fork_site() -> u64 {
     site
 }
 
-fn set_up(page: &'static Shared, counters: Counters) {
+fn set_up(page: &'static Shared, counters: Counters, ledger: bool) {
     SHARED.store(std::ptr::from_ref(page).cast_mut(), SeqCst);
-    let registry = Box::new(Registry::with_capacity(4).counters(counters));
+    let registry = Box::new(Registry::with_capacity(4).counters(counters).ledger(ledger));
     REGISTRY.store(Box::into_raw(registry), SeqCst);
     page.fork_site.store(fork_site(), SeqCst);
     // No SA_RESTART: a drain has to cope. SA_NODEFER: the handler is interrupted too.
@@ -226,7 +230,7 @@ fn neighbours<const N: usize>() -> [i64; N] {
 
 /// Every operation, on a table of eight slots in which most IDs share one home.
 pub fn every_operation(page: &'static Shared, counters: Counters) {
-    set_up(page, counters);
+    set_up(page, counters, false);
     let [second, third, reuser, never] = neighbours();
     for raw in [0, 1, 2, second, third, reuser, never] {
         watch(raw, Fresh);
@@ -290,7 +294,7 @@ pub fn every_operation(page: &'static Shared, counters: Counters) {
 
 /// A drain and a finalize that wait for a guard which a handler drops, at whatever instruction it comes.
 pub fn waiting(page: &'static Shared, counters: Counters) {
-    set_up(page, counters);
+    set_up(page, counters, false);
     watch(0, Fresh);
     watch(1, Fresh);
     let registry = registry();
@@ -339,7 +343,7 @@ fn intrude() {
 
 /// Lookup, clone and drop, with the interpreter taken away between any two instructions.
 pub fn intruded(page: &'static Shared, counters: Counters) {
-    set_up(page, counters);
+    set_up(page, counters, false);
     let [neighbour] = neighbours();
     NEIGHBOUR.store(neighbour, SeqCst);
     watch(1, Fresh);
@@ -363,6 +367,82 @@ pub fn intruded(page: &'static Shared, counters: Counters) {
     for left in registry.ids() {
         assert_eq!(registry.outstanding(left), Some(0));
         drop(registry.finalize(left, Some(Duration::ZERO)).expect("no guard out"));
+    }
+    assert!(registry.is_empty());
+}
+
+static QUEUE: AtomicPtr<PendingQueue<'static, Canary>> = AtomicPtr::new(std::ptr::null_mut());
+static PUSHED: AtomicU64 = AtomicU64::new(0);
+static RUN: AtomicU64 = AtomicU64::new(0);
+
+fn queue() -> &'static PendingQueue<'static, Canary> {
+    // SAFETY: set before the first use, to what is never freed.
+    unsafe { &*QUEUE.load(SeqCst) }
+}
+
+/// What a pending call does: checks its guard.
+fn call(guard: &Guard<'_, Canary>, data: usize) {
+    check!(0, guard.0.load(SeqCst) == 0x5AFE_5AFE && data == 0x0DA7A);
+    RUN.fetch_add(1, SeqCst);
+}
+
+/// Leaves a call of interpreter 0, if it is live and the queue has room. Async-signal-safe.
+fn push() {
+    let Ok(zero) = InterpreterId::try_from(0) else { return };
+    if let Ok(guard) = registry().lookup(zero)
+        && queue().push(guard, call, 0x0DA7A).is_ok()
+    {
+        PUSHED.fetch_add(1, SeqCst);
+    }
+}
+
+/// The ledger, pending calls, pushed by handlers too, and the fork hooks.
+pub fn recorded_pushed_forked(page: &'static Shared, counters: Counters) {
+    set_up(page, counters, true);
+    for raw in [0, 1, 2] {
+        watch(raw, Fresh);
+    }
+    let registry = registry();
+    let fresh = |raw| assert_eq!(registry.register(canary(raw)).expect("room"), id(raw));
+    step("register, with a ledger", &[(0, Live)], || fresh(0));
+    step("register, with a ledger", &[(1, Live)], || fresh(1));
+
+    let guard = step("lookup, recorded", &[], || registry.lookup(id(1)).expect("live"));
+    let clone = step("clone, recorded", &[], || guard.clone());
+    step("drop, recorded", &[], || drop(clone));
+    let closing = step("close, recorded", &[(1, Closing)], || registry.close(id(1)).expect("live"));
+    step("drop, closing, recorded, the last: wakes", &[], || drop(guard));
+    step("drain, with a ledger", &[(1, Retired)], || closing.drain(None).map(drop).expect("no guard out"));
+
+    let made = PendingQueue::with(registry, QueueOptions::new().capacity(8)).expect("a queue");
+    QUEUE.store(Box::into_raw(Box::new(made)), SeqCst);
+    step("push", &[], push);
+    page.set_order(Order::Push);
+    step("push, handlers push too", &[], push);
+    step("run_pending, handlers push", &[], || queue().run_pending());
+    page.set_order(Order::Look);
+    while queue().run_pending().calls > 0 {}
+    assert_eq!(RUN.load(SeqCst), PUSHED.load(SeqCst), "each call is run once");
+    step("push, before a finalizer", &[], push);
+    assert_eq!(registry.outstanding(id(0)).map(|out| out > 0), Some(true));
+    step("run_pending", &[], || queue().run_pending());
+
+    let mut kept = registry.lookup(id(0)).expect("live");
+    step("before_fork, after_fork_parent", &[], || {
+        registry.before_fork();
+        registry.after_fork_parent();
+    });
+    step("before_fork, after_fork_child", &[], || {
+        registry.before_fork();
+        // SAFETY: this process has one thread, as a forked child has; the only guard is kept.
+        unsafe { registry.after_fork_child(&mut [&mut kept]) };
+    });
+    step("drop, kept", &[], || drop(kept));
+    step("register, after the fork", &[(2, Live)], || fresh(2));
+    for raw in [2, 0] {
+        step("finalize, with a ledger", &[(raw, Retired)], || {
+            registry.finalize(id(raw), None).map(drop).expect("no guard out")
+        });
     }
     assert!(registry.is_empty());
 }

@@ -27,6 +27,8 @@ pub struct Covered {
     pub boundaries: u64,
     pub nested: u64,
     pub phases: u64,
+    /// Stretches up to the next system call with the signal blocked, where no handler can come: between the fork hooks.
+    pub blocked: u64,
     pub children: u64,
     /// Children that were signalled in their sleep.
     pub sleepers: u64,
@@ -86,6 +88,13 @@ impl Tracer {
         self.covered.operations.insert(name);
         let (mut boundary, mut seen) = (0_u64, None);
         while self.page.operation().is_some() {
+            if self.is_blocked() {
+                // On to the next system call, which may unblock it.
+                self.covered.blocked += 1;
+                ptrace::syscall(self.stepped, None).expect("syscall");
+                self.expect_trap();
+                continue;
+            }
             match self.plan {
                 Plan::Signal { nth, phase, nested } => {
                     if is_sampled(boundary, nth) {
@@ -121,6 +130,16 @@ impl Tracer {
         self.check_page(name);
     }
 
+    fn is_blocked(&self) -> bool {
+        let mut blocked = 0_u64;
+        let size = size_of_val(&blocked);
+        // SAFETY: writes that many bytes, the kernel's signal set, to where it is told.
+        let answer =
+            unsafe { libc::ptrace(libc::PTRACE_GETSIGMASK, self.stepped.as_raw(), size, &raw mut blocked) };
+        assert_eq!(answer, 0);
+        blocked & 1 << (Signal::SIGUSR1 as u32 - 1) != 0
+    }
+
     fn single_step(&self) {
         ptrace::step(self.stepped, None).expect("step");
         self.expect_trap();
@@ -137,7 +156,15 @@ impl Tracer {
     fn signal(&self) {
         ptrace::syscall(self.stepped, Signal::SIGUSR1).expect("syscall");
         loop {
-            self.expect_trap();
+            match wait(self.stepped) {
+                // Where a system call ends, a signal that is put in is sent, and the process stops to receive it.
+                WaitStatus::Stopped(_, Signal::SIGUSR1) => {
+                    ptrace::syscall(self.stepped, Signal::SIGUSR1).expect("syscall");
+                    continue;
+                }
+                WaitStatus::Stopped(_, Signal::SIGTRAP) | WaitStatus::PtraceSyscall(_) => {}
+                other => self.fail(&format!("{other:?}")),
+            }
             let registers = ptrace::getregs(self.stepped).expect("getregs");
             if registers.orig_rax == libc::SYS_rt_sigreturn as u64 {
                 break;

@@ -36,31 +36,84 @@ use core::ptr::NonNull;
 /// their place.
 const SIGNATURE: u32 = 0x5305_3053;
 
-/// Rule 2: tells the kernel of the section. A broken twin does not.
-#[cfg(not(interp_guard_inject = "rseq_no_abort"))]
-macro_rules! announce {
-    () => {
-        "mov qword ptr fs:[{rseq} + 8], {t}"
+/// The sequence. Test builds have others: one whose increment takes long enough to be interrupted in the middle, and the
+/// broken twin that does not tell the kernel of it (rule 2).
+#[cfg(not(any(interp_guard_inject = "rseq_delay", interp_guard_inject = "rseq_no_abort")))]
+macro_rules! sequence {
+    ($state:expr, $rseq:expr, $counter:expr) => {
+        sequence_with!(
+            $state,
+            $rseq,
+            $counter,
+            "mov qword ptr fs:[{rseq} + 8], {t}",
+            ["inc qword ptr [{counter} + {t}]"],
+            []
+        )
+    };
+}
+#[cfg(interp_guard_inject = "rseq_delay")]
+macro_rules! sequence {
+    ($state:expr, $rseq:expr, $counter:expr) => {
+        slow_sequence!($state, $rseq, $counter, "mov qword ptr fs:[{rseq} + 8], {t}")
     };
 }
 #[cfg(interp_guard_inject = "rseq_no_abort")]
-macro_rules! announce {
-    () => {
-        ""
+macro_rules! sequence {
+    ($state:expr, $rseq:expr, $counter:expr) => {
+        slow_sequence!($state, $rseq, $counter, "")
     };
 }
 
-/// Where a test has the section last long enough to be hit; nothing in a normal build.
-#[cfg(not(any(interp_guard_inject = "rseq_delay", interp_guard_inject = "rseq_no_abort")))]
-macro_rules! dawdle {
-    () => {
-        ""
+#[cfg(any(interp_guard_inject = "rseq_delay", interp_guard_inject = "rseq_no_abort"))]
+macro_rules! slow_sequence {
+    ($state:expr, $rseq:expr, $counter:expr, $announce:literal) => {
+        sequence_with!($state, $rseq, $counter, $announce,
+            ["mov {value}, [{counter} + {t}]", ".rept 64", "pause", ".endr", "inc {value}",
+             "mov [{counter} + {t}], {value}"],
+            [value = out(reg) _,])
     };
 }
-#[cfg(any(interp_guard_inject = "rseq_delay", interp_guard_inject = "rseq_no_abort"))]
-macro_rules! dawdle {
-    () => {
-        ".rept 64\npause\n.endr"
+
+macro_rules! sequence_with {
+    ($state:expr, $rseq:expr, $counter:expr, $announce:literal, [$($increment:literal),*], [$($operands:tt)*]) => {
+        asm!(
+            ".pushsection __rseq_cs, \"aw\"",
+            ".balign 32",
+            "9:",
+            ".long 0, 0", // version, flags
+            ".quad 2f, 3f - 2f, 4f",
+            ".popsection",
+            "lea {t}, [rip + 9b]",
+            $announce,
+            "2:",
+            "mov {t:e}, dword ptr fs:[{rseq} + 4]",
+            "cmp {t:e}, {cpus:e}",
+            "jae 5f",
+            "shl {t}, cl",
+            $($increment,)*
+            "3:",
+            "mov qword ptr fs:[{rseq} + 8], 0",
+            "6:",
+            ".subsection 1",
+            ".byte 0x0f, 0xb9, 0x3d", // ud1 edi, [rip + signature]
+            ".long {signature}",
+            "4:",
+            "5:",
+            "mov qword ptr fs:[{rseq} + 8], 0",
+            "mov {t:e}, {cpus:e}",
+            "shl {t}, cl",
+            "lock inc qword ptr [{counter} + {t}]",
+            "jmp 6b",
+            ".subsection 0",
+            t = out(reg) _,
+            rseq = in(reg) $rseq,
+            counter = in(reg) $counter.as_ptr(),
+            cpus = in(reg) $state.cpus(),
+            in("rcx") $state.stripe_shift_count(),
+            signature = const SIGNATURE,
+            $($operands)*
+            options(nostack),
+        )
     };
 }
 
@@ -77,46 +130,7 @@ pub unsafe fn add(state: State, rseq: isize, cell: NonNull<Cell>, side: Side) {
     // SAFETY: by (3) fs:[rseq] is this thread's `struct rseq`: cpu_id at 4, rseq_cs at 8. By (1) and (2) `counter +
     // (stripe << shift)` is a counter for every stripe up to and including the spare one, and the code uses no other:
     // cpu_id is compared with `cpus` as unsigned. The rules above are met line by line. The stack is not touched.
-    unsafe {
-        asm!(
-            ".pushsection __rseq_cs, \"aw\"",
-            ".balign 32",
-            "9:",
-            ".long 0, 0", // version, flags
-            ".quad 2f, 3f - 2f, 4f",
-            ".popsection",
-            "lea {t}, [rip + 9b]",
-            announce!(),
-            "2:",
-            "mov {t:e}, dword ptr fs:[{rseq} + 4]",
-            dawdle!(),
-            "cmp {t:e}, {cpus:e}",
-            "jae 5f",
-            "shl {t}, cl",
-            "inc qword ptr [{counter} + {t}]",
-            "3:",
-            "mov qword ptr fs:[{rseq} + 8], 0",
-            "6:",
-            ".subsection 1",
-            ".byte 0x0f, 0xb9, 0x3d", // ud1 edi, [rip + signature]
-            ".long {signature}",
-            "4:",
-            "5:",
-            "mov qword ptr fs:[{rseq} + 8], 0",
-            "mov {t:e}, {cpus:e}",
-            "shl {t}, cl",
-            "lock inc qword ptr [{counter} + {t}]",
-            "jmp 6b",
-            ".subsection 0",
-            t = out(reg) _,
-            rseq = in(reg) rseq,
-            counter = in(reg) counter.as_ptr(),
-            cpus = in(reg) state.cpus(),
-            in("rcx") state.stripe_shift_count(),
-            signature = const SIGNATURE,
-            options(nostack),
-        );
-    }
+    unsafe { sequence!(state, rseq, counter) };
     // The light fence: pairs with `membarrier` in `heavy_fence`, which is a full barrier on every CPU that runs a
     // thread of this process. The processor may delay the increment past the next load; the compiler may not.
     compiler_fence(Ordering::SeqCst);
