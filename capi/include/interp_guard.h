@@ -1,0 +1,316 @@
+/*
+ * interp-guard: is interpreter 7 still there, and can I keep it there while I use it?
+ *
+ * A table of interpreter IDs, looked up from any context, a signal handler included. ig_lookup returns a guard, which
+ * keeps that interpreter from finalizing until ig_guard_close, or says why not.
+ *
+ * Context. Each comment says where its function may run:
+ *   any, async-signal-safe   in a signal handler, on any thread, at any time, from any number of threads at once;
+ *                            cannot fail in a way that is not in "Returns", does not touch errno, and cannot be a
+ *                            cancellation point
+ *   normal                   not in a signal handler; may lock and allocate; from any number of threads at once
+ * No function may be called in a child of vfork or of clone with CLONE_VM but without CLONE_SETTLS, before it calls exec.
+ *
+ * Memory. Only ig_registry_new, ig_registry_new_with, ig_register and ig_register_with_id allocate.
+ *
+ * Misuse. A null argument, a zeroed guard, an ID that nobody has: a status, never a crash. What no library can know:
+ * a pointer to something else, a registry used after it was freed, the content of a guard tampered with.
+ *
+ * Long jumps. A siglongjmp, or an asynchronous cancellation, out of a handler that holds a guard, or that interrupted
+ * ig_lookup, ig_guard_dup or ig_guard_close, loses count of a guard: that interpreter can then no longer be drained.
+ */
+
+
+#ifndef INTERP_GUARD_H
+#define INTERP_GUARD_H
+
+/* Written by cbindgen from capi/src. To change it: edit there, then BLESS=1 cargo test -p interp-guard-capi --test header */
+
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define IG_VERSION_MAJOR 0
+#define IG_VERSION_MINOR 1
+#define IG_VERSION_PATCH 0
+
+/* To ignore the answer of a function so marked is a mistake. */
+#if defined(__GNUC__)
+#define IG_MUST_USE __attribute__((warn_unused_result))
+#else
+#define IG_MUST_USE
+#endif
+
+/* A guard that guards nothing yet: ig_guard guard = IG_GUARD_INIT; */
+#define IG_GUARD_INIT {{0, 0, 0, 0}}
+
+
+/**
+ * For ig_registry_new_with: count guards per CPU; what the machine lacks for it is IG_UNAVAILABLE at the first registration.
+ */
+#define IG_COUNTERS_PER_CPU 1
+
+/**
+ * For ig_registry_new_with: count guards with locked adds.
+ */
+#define IG_COUNTERS_SHARED 2
+
+/**
+ * What a call says. The numbers are stable; new ones are only added at the end.
+ */
+typedef enum ig_status {
+    /**
+     * Done.
+     */
+    IG_OK = 0,
+    /**
+     * No interpreter has this ID: it was never registered, or it has been finalized.
+     */
+    IG_NOT_FOUND = 1,
+    /**
+     * The interpreter is closing and gives out no more guards.
+     */
+    IG_FINALIZING = 2,
+    /**
+     * As many interpreters are registered as the registry has capacity for.
+     */
+    IG_FULL = 3,
+    /**
+     * An interpreter with this ID is registered.
+     */
+    IG_DUPLICATE_ID = 4,
+    /**
+     * An interpreter had this ID and is gone; IDs are never reused.
+     */
+    IG_RETIRED_ID = 5,
+    /**
+     * An argument is null, zeroed or out of range, or the call does not fit the state of things.
+     */
+    IG_INVALID = 6,
+    /**
+     * The time is over and guards are still out. The interpreter is closed and otherwise untouched.
+     */
+    IG_TIMEOUT = 7,
+    /**
+     * The calling thread itself is what the call would wait for.
+     */
+    IG_WOULD_DEADLOCK = 8,
+    /**
+     * Somebody else has closed the interpreter or is draining it.
+     */
+    IG_ALREADY_CLOSING = 9,
+    /**
+     * The machine lacks what was asked for: memory, a counter mode, a memory barrier.
+     */
+    IG_UNAVAILABLE = 10,
+    /**
+     * A defect of this library, caught at its boundary. A message is on standard error.
+     */
+    IG_INTERNAL = 11,
+} ig_status;
+
+/**
+ * A set of interpreters, looked up by ID from any context. Opaque.
+ */
+typedef struct ig_registry ig_registry;
+
+/**
+ * A guard: while it is held, its interpreter cannot finalize.
+ *
+ * A value: it may be kept anywhere, moved, and handed to another thread. Zeroed memory (`= {0}`) is no guard, and every
+ * call knows it. A bitwise copy is the *same* guard, to be closed once; a second guard comes from ig_guard_dup.
+ * The content is private.
+ */
+typedef struct ig_guard {
+    uint64_t opaque[4];
+} ig_guard;
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+/**
+ * What a status means, in a sentence for people.
+ *
+ * Context: any, async-signal-safe.
+ * Returns: text that lives as long as the library; never null, also for a number that is no status.
+ * Touches: nothing.
+ */
+const char *ig_status_message(ig_status status);
+
+/**
+ * The version of the library that runs, such as "0.1.0". The header's own is IG_VERSION_MAJOR, _MINOR, _PATCH.
+ *
+ * Context: any, async-signal-safe.
+ * Returns: text that lives as long as the library.
+ * Touches: nothing.
+ */
+const char *ig_version(void);
+
+/**
+ * Takes a guard on interpreter `id`, if it is live.
+ *
+ * Context: any, async-signal-safe, wait-free, O(1), re-entrant to any depth.
+ * Returns: IG_OK; IG_FINALIZING if it is closing; IG_NOT_FOUND if it is gone or never was; IG_INVALID for a null argument.
+ * Ownership: with IG_OK, `*out` is a guard that the caller owes one ig_guard_close; else it is zeroed. What `*out` held
+ * before is overwritten, not closed.
+ * Touches: the registry's table and `*out`. No lock, no allocation, no errno, no thread-local storage, no system call.
+ */
+IG_MUST_USE ig_status ig_lookup(ig_registry *registry, int64_t id, ig_guard *out);
+
+/**
+ * Takes another guard on the interpreter that `guard` guards. Succeeds while it is closing, too.
+ *
+ * Context: any, async-signal-safe, wait-free, O(1).
+ * Returns: IG_OK; IG_INVALID if `guard` is null or zeroed, if `out` is null, or if both are the same.
+ * Ownership: with IG_OK, `*out` is a guard that the caller owes one ig_guard_close, independent of `*guard`; else `*out`
+ * is zeroed, unless it is `guard`.
+ * Touches: the registry's table, `*guard` (read) and `*out`. No lock, no allocation, no errno, no thread-local storage,
+ * no system call.
+ */
+IG_MUST_USE ig_status ig_guard_dup(const ig_guard *guard, ig_guard *out);
+
+/**
+ * Gives a guard up and zeroes `*guard`. The last guard of a closing interpreter wakes its finalizer; nothing of the
+ * interpreter is touched or freed here.
+ *
+ * Context: any, async-signal-safe, wait-free.
+ * Returns: IG_OK; IG_INVALID if `guard` is null or zeroed, closed ones included.
+ * Ownership: the guard is gone; so is the right to use the interpreter under it.
+ * Touches: the registry's table and `*guard`; if the interpreter is closing, one futex system call. No lock, no
+ * allocation, no errno, no thread-local storage.
+ */
+ig_status ig_guard_close(ig_guard *guard);
+
+/**
+ * What was registered: the pointer that ig_register was given.
+ *
+ * Context: any, async-signal-safe, wait-free.
+ * Returns: the pointer; NULL for a null or zeroed guard.
+ * Ownership: to be used while the guard is held.
+ * Touches: the registry's memory (read) and `*guard` (read).
+ */
+void *ig_guard_interpreter(const ig_guard *guard);
+
+/**
+ * The guarded interpreter's ID.
+ *
+ * Context: any, async-signal-safe, wait-free.
+ * Returns: the ID; -1 for a null or zeroed guard.
+ * Touches: `*guard` (read).
+ */
+int64_t ig_guard_id(const ig_guard *guard);
+
+/**
+ * Has somebody begun to close the interpreter? A long holder that sees 1 should finish and close its guard: a finalizer
+ * waits for it.
+ *
+ * Context: any, async-signal-safe, wait-free.
+ * Returns: 1 or 0; 0 for a null or zeroed guard.
+ * Touches: the registry's table (read) and `*guard` (read).
+ */
+int ig_guard_is_closing(const ig_guard *guard);
+
+/**
+ * Makes a registry for `capacity` interpreters at a time, 1 to 2^20.
+ *
+ * The environment decides the rest: INTERP_GUARD_COUNTERS=per-cpu or shared, else the best the machine has.
+ *
+ * Context: normal; allocates.
+ * Returns: IG_OK; IG_INVALID if `capacity` is out of range or `out` null.
+ * Ownership: with IG_OK, `*out` is the caller's, who owes one ig_registry_free; else it is NULL.
+ */
+ig_status ig_registry_new(size_t capacity, ig_registry **out);
+
+/**
+ * Makes a registry as ig_registry_new does, with wishes that come before the environment's: at most one of
+ * IG_COUNTERS_PER_CPU and IG_COUNTERS_SHARED.
+ *
+ * Context: normal; allocates.
+ * Returns: as ig_registry_new; IG_INVALID also for an unknown wish and for two that contradict each other.
+ * Ownership: as ig_registry_new.
+ */
+ig_status ig_registry_new_with(size_t capacity, unsigned int wishes, ig_registry **out);
+
+/**
+ * Frees a registry in which no interpreter is left.
+ *
+ * The caller sees to it that no other call on this registry is in progress, in a signal handler neither, and none comes
+ * later: an ig_guard_close that let an ig_drain return may itself still be on its way out.
+ *
+ * Context: normal.
+ * Returns: IG_OK; IG_INVALID if `registry` is null, or has interpreters left (and so, perhaps, guards): then it is as it was.
+ * Ownership: with IG_OK the registry is gone.
+ */
+ig_status ig_registry_free(ig_registry *registry);
+
+/**
+ * Registers an interpreter under a fresh ID.
+ *
+ * Context: normal; allocates; takes the registry's mutex.
+ * Returns: IG_OK; IG_FULL; IG_UNAVAILABLE if the registry could not set itself up; IG_INVALID for a null argument.
+ * Ownership: `interp` stays the caller's, to be kept until ig_drain or ig_finalize hands it back. With any other answer
+ * nothing has changed and `*id` is -1.
+ */
+ig_status ig_register(ig_registry *registry, void *interp, int64_t *id);
+
+/**
+ * Registers an interpreter under an ID of the caller's choice, 0 to INT64_MAX - 1.
+ *
+ * Context: normal; allocates; takes the registry's mutex.
+ * Returns: IG_OK; IG_FULL; IG_DUPLICATE_ID if an interpreter has the ID; IG_RETIRED_ID if one had it; IG_UNAVAILABLE if
+ * the registry could not set itself up; IG_INVALID for a null argument or an ID out of range.
+ * Ownership: as ig_register.
+ */
+ig_status ig_register_with_id(ig_registry *registry, int64_t id, void *interp);
+
+/**
+ * Closes an interpreter: no new guards from here on; the ones that are out stay valid. Never undone.
+ *
+ * When this has returned IG_OK, every ig_lookup that begins answers IG_FINALIZING. The right to drain waits in the
+ * registry for an ig_drain, from any thread.
+ *
+ * Context: normal; takes the registry's mutex.
+ * Returns: IG_OK; IG_NOT_FOUND; IG_ALREADY_CLOSING if it is closed already; IG_INVALID for a null registry.
+ */
+ig_status ig_close(ig_registry *registry, int64_t id);
+
+/**
+ * Waits until no guard of a closed interpreter is out, takes it out of the registry, retires its ID, and hands it back.
+ *
+ * `timeout_ns` limits the waiting in nanoseconds; 0 looks once, a negative one is without limit. Never proceeds with a
+ * guard out.
+ *
+ * Context: normal; blocks, with no lock held.
+ * Returns: IG_OK; IG_TIMEOUT, after which ig_drain may be called again; IG_NOT_FOUND; IG_ALREADY_CLOSING while another
+ * thread drains it; IG_WOULD_DEADLOCK if only the calling thread could end the waiting; IG_UNAVAILABLE if the kernel
+ * refuses the memory barrier; IG_INVALID for a null argument, for an interpreter that is live (ig_close comes first), and
+ * if more guards were closed than taken: some guard was closed twice through a copy, and nobody can say what is out.
+ * Ownership: with IG_OK, `*interp` is the registered pointer, exclusively the caller's again; else it is NULL.
+ */
+IG_MUST_USE ig_status ig_drain(ig_registry *registry, int64_t id, int64_t timeout_ns, void **interp);
+
+/**
+ * Closes an interpreter and drains it: ig_close and ig_drain in one.
+ *
+ * Context: normal; blocks, with no lock held.
+ * Returns: as ig_close and ig_drain. After IG_TIMEOUT the interpreter is closed, and ig_drain goes on with it.
+ * Ownership: as ig_drain.
+ */
+IG_MUST_USE ig_status ig_finalize(ig_registry *registry, int64_t id, int64_t timeout_ns, void **interp);
+
+/**
+ * How many guards of an interpreter are out.
+ *
+ * Counts every guard that is out throughout the call; one that comes or goes meanwhile may or may not be counted.
+ *
+ * Context: normal; takes the registry's mutex; O(CPUs).
+ * Returns: IG_OK, with the number in `*count`; IG_NOT_FOUND; IG_INVALID for a null argument.
+ */
+ig_status ig_outstanding(ig_registry *registry, int64_t id, uint64_t *count);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* INTERP_GUARD_H */

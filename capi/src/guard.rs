@@ -1,0 +1,196 @@
+//! Guards: everything here may run in a signal handler. Total functions, calls of the signal-safe core alone.
+
+#![deny(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, clippy::expect_used)]
+
+use crate::registry::{Interp, ig_registry};
+use crate::status::ig_status::{self, *};
+use interp_guard::raw::GuardParts;
+use interp_guard::{Guard, InterpreterId};
+use std::ffi::c_void;
+use std::mem::ManuallyDrop;
+
+/// A guard: while it is held, its interpreter cannot finalize.
+///
+/// A value: it may be kept anywhere, moved, and handed to another thread. Zeroed memory (`= {0}`) is no guard, and every
+/// call knows it. A bitwise copy is the *same* guard, to be closed once; a second guard comes from ig_guard_dup.
+/// The content is private.
+#[repr(C)]
+pub struct ig_guard {
+    opaque: [u64; 4],
+}
+
+/// The content of an `ig_guard`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Held {
+    /// Null: no guard, and the rest means nothing.
+    registry: *const ig_registry,
+    parts: GuardParts,
+}
+
+const _: () = {
+    assert!(size_of::<Held>() <= size_of::<ig_guard>());
+    assert!(align_of::<Held>() == align_of::<ig_guard>());
+};
+
+const ZEROED: ig_guard = ig_guard { opaque: [0; 4] };
+
+/// Stores a guard, which is from now on the C caller's to close.
+///
+/// # Safety
+/// `out` may be written to.
+#[inline(always)]
+unsafe fn store(out: *mut ig_guard, registry: *const ig_registry, guard: Guard<'_, Interp>) {
+    let held = Held { registry, parts: guard.into_raw().into_parts() };
+    // SAFETY: the caller's promise; `Held` fits (checked above).
+    unsafe { out.cast::<Held>().write(held) };
+}
+
+/// Looks at a guard without taking it from its holder. `None` for null and zeroed ones.
+///
+/// # Safety
+/// 1. `guard` is null or points to an `ig_guard` that is zeroed or was stored by this library.
+/// 2. If it holds a guard, the registry is not freed and the guard not closed meanwhile.
+#[inline(always)]
+unsafe fn borrow<'r>(guard: *const ig_guard) -> Option<ManuallyDrop<Guard<'r, Interp>>> {
+    if guard.is_null() {
+        return None;
+    }
+    // SAFETY: (1). Zeroed memory is a valid `Held` with a null registry.
+    let held = unsafe { guard.cast::<Held>().read() };
+    // SAFETY: (2).
+    let registry: &'r ig_registry = unsafe { held.registry.as_ref() }?;
+    // SAFETY: the parts came from `store`, which had a guard of this registry. It is not put together twice: what is
+    // made here is never dropped, except by `ig_guard_close`, which zeroes the original.
+    Some(ManuallyDrop::new(unsafe { registry.0.guard_from_parts(held.parts) }))
+}
+
+/// Takes a guard on interpreter `id`, if it is live.
+///
+/// Context: any, async-signal-safe, wait-free, O(1), re-entrant to any depth.
+/// Returns: IG_OK; IG_FINALIZING if it is closing; IG_NOT_FOUND if it is gone or never was; IG_INVALID for a null argument.
+/// Ownership: with IG_OK, `*out` is a guard that the caller owes one ig_guard_close; else it is zeroed. What `*out` held
+/// before is overwritten, not closed.
+/// Touches: the registry's table and `*out`. No lock, no allocation, no errno, no thread-local storage, no system call.
+///
+/// # Safety
+/// `registry` is null or not freed during the call; `out` is null or may be written to.
+#[must_use]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ig_lookup(registry: *mut ig_registry, id: i64, out: *mut ig_guard) -> ig_status {
+    if out.is_null() {
+        return IG_INVALID;
+    }
+    // SAFETY: the caller's promise.
+    let status = match unsafe { registry.as_ref() } {
+        None => IG_INVALID,
+        Some(rust) => match InterpreterId::try_from(id).map(|id| rust.0.lookup(id)) {
+            Ok(Ok(guard)) => {
+                // SAFETY: the caller's promise.
+                unsafe { store(out, registry, guard) };
+                return IG_OK;
+            }
+            Ok(Err(why)) => why.into(),
+            Err(_) => IG_NOT_FOUND,
+        },
+    };
+    // SAFETY: the caller's promise.
+    unsafe { out.write(ZEROED) };
+    status
+}
+
+/// Takes another guard on the interpreter that `guard` guards. Succeeds while it is closing, too.
+///
+/// Context: any, async-signal-safe, wait-free, O(1).
+/// Returns: IG_OK; IG_INVALID if `guard` is null or zeroed, if `out` is null, or if both are the same.
+/// Ownership: with IG_OK, `*out` is a guard that the caller owes one ig_guard_close, independent of `*guard`; else `*out`
+/// is zeroed, unless it is `guard`.
+/// Touches: the registry's table, `*guard` (read) and `*out`. No lock, no allocation, no errno, no thread-local storage,
+/// no system call.
+///
+/// # Safety
+/// `guard` is null, zeroed, or held by the caller throughout the call; `out` is null or may be written to.
+#[must_use]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ig_guard_dup(guard: *const ig_guard, out: *mut ig_guard) -> ig_status {
+    if out.is_null() || guard == out {
+        return IG_INVALID;
+    }
+    // SAFETY: the caller's promise.
+    let Some(original) = (unsafe { borrow(guard) }) else {
+        // SAFETY: the caller's promise.
+        unsafe { out.write(ZEROED) };
+        return IG_INVALID;
+    };
+    // SAFETY: `borrow` found a guard there.
+    let registry = unsafe { (*guard.cast::<Held>()).registry };
+    // SAFETY: the caller's promise.
+    unsafe { store(out, registry, Guard::clone(&original)) };
+    IG_OK
+}
+
+/// Gives a guard up and zeroes `*guard`. The last guard of a closing interpreter wakes its finalizer; nothing of the
+/// interpreter is touched or freed here.
+///
+/// Context: any, async-signal-safe, wait-free.
+/// Returns: IG_OK; IG_INVALID if `guard` is null or zeroed, closed ones included.
+/// Ownership: the guard is gone; so is the right to use the interpreter under it.
+/// Touches: the registry's table and `*guard`; if the interpreter is closing, one futex system call. No lock, no
+/// allocation, no errno, no thread-local storage.
+///
+/// # Safety
+/// `guard` is null, zeroed, or held by the caller, and nobody uses it meanwhile.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ig_guard_close(guard: *mut ig_guard) -> ig_status {
+    // SAFETY: the caller's promise.
+    let Some(held) = (unsafe { borrow(guard) }) else { return IG_INVALID };
+    // Zeroed first: a handler that comes in between and closes it too is told.
+    // SAFETY: the caller's promise.
+    unsafe { guard.write(ZEROED) };
+    drop(ManuallyDrop::into_inner(held));
+    IG_OK
+}
+
+/// What was registered: the pointer that ig_register was given.
+///
+/// Context: any, async-signal-safe, wait-free.
+/// Returns: the pointer; NULL for a null or zeroed guard.
+/// Ownership: to be used while the guard is held.
+/// Touches: the registry's memory (read) and `*guard` (read).
+///
+/// # Safety
+/// `guard` is null, zeroed, or held by the caller throughout the call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ig_guard_interpreter(guard: *const ig_guard) -> *mut c_void {
+    // SAFETY: the caller's promise.
+    unsafe { borrow(guard) }.map_or(std::ptr::null_mut(), |guard| guard.0)
+}
+
+/// The guarded interpreter's ID.
+///
+/// Context: any, async-signal-safe, wait-free.
+/// Returns: the ID; -1 for a null or zeroed guard.
+/// Touches: `*guard` (read).
+///
+/// # Safety
+/// `guard` is null, zeroed, or held by the caller throughout the call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ig_guard_id(guard: *const ig_guard) -> i64 {
+    // SAFETY: the caller's promise.
+    unsafe { borrow(guard) }.map_or(-1, |guard| guard.id().into())
+}
+
+/// Has somebody begun to close the interpreter? A long holder that sees 1 should finish and close its guard: a finalizer
+/// waits for it.
+///
+/// Context: any, async-signal-safe, wait-free.
+/// Returns: 1 or 0; 0 for a null or zeroed guard.
+/// Touches: the registry's table (read) and `*guard` (read).
+///
+/// # Safety
+/// `guard` is null, zeroed, or held by the caller throughout the call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ig_guard_is_closing(guard: *const ig_guard) -> std::ffi::c_int {
+    // SAFETY: the caller's promise.
+    unsafe { borrow(guard) }.is_some_and(|guard| guard.is_closing()).into()
+}

@@ -1,0 +1,26 @@
+//! The C interface of interp-guard: `include/interp_guard.h`, which cbindgen writes from the comments in here.
+//!
+//! This package translates and decides nothing: names, status codes, null checks. Two rules hold for every export.
+//!
+//! - What may run in a signal handler (`guard.rs`) is made of calls of the signal-safe core alone. It cannot panic or
+//!   unwind: `tests/exports.rs` walks its machine code.
+//! - Everything else runs inside [`boundary::contained`], where a panic ends as `IG_INTERNAL`.
+//!
+//! The library is built as `libinterp_guard_c`, so that it does not collide with the Rust library in the target folder,
+//! and installed as `libinterp_guard` (`Makefile`).
+
+#![allow(non_camel_case_types)]
+
+mod boundary;
+mod guard;
+mod registry;
+mod status;
+
+pub use guard::{
+    ig_guard, ig_guard_close, ig_guard_dup, ig_guard_id, ig_guard_interpreter, ig_guard_is_closing, ig_lookup,
+};
+pub use registry::{
+    ig_close, ig_drain, ig_finalize, ig_outstanding, ig_register, ig_register_with_id, ig_registry,
+    ig_registry_free, ig_registry_new, ig_registry_new_with,
+};
+pub use status::{ig_status, ig_status_message, ig_version};

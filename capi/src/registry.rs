@@ -1,0 +1,313 @@
+//! The registry: normal context. Each export is contained: a panic ends as `IG_INTERNAL`.
+
+use crate::boundary::contained;
+use crate::status::ig_status::{self, *};
+use interp_guard::{Counters, InterpreterId, Registry};
+use std::ffi::{c_uint, c_void};
+use std::time::Duration;
+
+/// What a C runtime registers: a pointer that the library hands back and never follows.
+pub struct Interp(pub *mut c_void);
+
+// SAFETY: the library does not follow the pointer. What C does with it under a guard, from whichever thread, is C's.
+unsafe impl Send for Interp {}
+// SAFETY: as above.
+unsafe impl Sync for Interp {}
+
+/// A set of interpreters, looked up by ID from any context. Opaque.
+pub struct ig_registry(pub Registry<Interp>);
+
+/// For ig_registry_new_with: count guards per CPU; what the machine lacks for it is IG_UNAVAILABLE at the first registration.
+pub const IG_COUNTERS_PER_CPU: c_uint = 1;
+/// For ig_registry_new_with: count guards with locked adds.
+pub const IG_COUNTERS_SHARED: c_uint = 2;
+
+/// The largest capacity that a registry can have.
+const MAX_CAPACITY: usize = 1 << 20;
+
+/// Makes a registry for `capacity` interpreters at a time, 1 to 2^20.
+///
+/// The environment decides the rest: INTERP_GUARD_COUNTERS=per-cpu or shared, else the best the machine has.
+///
+/// Context: normal; allocates.
+/// Returns: IG_OK; IG_INVALID if `capacity` is out of range or `out` null.
+/// Ownership: with IG_OK, `*out` is the caller's, who owes one ig_registry_free; else it is NULL.
+///
+/// # Safety
+/// `out` is null or may be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ig_registry_new(capacity: usize, out: *mut *mut ig_registry) -> ig_status {
+    // SAFETY: the same promise.
+    unsafe { ig_registry_new_with(capacity, 0, out) }
+}
+
+/// Makes a registry as ig_registry_new does, with wishes that come before the environment's: at most one of
+/// IG_COUNTERS_PER_CPU and IG_COUNTERS_SHARED.
+///
+/// Context: normal; allocates.
+/// Returns: as ig_registry_new; IG_INVALID also for an unknown wish and for two that contradict each other.
+/// Ownership: as ig_registry_new.
+///
+/// # Safety
+/// `out` is null or may be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ig_registry_new_with(
+    capacity: usize,
+    wishes: c_uint,
+    out: *mut *mut ig_registry,
+) -> ig_status {
+    contained(|| {
+        if out.is_null() {
+            return IG_INVALID;
+        }
+        // SAFETY: the caller's promise.
+        unsafe { out.write(std::ptr::null_mut()) };
+        let counters = match wishes {
+            0 => None,
+            IG_COUNTERS_PER_CPU => Some(Counters::PerCpu),
+            IG_COUNTERS_SHARED => Some(Counters::Shared),
+            _ => return IG_INVALID,
+        };
+        if capacity == 0 || capacity > MAX_CAPACITY {
+            return IG_INVALID;
+        }
+        let mut registry = Registry::with_capacity(capacity);
+        if let Some(counters) = counters {
+            registry = registry.counters(counters);
+        }
+        // SAFETY: the caller's promise.
+        unsafe { out.write(Box::into_raw(Box::new(ig_registry(registry)))) };
+        IG_OK
+    })
+}
+
+/// Frees a registry in which no interpreter is left.
+///
+/// The caller sees to it that no other call on this registry is in progress, in a signal handler neither, and none comes
+/// later: an ig_guard_close that let an ig_drain return may itself still be on its way out.
+///
+/// Context: normal.
+/// Returns: IG_OK; IG_INVALID if `registry` is null, or has interpreters left (and so, perhaps, guards): then it is as it was.
+/// Ownership: with IG_OK the registry is gone.
+///
+/// # Safety
+/// `registry` is null or came from `ig_registry_new`, and is freed once.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ig_registry_free(registry: *mut ig_registry) -> ig_status {
+    // SAFETY: the caller's promise.
+    with(unsafe { registry.as_ref() }, |rust| {
+        if !rust.is_empty() {
+            return IG_INVALID;
+        }
+        // SAFETY: `ig_registry_new` boxed it, and by the caller's promise nobody else uses it.
+        drop(unsafe { Box::from_raw(registry) });
+        IG_OK
+    })
+}
+
+/// Registers an interpreter under a fresh ID.
+///
+/// Context: normal; allocates; takes the registry's mutex.
+/// Returns: IG_OK; IG_FULL; IG_UNAVAILABLE if the registry could not set itself up; IG_INVALID for a null argument.
+/// Ownership: `interp` stays the caller's, to be kept until ig_drain or ig_finalize hands it back. With any other answer
+/// nothing has changed and `*id` is -1.
+///
+/// # Safety
+/// `registry` is null or not freed during the call; `id` is null or may be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ig_register(
+    registry: *mut ig_registry,
+    interp: *mut c_void,
+    id: *mut i64,
+) -> ig_status {
+    // SAFETY: the caller's promise.
+    with(unsafe { registry.as_ref() }, |rust| {
+        if id.is_null() || interp.is_null() {
+            return IG_INVALID;
+        }
+        let (status, number) = match rust.register(Interp(interp)) {
+            Ok(fresh) => (IG_OK, fresh.into()),
+            Err(refused) => (refused.into(), -1),
+        };
+        // SAFETY: the caller's promise.
+        unsafe { id.write(number) };
+        status
+    })
+}
+
+/// Registers an interpreter under an ID of the caller's choice, 0 to INT64_MAX - 1.
+///
+/// Context: normal; allocates; takes the registry's mutex.
+/// Returns: IG_OK; IG_FULL; IG_DUPLICATE_ID if an interpreter has the ID; IG_RETIRED_ID if one had it; IG_UNAVAILABLE if
+/// the registry could not set itself up; IG_INVALID for a null argument or an ID out of range.
+/// Ownership: as ig_register.
+///
+/// # Safety
+/// `registry` is null or not freed during the call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ig_register_with_id(
+    registry: *mut ig_registry,
+    id: i64,
+    interp: *mut c_void,
+) -> ig_status {
+    // SAFETY: the caller's promise.
+    with(unsafe { registry.as_ref() }, |rust| match InterpreterId::try_from(id) {
+        Ok(id) if !interp.is_null() => match rust.register_with_id(id, Interp(interp)) {
+            Ok(()) => IG_OK,
+            Err(refused) => refused.into(),
+        },
+        _ => IG_INVALID,
+    })
+}
+
+/// Closes an interpreter: no new guards from here on; the ones that are out stay valid. Never undone.
+///
+/// When this has returned IG_OK, every ig_lookup that begins answers IG_FINALIZING. The right to drain waits in the
+/// registry for an ig_drain, from any thread.
+///
+/// Context: normal; takes the registry's mutex.
+/// Returns: IG_OK; IG_NOT_FOUND; IG_ALREADY_CLOSING if it is closed already; IG_INVALID for a null registry.
+///
+/// # Safety
+/// `registry` is null or not freed during the call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ig_close(registry: *mut ig_registry, id: i64) -> ig_status {
+    // SAFETY: the caller's promise.
+    with_id(unsafe { registry.as_ref() }, id, |rust, id| match rust.close_live(id) {
+        Ok(_left_for_ig_drain) => IG_OK,
+        Err(refused) => refused.into(),
+    })
+}
+
+/// Waits until no guard of a closed interpreter is out, takes it out of the registry, retires its ID, and hands it back.
+///
+/// `timeout_ns` limits the waiting in nanoseconds; 0 looks once, a negative one is without limit. Never proceeds with a
+/// guard out.
+///
+/// Context: normal; blocks, with no lock held.
+/// Returns: IG_OK; IG_TIMEOUT, after which ig_drain may be called again; IG_NOT_FOUND; IG_ALREADY_CLOSING while another
+/// thread drains it; IG_WOULD_DEADLOCK if only the calling thread could end the waiting; IG_UNAVAILABLE if the kernel
+/// refuses the memory barrier; IG_INVALID for a null argument, for an interpreter that is live (ig_close comes first), and
+/// if more guards were closed than taken: some guard was closed twice through a copy, and nobody can say what is out.
+/// Ownership: with IG_OK, `*interp` is the registered pointer, exclusively the caller's again; else it is NULL.
+///
+/// # Safety
+/// `registry` is null or not freed during the call; `interp` is null or may be written to.
+#[must_use]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ig_drain(
+    registry: *mut ig_registry,
+    id: i64,
+    timeout_ns: i64,
+    interp: *mut *mut c_void,
+) -> ig_status {
+    // SAFETY: the caller's promise.
+    let out = unsafe { cleared(interp) };
+    // SAFETY: the caller's promise.
+    with_id(unsafe { registry.as_ref() }, id, |rust, id| {
+        let Some(out) = out else { return IG_INVALID };
+        match rust.take_up(id) {
+            Ok(Some(closing)) => hand_back(closing.drain(timeout(timeout_ns)), out),
+            Ok(None) => IG_INVALID,
+            Err(refused) => refused.into(),
+        }
+    })
+}
+
+/// Closes an interpreter and drains it: ig_close and ig_drain in one.
+///
+/// Context: normal; blocks, with no lock held.
+/// Returns: as ig_close and ig_drain. After IG_TIMEOUT the interpreter is closed, and ig_drain goes on with it.
+/// Ownership: as ig_drain.
+///
+/// # Safety
+/// `registry` is null or not freed during the call; `interp` is null or may be written to.
+#[must_use]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ig_finalize(
+    registry: *mut ig_registry,
+    id: i64,
+    timeout_ns: i64,
+    interp: *mut *mut c_void,
+) -> ig_status {
+    // SAFETY: the caller's promise.
+    let out = unsafe { cleared(interp) };
+    // SAFETY: the caller's promise.
+    with_id(unsafe { registry.as_ref() }, id, |rust, id| {
+        let Some(out) = out else { return IG_INVALID };
+        match rust.close_live(id) {
+            Ok(closing) => hand_back(closing.drain(timeout(timeout_ns)), out),
+            Err(refused) => refused.into(),
+        }
+    })
+}
+
+/// How many guards of an interpreter are out.
+///
+/// Counts every guard that is out throughout the call; one that comes or goes meanwhile may or may not be counted.
+///
+/// Context: normal; takes the registry's mutex; O(CPUs).
+/// Returns: IG_OK, with the number in `*count`; IG_NOT_FOUND; IG_INVALID for a null argument.
+///
+/// # Safety
+/// `registry` is null or not freed during the call; `count` is null or may be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ig_outstanding(registry: *mut ig_registry, id: i64, count: *mut u64) -> ig_status {
+    // SAFETY: the caller's promise.
+    with_id(unsafe { registry.as_ref() }, id, |rust, id| {
+        if count.is_null() {
+            return IG_INVALID;
+        }
+        let Some(out) = rust.outstanding(id) else { return IG_NOT_FOUND };
+        // SAFETY: the caller's promise.
+        unsafe { count.write(out) };
+        IG_OK
+    })
+}
+
+/// The body of an export that needs a registry.
+pub fn with(registry: Option<&ig_registry>, body: impl FnOnce(&Registry<Interp>) -> ig_status) -> ig_status {
+    contained(|| registry.map_or(IG_INVALID, |registry| body(&registry.0)))
+}
+
+/// The body of an export that needs a registry and an interpreter. A number that cannot be an ID is nobody's.
+pub fn with_id(
+    registry: Option<&ig_registry>,
+    id: i64,
+    body: impl FnOnce(&Registry<Interp>, InterpreterId) -> ig_status,
+) -> ig_status {
+    with(registry, |registry| InterpreterId::try_from(id).map_or(IG_NOT_FOUND, |id| body(registry, id)))
+}
+
+/// The place for an answer, null until there is one.
+///
+/// # Safety
+/// `out` is null or may be written to, for as long as the result lives.
+unsafe fn cleared<'a>(out: *mut *mut c_void) -> Option<&'a mut *mut c_void> {
+    if out.is_null() {
+        return None;
+    }
+    // SAFETY: the caller's promise.
+    unsafe { out.write(std::ptr::null_mut()) };
+    // SAFETY: the caller's promise, and initialised by the line above.
+    unsafe { out.as_mut() }
+}
+
+/// Negative: no limit.
+fn timeout(nanoseconds: i64) -> Option<Duration> {
+    u64::try_from(nanoseconds).ok().map(Duration::from_nanos)
+}
+
+/// Dropping the error parks the right to drain in the registry.
+fn hand_back(
+    drained: Result<Interp, interp_guard::DrainError<'_, Interp>>,
+    out: &mut *mut c_void,
+) -> ig_status {
+    match drained {
+        Ok(interp) => {
+            *out = interp.0;
+            IG_OK
+        }
+        Err(unfinished) => unfinished.into(),
+    }
+}
