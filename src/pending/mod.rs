@@ -328,10 +328,11 @@ impl<T: Send + Sync + 'static> Inner<'_, T> {
     }
 
     fn run_one(&self, call: PendingCall<'_, T>) -> Ran {
-        let _running = running::InCall::begin(self, call.guard.id());
         // Unwind-safe: the call is consumed, and what it shares with others is its own affair, as with any thread that
         // panics. The panic hook has reported it.
-        let panicked = catch_unwind(AssertUnwindSafe(|| (self.runner)(call))).is_err();
+        let panicked = running::in_call(self, call.guard.id(), || {
+            catch_unwind(AssertUnwindSafe(|| (self.runner)(call))).is_err()
+        });
         // Relaxed: statistics.
         self.queue.calls.fetch_add(1, Ordering::Relaxed);
         self.queue.panics.fetch_add(panicked.into(), Ordering::Relaxed);
