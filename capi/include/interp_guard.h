@@ -56,6 +56,11 @@
 #define IG_COUNTERS_SHARED 2
 
 /**
+ * For ig_registry_new_with: keep a ledger of who holds each guard (thread, call site, age), which ig_report shows.
+ */
+#define IG_LEDGER 4
+
+/**
  * What a call says. The numbers are stable; new ones are only added at the end.
  */
 typedef enum ig_status {
@@ -154,7 +159,8 @@ const char *ig_version(void);
  * Returns: IG_OK; IG_FINALIZING if it is closing; IG_NOT_FOUND if it is gone or never was; IG_INVALID for a null argument.
  * Ownership: with IG_OK, `*out` is a guard that the caller owes one ig_guard_close; else it is zeroed. What `*out` held
  * before is overwritten, not closed.
- * Touches: the registry's table and `*out`. No lock, no allocation, no errno, no thread-local storage, no system call.
+ * Touches: the registry's table and `*out`; with the ledger on, that too, and the clock and the thread's ID by system
+ * calls. No lock, no allocation, no errno, no thread-local storage.
  */
 IG_MUST_USE ig_status ig_lookup(ig_registry *registry, int64_t id, ig_guard *out);
 
@@ -165,8 +171,7 @@ IG_MUST_USE ig_status ig_lookup(ig_registry *registry, int64_t id, ig_guard *out
  * Returns: IG_OK; IG_INVALID if `guard` is null or zeroed, if `out` is null, or if both are the same.
  * Ownership: with IG_OK, `*out` is a guard that the caller owes one ig_guard_close, independent of `*guard`; else `*out`
  * is zeroed, unless it is `guard`.
- * Touches: the registry's table, `*guard` (read) and `*out`. No lock, no allocation, no errno, no thread-local storage,
- * no system call.
+ * Touches: as ig_lookup, and `*guard` (read).
  */
 IG_MUST_USE ig_status ig_guard_dup(const ig_guard *guard, ig_guard *out);
 
@@ -175,10 +180,11 @@ IG_MUST_USE ig_status ig_guard_dup(const ig_guard *guard, ig_guard *out);
  * interpreter is touched or freed here.
  *
  * Context: any, async-signal-safe, wait-free.
- * Returns: IG_OK; IG_INVALID if `guard` is null or zeroed, closed ones included.
+ * Returns: IG_OK; IG_INVALID if `guard` is null or zeroed, closed ones included, and, with the ledger on, if this guard was
+ * closed before through a bitwise copy (without the ledger the drain finds that out, and hands nothing back).
  * Ownership: the guard is gone; so is the right to use the interpreter under it.
- * Touches: the registry's table and `*guard`; if the interpreter is closing, one futex system call. No lock, no
- * allocation, no errno, no thread-local storage.
+ * Touches: the registry's table, the ledger if it is on, and `*guard`; if the interpreter is closing, one futex system
+ * call. No lock, no allocation, no errno, no thread-local storage.
  */
 ig_status ig_guard_close(ig_guard *guard);
 
@@ -214,7 +220,8 @@ int ig_guard_is_closing(const ig_guard *guard);
 /**
  * Makes a registry for `capacity` interpreters at a time, 1 to 2^20.
  *
- * The environment decides the rest: INTERP_GUARD_COUNTERS=per-cpu or shared, else the best the machine has.
+ * The environment decides the rest: INTERP_GUARD_COUNTERS=per-cpu or shared, else the best the machine has;
+ * INTERP_GUARD_LEDGER=1 for a ledger, else none.
  *
  * Context: normal; allocates.
  * Returns: IG_OK; IG_INVALID if `capacity` is out of range or `out` null.
@@ -223,8 +230,8 @@ int ig_guard_is_closing(const ig_guard *guard);
 ig_status ig_registry_new(size_t capacity, ig_registry **out);
 
 /**
- * Makes a registry as ig_registry_new does, with wishes that come before the environment's: at most one of
- * IG_COUNTERS_PER_CPU and IG_COUNTERS_SHARED.
+ * Makes a registry as ig_registry_new does, with wishes that come before the environment's, or'ed together: IG_LEDGER, and
+ * at most one of IG_COUNTERS_PER_CPU and IG_COUNTERS_SHARED.
  *
  * Context: normal; allocates.
  * Returns: as ig_registry_new; IG_INVALID also for an unknown wish and for two that contradict each other.
@@ -308,6 +315,49 @@ IG_MUST_USE ig_status ig_finalize(ig_registry *registry, int64_t id, int64_t tim
  * Returns: IG_OK, with the number in `*count`; IG_NOT_FOUND; IG_INVALID for a null argument.
  */
 ig_status ig_outstanding(ig_registry *registry, int64_t id, uint64_t *count);
+
+/**
+ * Writes who holds guards of an interpreter, as a table for people: thread, call site, age. Without a ledger, how many there
+ * are.
+ *
+ * Works as snprintf does: writes at most `size` bytes, the terminating zero included, and says how long the whole text is.
+ *
+ * Context: normal; allocates for the duration of the call; takes the registry's mutex.
+ * Returns: IG_OK, with the length of the whole text, without the zero, in `*length`; IG_NOT_FOUND; IG_INVALID if `registry` or
+ * `length` is null, or `text` is with a `size` other than 0.
+ */
+ig_status ig_report(ig_registry *registry, int64_t id, char *text, size_t size, size_t *length);
+
+/**
+ * Before a fork: blocks this thread's signals and takes the registry's mutex, until ig_after_fork_parent or
+ * ig_after_fork_child. In between, lookups and closes of guards go on.
+ *
+ * Context: normal; blocks; never in a signal handler.
+ * Returns: IG_OK; IG_INVALID for a null registry.
+ */
+ig_status ig_before_fork(ig_registry *registry);
+
+/**
+ * After a fork, in the parent, also if the fork failed; on the thread that called ig_before_fork.
+ *
+ * Context: normal.
+ * Returns: IG_OK; IG_INVALID for a null registry, or if this thread has not called ig_before_fork.
+ */
+ig_status ig_after_fork_parent(ig_registry *registry);
+
+/**
+ * After a fork, in the child, on its only thread, before it does anything else with the registry.
+ *
+ * The `n` guards at `kept` go on protecting their interpreters, and so do the forking thread's own ensure levels. Every other
+ * inherited guard protects nothing any more: its interpreter is not to be used under it; closing it is allowed, and counts
+ * nothing. So the child can finalize whatever the parent's threads held. Pending calls are the parent's, and forgotten.
+ *
+ * Context: normal, the only thread of a forked child; takes no lock and allocates nothing.
+ * Returns: IG_OK; IG_INVALID for a null registry, for a null `kept` with an `n` other than 0, or if the forking thread had
+ * not called ig_before_fork.
+ * Ownership: the guards stay the caller's. Zeroed ones and those of other registries are left as they are.
+ */
+ig_status ig_after_fork_child(ig_registry *registry, ig_guard *kept, size_t n);
 
 #ifdef __cplusplus
 }  // extern "C"

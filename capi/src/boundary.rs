@@ -8,7 +8,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 /// Unwind safety: the registry says of itself that a panic cannot leave it half-changed, and the arguments are the
 /// caller's, who is told.
 pub fn contained(body: impl FnOnce() -> ig_status) -> ig_status {
-    catch_unwind(AssertUnwindSafe(body)).unwrap_or(ig_status::IG_INTERNAL)
+    contained_or(ig_status::IG_INTERNAL, body)
+}
+
+/// [`contained`], where a panic means something else than a defect of ours.
+pub fn contained_or(panicked: ig_status, body: impl FnOnce() -> ig_status) -> ig_status {
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or(panicked)
 }
 
 #[cfg(test)]

@@ -4,8 +4,9 @@
 
 use crate::registry::{Interp, ig_registry};
 use crate::status::ig_status::{self, *};
-use interp_guard::raw::GuardParts;
-use interp_guard::{Guard, InterpreterId};
+use interp_guard::raw::{GuardParts, OverRelease};
+use interp_guard::{Guard, InterpreterId, Site};
+use std::arch::naked_asm;
 use std::ffi::c_void;
 use std::mem::ManuallyDrop;
 
@@ -22,10 +23,10 @@ pub struct ig_guard {
 /// The content of an `ig_guard`.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Held {
+pub struct Held {
     /// Null: no guard, and the rest means nothing.
-    registry: *const ig_registry,
-    parts: GuardParts,
+    pub registry: *const ig_registry,
+    pub parts: GuardParts,
 }
 
 const _: () = {
@@ -71,20 +72,34 @@ unsafe fn borrow<'r>(guard: *const ig_guard) -> Option<ManuallyDrop<Guard<'r, In
 /// Returns: IG_OK; IG_FINALIZING if it is closing; IG_NOT_FOUND if it is gone or never was; IG_INVALID for a null argument.
 /// Ownership: with IG_OK, `*out` is a guard that the caller owes one ig_guard_close; else it is zeroed. What `*out` held
 /// before is overwritten, not closed.
-/// Touches: the registry's table and `*out`. No lock, no allocation, no errno, no thread-local storage, no system call.
+/// Touches: the registry's table and `*out`; with the ledger on, that too, and the clock and the thread's ID by system
+/// calls. No lock, no allocation, no errno, no thread-local storage.
 ///
 /// # Safety
 /// `registry` is null or not freed during the call; `out` is null or may be written to.
 #[must_use]
+#[unsafe(naked)]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ig_lookup(registry: *mut ig_registry, id: i64, out: *mut ig_guard) -> ig_status {
+    // For the ledger: the return address as one more argument.
+    naked_asm!("mov rcx, [rsp]", "jmp {}", sym lookup_from)
+}
+
+/// # Safety
+/// As [`ig_lookup`].
+unsafe extern "C" fn lookup_from(
+    registry: *mut ig_registry,
+    id: i64,
+    out: *mut ig_guard,
+    caller: usize,
+) -> ig_status {
     if out.is_null() {
         return IG_INVALID;
     }
     // SAFETY: the caller's promise.
     let status = match unsafe { registry.as_ref() } {
         None => IG_INVALID,
-        Some(rust) => match InterpreterId::try_from(id).map(|id| rust.0.lookup(id)) {
+        Some(rust) => match InterpreterId::try_from(id).map(|id| rust.0.lookup_at(id, Site::code(caller))) {
             Ok(Ok(guard)) => {
                 // SAFETY: the caller's promise.
                 unsafe { store(out, registry, guard) };
@@ -105,14 +120,21 @@ pub unsafe extern "C" fn ig_lookup(registry: *mut ig_registry, id: i64, out: *mu
 /// Returns: IG_OK; IG_INVALID if `guard` is null or zeroed, if `out` is null, or if both are the same.
 /// Ownership: with IG_OK, `*out` is a guard that the caller owes one ig_guard_close, independent of `*guard`; else `*out`
 /// is zeroed, unless it is `guard`.
-/// Touches: the registry's table, `*guard` (read) and `*out`. No lock, no allocation, no errno, no thread-local storage,
-/// no system call.
+/// Touches: as ig_lookup, and `*guard` (read).
 ///
 /// # Safety
 /// `guard` is null, zeroed, or held by the caller throughout the call; `out` is null or may be written to.
 #[must_use]
+#[unsafe(naked)]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ig_guard_dup(guard: *const ig_guard, out: *mut ig_guard) -> ig_status {
+    // For the ledger: the return address as one more argument.
+    naked_asm!("mov rdx, [rsp]", "jmp {}", sym dup_from)
+}
+
+/// # Safety
+/// As [`ig_guard_dup`].
+unsafe extern "C" fn dup_from(guard: *const ig_guard, out: *mut ig_guard, caller: usize) -> ig_status {
     if out.is_null() || guard == out {
         return IG_INVALID;
     }
@@ -125,7 +147,7 @@ pub unsafe extern "C" fn ig_guard_dup(guard: *const ig_guard, out: *mut ig_guard
     // SAFETY: `borrow` found a guard there.
     let registry = unsafe { (*guard.cast::<Held>()).registry };
     // SAFETY: the caller's promise.
-    unsafe { store(out, registry, Guard::clone(&original)) };
+    unsafe { store(out, registry, original.clone_at(Site::code(caller))) };
     IG_OK
 }
 
@@ -133,10 +155,11 @@ pub unsafe extern "C" fn ig_guard_dup(guard: *const ig_guard, out: *mut ig_guard
 /// interpreter is touched or freed here.
 ///
 /// Context: any, async-signal-safe, wait-free.
-/// Returns: IG_OK; IG_INVALID if `guard` is null or zeroed, closed ones included.
+/// Returns: IG_OK; IG_INVALID if `guard` is null or zeroed, closed ones included, and, with the ledger on, if this guard was
+/// closed before through a bitwise copy (without the ledger the drain finds that out, and hands nothing back).
 /// Ownership: the guard is gone; so is the right to use the interpreter under it.
-/// Touches: the registry's table and `*guard`; if the interpreter is closing, one futex system call. No lock, no
-/// allocation, no errno, no thread-local storage.
+/// Touches: the registry's table, the ledger if it is on, and `*guard`; if the interpreter is closing, one futex system
+/// call. No lock, no allocation, no errno, no thread-local storage.
 ///
 /// # Safety
 /// `guard` is null, zeroed, or held by the caller, and nobody uses it meanwhile.
@@ -147,8 +170,10 @@ pub unsafe extern "C" fn ig_guard_close(guard: *mut ig_guard) -> ig_status {
     // Zeroed first: a handler that comes in between and closes it too is told.
     // SAFETY: the caller's promise.
     unsafe { guard.write(ZEROED) };
-    drop(ManuallyDrop::into_inner(held));
-    IG_OK
+    match ManuallyDrop::into_inner(held).into_raw().release() {
+        Ok(()) => IG_OK,
+        Err(OverRelease) => IG_INVALID,
+    }
 }
 
 /// What was registered: the pointer that ig_register was given.

@@ -12,15 +12,17 @@
 #![allow(non_camel_case_types)]
 
 mod boundary;
+mod fork;
 mod guard;
 mod registry;
 mod status;
 
+pub use fork::{ig_after_fork_child, ig_after_fork_parent, ig_before_fork};
 pub use guard::{
     ig_guard, ig_guard_close, ig_guard_dup, ig_guard_id, ig_guard_interpreter, ig_guard_is_closing, ig_lookup,
 };
 pub use registry::{
     ig_close, ig_drain, ig_finalize, ig_outstanding, ig_register, ig_register_with_id, ig_registry,
-    ig_registry_free, ig_registry_new, ig_registry_new_with,
+    ig_registry_free, ig_registry_new, ig_registry_new_with, ig_report,
 };
 pub use status::{ig_status, ig_status_message, ig_version};

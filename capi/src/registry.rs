@@ -3,7 +3,7 @@
 use crate::boundary::contained;
 use crate::status::ig_status::{self, *};
 use interp_guard::{Counters, InterpreterId, Registry};
-use std::ffi::{c_uint, c_void};
+use std::ffi::{c_char, c_uint, c_void};
 use std::time::Duration;
 
 /// What a C runtime registers: a pointer that the library hands back and never follows.
@@ -22,12 +22,16 @@ pub const IG_COUNTERS_PER_CPU: c_uint = 1;
 /// For ig_registry_new_with: count guards with locked adds.
 pub const IG_COUNTERS_SHARED: c_uint = 2;
 
+/// For ig_registry_new_with: keep a ledger of who holds each guard (thread, call site, age), which ig_report shows.
+pub const IG_LEDGER: c_uint = 4;
+
 /// The largest capacity that a registry can have.
 const MAX_CAPACITY: usize = 1 << 20;
 
 /// Makes a registry for `capacity` interpreters at a time, 1 to 2^20.
 ///
-/// The environment decides the rest: INTERP_GUARD_COUNTERS=per-cpu or shared, else the best the machine has.
+/// The environment decides the rest: INTERP_GUARD_COUNTERS=per-cpu or shared, else the best the machine has;
+/// INTERP_GUARD_LEDGER=1 for a ledger, else none.
 ///
 /// Context: normal; allocates.
 /// Returns: IG_OK; IG_INVALID if `capacity` is out of range or `out` null.
@@ -41,8 +45,8 @@ pub unsafe extern "C" fn ig_registry_new(capacity: usize, out: *mut *mut ig_regi
     unsafe { ig_registry_new_with(capacity, 0, out) }
 }
 
-/// Makes a registry as ig_registry_new does, with wishes that come before the environment's: at most one of
-/// IG_COUNTERS_PER_CPU and IG_COUNTERS_SHARED.
+/// Makes a registry as ig_registry_new does, with wishes that come before the environment's, or'ed together: IG_LEDGER, and
+/// at most one of IG_COUNTERS_PER_CPU and IG_COUNTERS_SHARED.
 ///
 /// Context: normal; allocates.
 /// Returns: as ig_registry_new; IG_INVALID also for an unknown wish and for two that contradict each other.
@@ -62,7 +66,7 @@ pub unsafe extern "C" fn ig_registry_new_with(
         }
         // SAFETY: the caller's promise.
         unsafe { out.write(std::ptr::null_mut()) };
-        let counters = match wishes {
+        let counters = match wishes & !IG_LEDGER {
             0 => None,
             IG_COUNTERS_PER_CPU => Some(Counters::PerCpu),
             IG_COUNTERS_SHARED => Some(Counters::Shared),
@@ -74,6 +78,9 @@ pub unsafe extern "C" fn ig_registry_new_with(
         let mut registry = Registry::with_capacity(capacity);
         if let Some(counters) = counters {
             registry = registry.counters(counters);
+        }
+        if wishes & IG_LEDGER != 0 {
+            registry = registry.ledger(true);
         }
         // SAFETY: the caller's promise.
         unsafe { out.write(Box::into_raw(Box::new(ig_registry(registry)))) };
@@ -261,6 +268,45 @@ pub unsafe extern "C" fn ig_outstanding(registry: *mut ig_registry, id: i64, cou
         let Some(out) = rust.outstanding(id) else { return IG_NOT_FOUND };
         // SAFETY: the caller's promise.
         unsafe { count.write(out) };
+        IG_OK
+    })
+}
+
+/// Writes who holds guards of an interpreter, as a table for people: thread, call site, age. Without a ledger, how many there
+/// are.
+///
+/// Works as snprintf does: writes at most `size` bytes, the terminating zero included, and says how long the whole text is.
+///
+/// Context: normal; allocates for the duration of the call; takes the registry's mutex.
+/// Returns: IG_OK, with the length of the whole text, without the zero, in `*length`; IG_NOT_FOUND; IG_INVALID if `registry` or
+/// `length` is null, or `text` is with a `size` other than 0.
+///
+/// # Safety
+/// `registry` is null or not freed during the call; `size` bytes at `text`, and `length`, are null or may be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ig_report(
+    registry: *mut ig_registry,
+    id: i64,
+    text: *mut c_char,
+    size: usize,
+    length: *mut usize,
+) -> ig_status {
+    // SAFETY: the caller's promise.
+    with_id(unsafe { registry.as_ref() }, id, |rust, id| {
+        if length.is_null() || (text.is_null() && size != 0) {
+            return IG_INVALID;
+        }
+        let Some(holders) = rust.holders(id) else { return IG_NOT_FOUND };
+        let report = holders.to_string();
+        // SAFETY: the caller's promise.
+        unsafe { length.write(report.len()) };
+        if let Some(room) = size.checked_sub(1) {
+            let copied = room.min(report.len());
+            // SAFETY: the caller's promise: `size` bytes, of which `copied` and the zero are at most as many.
+            unsafe { text.copy_from_nonoverlapping(report.as_ptr().cast(), copied) };
+            // SAFETY: as above.
+            unsafe { text.add(copied).write(0) };
+        }
         IG_OK
     })
 }

@@ -81,7 +81,7 @@ static void closed_twice_through_a_copy(void) {
 }
 
 int main(void) {
-    watchdog(60);
+    watchdog(300);
     struct sigaction action;
     memset(&action, 0, sizeof action);
     action.sa_handler = on_signal;

@@ -211,7 +211,7 @@ static void texts(void) {
 }
 
 int main(void) {
-    watchdog(60);
+    watchdog(300);
     life_of_an_interpreter();
     a_timed_out_finalize_is_drained_later();
     registration();

@@ -8,7 +8,8 @@ pub fn functions(header: &str) -> Vec<(&str, &str)> {
         let after = &rest[begin..];
         let end = after.find("*/").expect("a comment that ends") + 2;
         let (comment, code) = after.split_at(end);
-        let declaration = &code[..code.find(['{', ';']).unwrap_or(code.len())];
+        let code = &code[..code.find("/**").unwrap_or(code.len())];
+        let declaration = &code[..code.find(['{', ';', '#']).unwrap_or(code.len())];
         if let Some(open) = declaration.find('(')
             && code[declaration.len()..].starts_with(';')
             && !declaration.contains("typedef")
@@ -17,7 +18,7 @@ pub fn functions(header: &str) -> Vec<(&str, &str)> {
             let start = before.rfind(|c: char| !c.is_ascii_alphanumeric() && c != '_').map_or(0, |at| at + 1);
             found.push((comment, &before[start..]));
         }
-        rest = code;
+        rest = &after[end..];
     }
     found
 }

@@ -1,0 +1,117 @@
+/* Forks from a process whose other threads hold guards, wherever they are in taking them and giving them up.
+ *
+ *     fork CHILDREN
+ *
+ * Every child keeps one guard, finalizes every interpreter, and exits in time. */
+
+#include "check.h"
+
+#include <interp_guard.h>
+#include <pthread.h>
+#include <sched.h>
+#include <sys/wait.h>
+
+enum { THREADS = 4, INTERPS = 3 };
+
+static ig_registry *registry;
+static int interps[INTERPS];
+static int64_t ids[INTERPS];
+static int stop, held;
+
+#define LOAD(place) __atomic_load_n(&(place), __ATOMIC_SEQ_CST)
+
+/* Holds one guard throughout, and takes and gives up others. */
+static void *holder(void *argument) {
+    const int which = *(int *)argument;
+    ig_guard kept, guard, another;
+    OK(ig_lookup(registry, ids[which % INTERPS], &kept));
+    __atomic_fetch_add(&held, 1, __ATOMIC_SEQ_CST);
+    for (unsigned round = 0; !LOAD(stop); round++) {
+        if (round % 64 == 0) {
+            sched_yield(); /* lets the forking thread get on where there are fewer processors than threads */
+        }
+        for (int i = 0; i < INTERPS; i++) {
+            OK(ig_lookup(registry, ids[i], &guard));
+            OK(ig_guard_dup(&guard, &another));
+            OK(ig_guard_close(&guard));
+            OK(ig_guard_close(&another));
+        }
+    }
+    OK(ig_guard_close(&kept));
+    return NULL;
+}
+
+static void child(ig_guard guards[2]) {
+    void *back = NULL;
+    uint64_t out = 99;
+    watchdog(300);
+    OK(ig_after_fork_child(registry, &guards[0], 1));
+    CHECK(ig_after_fork_child(registry, NULL, 0) == IG_INVALID); /* once */
+    OK(ig_outstanding(registry, ids[0], &out));
+    CHECK(out == 1); /* the kept one, and none of the threads' */
+    OK(ig_guard_close(&guards[1])); /* inherited and not kept: counts nothing */
+    OK(ig_outstanding(registry, ids[0], &out));
+    CHECK(out == 1);
+    CHECK(ig_finalize(registry, ids[0], 0, &back) == IG_TIMEOUT);
+    CHECK(ig_guard_interpreter(&guards[0]) == &interps[0]);
+    OK(ig_guard_close(&guards[0]));
+    OK(ig_drain(registry, ids[0], 0, &back));
+    CHECK(back == &interps[0]);
+    for (int i = 1; i < INTERPS; i++) {
+        OK(ig_finalize(registry, ids[i], 0, &back));
+        CHECK(back == &interps[i]);
+    }
+    OK(ig_registry_free(registry));
+    _exit(0);
+}
+
+int main(int argc, char **argv) {
+    watchdog(600);
+    const long children = argument(argc, argv, 1, 200);
+    pthread_t threads[THREADS];
+    int which[THREADS];
+    ig_guard guards[2];
+    void *back = NULL;
+
+    OK(ig_registry_new(8, &registry));
+    CHECK(ig_before_fork(NULL) == IG_INVALID);
+    CHECK(ig_after_fork_parent(NULL) == IG_INVALID);
+    CHECK(ig_after_fork_child(NULL, NULL, 0) == IG_INVALID);
+    CHECK(ig_after_fork_child(registry, NULL, 1) == IG_INVALID);
+    for (int i = 0; i < INTERPS; i++) {
+        OK(ig_register(registry, &interps[i], &ids[i]));
+    }
+    OK(ig_lookup(registry, ids[0], &guards[0]));
+    OK(ig_lookup(registry, ids[0], &guards[1]));
+    for (int i = 0; i < THREADS; i++) {
+        which[i] = i;
+        CHECK(pthread_create(&threads[i], NULL, holder, &which[i]) == 0);
+    }
+    while (LOAD(held) < THREADS) {
+        sched_yield();
+    }
+    for (long i = 0; i < children; i++) {
+        OK(ig_before_fork(registry));
+        const pid_t pid = fork();
+        if (pid == 0) {
+            child(guards);
+        }
+        OK(ig_after_fork_parent(registry));
+        CHECK(pid > 0);
+        int status = -1;
+        CHECK(waitpid(pid, &status, 0) == pid);
+        CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    }
+    __atomic_store_n(&stop, 1, __ATOMIC_SEQ_CST);
+    for (int i = 0; i < THREADS; i++) {
+        CHECK(pthread_join(threads[i], NULL) == 0);
+    }
+    OK(ig_guard_close(&guards[0]));
+    OK(ig_guard_close(&guards[1]));
+    for (int i = 0; i < INTERPS; i++) {
+        OK(ig_finalize(registry, ids[i], 0, &back));
+    }
+    OK(ig_registry_free(registry));
+    printf("fork: %ld children finalized everything and exited\n", children);
+    return 0;
+}

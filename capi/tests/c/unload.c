@@ -1,0 +1,180 @@
+/* The library loaded by dlopen, used by threads that were there before, and unloaded again, over and over.
+ *
+ *     unload LIBRARY ROUNDS
+ *
+ * Afterwards nothing of it may be left: no mapping, and in no thread a pointer to a restartable sequence that lay in it, which
+ * would kill the thread at its next preemption. */
+
+#include "check.h"
+
+#include <dlfcn.h>
+#include <interp_guard.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdint.h>
+
+enum { THREADS = 3 };
+
+typedef struct library {
+    ig_status (*registry_new)(size_t, ig_registry **);
+    ig_status (*registry_free)(ig_registry *);
+    ig_status (*enter)(ig_registry *, void *, int64_t *);
+    ig_status (*lookup)(ig_registry *, int64_t, ig_guard *);
+    ig_status (*dup)(const ig_guard *, ig_guard *);
+    ig_status (*close)(ig_guard *);
+    ig_status (*finalize)(ig_registry *, int64_t, int64_t, void **);
+} library;
+
+static library lib;
+static ig_registry *registry;
+static int64_t id;
+static int interp;
+static int loaded, done;
+static uint64_t handled[THREADS];
+static __thread int self; /* which of the workers */
+static pthread_barrier_t begin, end, unloaded;
+
+#define LOAD(place) __atomic_load_n(&(place), __ATOMIC_SEQ_CST)
+#define STORE(place, value) __atomic_store_n(&(place), (value), __ATOMIC_SEQ_CST)
+
+/* dlsym gives a data pointer; ISO C has no cast from that to a function's. */
+static void find(void *handle, const char *name, void *function) {
+    void *found = dlsym(handle, name);
+    CHECK(found != NULL);
+    memcpy(function, &found, sizeof found);
+}
+
+static void use(void) {
+    ig_guard guard, another;
+    CHECK(lib.lookup(registry, id, &guard) == IG_OK);
+    CHECK(lib.dup(&guard, &another) == IG_OK);
+    CHECK(lib.close(&guard) == IG_OK);
+    CHECK(lib.close(&another) == IG_OK);
+}
+
+static void on_signal(int number) {
+    (void)number;
+    if (LOAD(loaded)) {
+        use();
+    }
+    __atomic_fetch_add(&handled[self], 1, __ATOMIC_SEQ_CST);
+}
+
+/* This thread's rseq_cs; 0 where the C library registered none. */
+static uint64_t sequence_left_behind(void) {
+    const ptrdiff_t *offset = (const ptrdiff_t *)dlsym(RTLD_DEFAULT, "__rseq_offset");
+    const unsigned *size = (const unsigned *)dlsym(RTLD_DEFAULT, "__rseq_size");
+    if (offset == NULL || size == NULL || *size == 0) {
+        return 0;
+    }
+    const char *thread;
+    uint64_t sequence;
+    __asm__("mov %%fs:0, %0" : "=r"(thread));
+    memcpy(&sequence, thread + *offset + 8, sizeof sequence);
+    return sequence;
+}
+
+static void wait_at(pthread_barrier_t *barrier) {
+    const int result = pthread_barrier_wait(barrier);
+    CHECK(result == 0 || result == PTHREAD_BARRIER_SERIAL_THREAD);
+}
+
+static void *worker(void *argument) {
+    self = (int)(intptr_t)argument;
+    for (;;) {
+        wait_at(&begin);
+        if (LOAD(done)) {
+            return NULL;
+        }
+        for (int i = 0; i < 2000; i++) {
+            use();
+        }
+        wait_at(&end);
+        wait_at(&unloaded);
+        CHECK(sequence_left_behind() == 0);
+        for (int i = 0; i < 100; i++) {
+            sched_yield(); /* preempted: the kernel looks at rseq_cs */
+        }
+    }
+}
+
+static int is_mapped(const char *path) {
+    char line[4096];
+    int found = 0;
+    FILE *maps = fopen("/proc/self/maps", "r");
+    CHECK(maps != NULL);
+    while (fgets(line, sizeof line, maps) != NULL) {
+        found |= strstr(line, path) != NULL;
+    }
+    fclose(maps);
+    return found;
+}
+
+int main(int argc, char **argv) {
+    watchdog(600);
+    CHECK(argc == 3);
+    char path[4096];
+    CHECK(realpath(argv[1], path) != NULL);
+    CHECK(pthread_barrier_init(&begin, NULL, THREADS + 1) == 0);
+    CHECK(pthread_barrier_init(&end, NULL, THREADS + 1) == 0);
+    CHECK(pthread_barrier_init(&unloaded, NULL, THREADS + 1) == 0);
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = on_signal;
+    CHECK(sigaction(SIGUSR1, &action, NULL) == 0);
+    pthread_t threads[THREADS];
+    for (int i = 0; i < THREADS; i++) {
+        CHECK(pthread_create(&threads[i], NULL, worker, (void *)(intptr_t)i) == 0);
+    }
+    const long rounds = argument(argc, argv, 2, 20);
+    for (long round = 0; round < rounds; round++) {
+        CHECK(!is_mapped(path));
+        void *handle = dlopen(argv[1], RTLD_NOW | RTLD_LOCAL);
+        if (handle == NULL) {
+            dprintf(2, "%s\n", dlerror());
+            return 1;
+        }
+        CHECK(is_mapped(path));
+        find(handle, "ig_registry_new", &lib.registry_new);
+        find(handle, "ig_registry_free", &lib.registry_free);
+        find(handle, "ig_register", &lib.enter);
+        find(handle, "ig_lookup", &lib.lookup);
+        find(handle, "ig_guard_dup", &lib.dup);
+        find(handle, "ig_guard_close", &lib.close);
+        find(handle, "ig_finalize", &lib.finalize);
+        CHECK(lib.registry_new(4, &registry) == IG_OK);
+        CHECK(lib.enter(registry, &interp, &id) == IG_OK);
+        STORE(loaded, 1);
+        wait_at(&begin);
+        for (int i = 0; i < 200; i++) {
+            /* The first access of these threads to the library is, for some of them, in a handler. */
+            CHECK(pthread_kill(threads[i % THREADS], SIGUSR1) == 0);
+        }
+        wait_at(&end);
+        STORE(loaded, 0);
+        /* A handler that found it loaded ends before its thread handles this one: see to it that each has. */
+        for (int i = 0; i < THREADS; i++) {
+            const uint64_t seen = LOAD(handled[i]);
+            CHECK(pthread_kill(threads[i], SIGUSR1) == 0);
+            while (LOAD(handled[i]) == seen) {
+                sched_yield();
+            }
+        }
+        void *back = NULL;
+        CHECK(lib.finalize(registry, id, -1, &back) == IG_OK);
+        CHECK(back == &interp);
+        CHECK(lib.registry_free(registry) == IG_OK);
+        CHECK(sequence_left_behind() == 0);
+        CHECK(dlclose(handle) == 0);
+        CHECK(!is_mapped(path)); /* really gone: nothing pins it */
+        wait_at(&unloaded);
+    }
+    STORE(done, 1);
+    wait_at(&begin);
+    for (int i = 0; i < THREADS; i++) {
+        CHECK(pthread_join(threads[i], NULL) == 0);
+    }
+    printf("unload: %ld rounds\n", rounds);
+    return 0;
+}

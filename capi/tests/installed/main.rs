@@ -1,0 +1,169 @@
+//! The library as C people get it: `make -C capi install` into a folder of this test's own, C and C++ programs compiled
+//! against that with `cc` and `c++` by pkg-config, run as they are and under valgrind.
+//!
+//! A tool that is missing fails the test that needs it, and says how to get it. `INTERP_GUARD_LONG=1` asks for the long form:
+//! a million delivered signals, also under valgrind.
+
+// The reader of machine code that the signal-safe audit of the core has.
+#[allow(dead_code, reason = "the audit uses more of it")]
+#[path = "../../../tests/signal_safe_audit/code.rs"]
+mod code;
+#[path = "../support/header.rs"]
+mod header;
+mod tools;
+#[path = "../../../tests/signal_safe_audit/walk.rs"]
+mod walk;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::Command;
+use tools::{Language, Link, installed, long_form, output, run, tool, under_valgrind};
+
+use Language::{C, Cxx};
+use Link::{Shared, Static, WhollyStatic};
+
+const LANGUAGES: [Language; 2] = [C, Cxx];
+const MODES: [&str; 2] = ["per-cpu", "shared"];
+
+/// A program of `tests/c`, in both languages, linked in every way.
+fn everywhere(name: &str, arguments: &[&str]) {
+    for language in LANGUAGES {
+        for link in [Shared, Static] {
+            let program = installed().compile(name, language, link);
+            run(Command::new(program).args(arguments));
+        }
+    }
+}
+
+#[test]
+fn the_headers_are_clean_by_themselves() {
+    for (language, header) in [(C, "interp_guard.h"), (Cxx, "interp_guard.h"), (Cxx, "interp_guard.hpp")] {
+        installed().check_header(language, header);
+    }
+}
+
+#[test]
+fn every_answer_and_misuse() {
+    everywhere("phases", &[]);
+    run(&mut Command::new(installed().compile("phases", C, WhollyStatic)));
+    under_valgrind(installed().compile("phases", C, Shared), &[]);
+}
+
+#[test]
+fn drains_by_several_threads() {
+    everywhere("drain", &[]);
+    under_valgrind(installed().compile("drain", C, Shared), &[]);
+}
+
+#[test]
+fn the_ledger() {
+    everywhere("ledger", &[]);
+    under_valgrind(installed().compile("ledger", C, Shared), &[]);
+}
+
+#[test]
+fn the_cxx_guard() {
+    for link in [Shared, Static] {
+        run(&mut Command::new(installed().compile("guard.cpp", Cxx, link)));
+    }
+    under_valgrind(installed().compile("guard.cpp", Cxx, Shared), &[]);
+}
+
+#[test]
+fn a_storm_of_signals() {
+    let signals = if long_form() { "1000000" } else { "100000" };
+    for (language, link, mode) in [(C, Shared, MODES[0]), (Cxx, Static, MODES[1])] {
+        let program = installed().compile("storm", language, link);
+        run(Command::new(program).arg(signals).env("INTERP_GUARD_COUNTERS", mode));
+    }
+}
+
+#[test]
+fn a_storm_of_signals_under_valgrind() {
+    // Valgrind has no restartable sequences: shared counters, as the library finds out by itself.
+    let (alone, together) = if long_form() { ("1000000", "20000") } else { ("10000", "1000") };
+    let program = installed().compile("storm", C, Shared);
+    under_valgrind(&program, &[alone, "0", "self"]);
+    under_valgrind(&program, &[together, "2", "self"]);
+}
+
+#[test]
+fn two_hundred_children() {
+    for mode in MODES {
+        let program = installed().compile("fork", C, Shared);
+        run(Command::new(program).arg("200").env("INTERP_GUARD_COUNTERS", mode));
+    }
+    under_valgrind(installed().compile("fork", C, Static), &["5"]);
+}
+
+#[test]
+fn unloading_leaves_nothing_behind() {
+    let library = installed().library("libinterp_guard.so");
+    for mode in MODES {
+        let program = installed().compile_unlinked("unload");
+        run(Command::new(&program).arg(&library).arg("50").env("INTERP_GUARD_COUNTERS", mode));
+    }
+    under_valgrind(installed().compile_unlinked("unload"), &[library.to_str().unwrap(), "3"]);
+}
+
+/// The functions that the installed header declares.
+fn declared() -> BTreeSet<String> {
+    let text = fs::read_to_string(installed().include("interp_guard.h")).unwrap();
+    header::functions(&text).into_iter().map(|(_, name)| name.to_owned()).collect()
+}
+
+/// What `nm` says of a library: the names that it defines for others.
+fn exported(arguments: &[&str], library: &str) -> BTreeSet<String> {
+    let text = output(tool("nm", "binutils").args(arguments).arg(installed().library(library)));
+    let symbols = text.lines().filter_map(|line| line.rsplit_once(' ')).map(|(_, name)| name.to_owned());
+    symbols.filter(|name| !name.ends_with(':')).collect()
+}
+
+#[test]
+fn the_libraries_export_what_the_header_declares_neither_more_nor_fewer() {
+    assert_eq!(exported(&["-D", "--defined-only"], "libinterp_guard.so"), declared());
+    assert_eq!(exported(&["-g", "--defined-only"], "libinterp_guard.a"), declared());
+}
+
+#[test]
+fn programs_ask_for_the_soname() {
+    let program = installed().compile("phases", C, Shared);
+    let needed = output(tool("readelf", "binutils").arg("-d").arg(program));
+    assert!(needed.contains("[libinterp_guard.so.0]"), "{needed}");
+    let stripped = fs::metadata(installed().library("libinterp_guard.so")).unwrap().len();
+    println!("libinterp_guard.so, stripped: {stripped} bytes");
+}
+
+/// The machine code of the installed static library, from every function whose comment says that a handler may call it.
+#[test]
+fn what_a_handler_may_call_cannot_panic_allocate_or_reach_a_lazy_thread_local() {
+    let code = code::Code::read(&installed().library("libinterp_guard.a"));
+    let text = fs::read_to_string(installed().include("interp_guard.h")).unwrap();
+    let safe =
+        header::functions(&text).into_iter().filter(|(comment, _)| comment.contains("async-signal-safe"));
+    let safe: Vec<&str> = safe.map(|(_, name)| name).collect();
+    assert!(safe.contains(&"ig_lookup") && safe.contains(&"ig_guard_close"), "{safe:?}");
+    for name in &safe {
+        let reached = walk::walk(&code, [code.function(name)], &[]);
+        println!("{name}: {} instructions reached", reached.places.len());
+        let objections: Vec<_> =
+            reached.objections.iter().filter(|what| !is_static_thread_local(what)).collect();
+        assert!(objections.is_empty(), "{name}:\n{objections:#?}");
+    }
+    // And it would object: this one allocates.
+    assert!(!walk::walk(&code, [code.function("ig_registry_new_with")], &[]).objections.is_empty());
+}
+
+/// `this_thread`'s two words lie in the static block of each thread: nothing lazy about them.
+fn is_static_thread_local(objection: &str) -> bool {
+    objection.starts_with("a thread-local") && objection.contains("this_thread")
+}
+
+#[test]
+fn cmake_finds_the_package() {
+    if !long_form() && Command::new("cmake").arg("--version").output().is_err() {
+        println!("no cmake here: checked in the long form, which requires it (apt-get install cmake)");
+        return;
+    }
+    installed().build_with_cmake();
+}

@@ -1,0 +1,207 @@
+//! Installing the library, compiling programs against it, running them.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// Does `INTERP_GUARD_LONG` ask for the long form?
+pub fn long_form() -> bool {
+    std::env::var_os("INTERP_GUARD_LONG").is_some_and(|value| value != "0" && !value.is_empty())
+}
+
+/// A program that the test needs. Fails the test, in plain words, where it is missing.
+pub fn tool(name: &str, package: &str) -> Command {
+    let found = Command::new(name).arg("--version").output().is_ok();
+    assert!(found, "{name} is needed for this test and was not found: apt-get install {package}");
+    Command::new(name)
+}
+
+/// Runs a program that must succeed, and shows what it said.
+pub fn run(command: &mut Command) {
+    println!("{}", output(command).trim_end());
+}
+
+/// What a program that must succeed says on standard output.
+pub fn output(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let complained = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {}\n{said}{complained}", output.status);
+    said
+}
+
+/// Runs a program under memcheck: an error or a leak makes it fail.
+pub fn under_valgrind(program: impl AsRef<OsStr>, arguments: &[&str]) {
+    let mut command = tool("valgrind", "valgrind");
+    command.args(["--quiet", "--error-exitcode=99", "--fair-sched=yes", "--leak-check=full"]);
+    command.args([
+        "--show-leak-kinds=definite,indirect,possible",
+        "--errors-for-leak-kinds=definite,indirect,possible",
+    ]);
+    run(command.arg(program).args(arguments));
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum Language {
+    C,
+    Cxx,
+}
+
+/// Against which of the installed libraries a program is linked.
+#[derive(Clone, Copy, Debug)]
+pub enum Link {
+    Shared,
+    /// Our library's code in the program, the C library shared.
+    Static,
+    /// The C library's code too.
+    WhollyStatic,
+}
+
+impl Language {
+    fn compiler(self) -> Command {
+        let (variable, name, package) = match self {
+            Self::C => ("CC", "cc", "gcc"),
+            Self::Cxx => ("CXX", "c++", "g++"),
+        };
+        let mut compiler = tool(&std::env::var(variable).unwrap_or_else(|_| name.into()), package);
+        match self {
+            Self::C => compiler.args(["-x", "c", "-std=c11"]),
+            Self::Cxx => compiler.args(["-x", "c++", "-std=c++17"]),
+        };
+        compiler.args(["-Wall", "-Wextra", "-Werror", "-pedantic", "-g", "-O2", "-pthread"]);
+        compiler
+    }
+}
+
+/// Where the library is installed.
+pub struct Installed {
+    prefix: PathBuf,
+    programs: PathBuf,
+}
+
+/// Installs the library, once for all tests of this process.
+pub fn installed() -> &'static Installed {
+    static INSTALLED: OnceLock<Installed> = OnceLock::new();
+    INSTALLED.get_or_init(Installed::make)
+}
+
+impl Installed {
+    fn make() -> Self {
+        let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("capi");
+        let prefix = folder.join("prefix");
+        let programs = folder.join("programs");
+        if prefix.exists() {
+            fs::remove_dir_all(&prefix).unwrap();
+        }
+        fs::create_dir_all(&programs).unwrap();
+        let mut make = tool("make", "make");
+        make.arg("-C").arg(package).arg("install");
+        make.arg(format!("PREFIX={}", prefix.display()));
+        // A target folder of its own: cargo may hold the lock of the one that this test was built in.
+        make.arg(format!("CARGO_TARGET_DIR={}", folder.join("target").display()));
+        make.env("CARGO", env!("CARGO"));
+        // Flags meant for the crates under test, coverage or a sanitizer say, are not what is installed.
+        for variable in
+            ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_TARGET", "MAKEFLAGS", "DESTDIR", "LIBDIR"]
+        {
+            make.env_remove(variable);
+        }
+        output(&mut make);
+        Self { prefix, programs }
+    }
+
+    pub fn library(&self, name: &str) -> PathBuf {
+        self.prefix.join("lib").join(name)
+    }
+
+    pub fn include(&self, name: &str) -> PathBuf {
+        self.prefix.join("include").join(name)
+    }
+
+    fn pkg_config(&self, arguments: &[&str]) -> Vec<String> {
+        let mut command = tool("pkg-config", "pkg-config");
+        command.args(arguments).arg("interp_guard").env("PKG_CONFIG_PATH", self.library("pkgconfig"));
+        output(&mut command).split_whitespace().map(str::to_owned).collect()
+    }
+
+    fn source(name: &str) -> PathBuf {
+        let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let file = if name.contains('.') { name.to_owned() } else { format!("{name}.c") };
+        let folders = ["tests/c", "examples"].map(|folder| package.join(folder).join(&file));
+        folders.into_iter().find(|path| path.exists()).unwrap_or_else(|| panic!("no program {file}"))
+    }
+
+    /// Compiles `tests/c/NAME.c` or `examples/NAME.c` against the installed library.
+    pub fn compile(&self, name: &str, language: Language, link: Link) -> PathBuf {
+        let program = self.programs.join(format!("{name}-{language:?}-{link:?}-{}", unique()));
+        let mut compiler = language.compiler();
+        compiler.arg(Self::source(name)).args(["-x", "none"]).arg("-o").arg(&program);
+        compiler.args(self.pkg_config(&["--cflags"]));
+        match link {
+            Link::Shared => {
+                compiler.args(self.pkg_config(&["--libs"]));
+                compiler.arg(format!("-Wl,-rpath,{}", self.prefix.join("lib").display()));
+            }
+            Link::Static | Link::WhollyStatic => {
+                // pkg-config has no word for "this one static": the linker prefers a shared library where both are.
+                let libs = self.pkg_config(&["--static", "--libs"]);
+                let this = |flag: String| match flag.as_str() {
+                    "-linterp_guard" => "-l:libinterp_guard.a".to_owned(),
+                    _ => flag,
+                };
+                compiler.args(libs.into_iter().map(this));
+            }
+        }
+        if matches!(link, Link::WhollyStatic) {
+            compiler.arg("-static");
+        }
+        run(&mut compiler);
+        program
+    }
+
+    /// Compiles a program that loads the library at run time.
+    pub fn compile_unlinked(&self, name: &str) -> PathBuf {
+        let program = self.programs.join(format!("{name}-{}", unique()));
+        let mut compiler = Language::C.compiler();
+        compiler
+            .arg(Self::source(name))
+            .arg("-o")
+            .arg(&program)
+            .args(self.pkg_config(&["--cflags"]))
+            .arg("-ldl");
+        run(&mut compiler);
+        program
+    }
+
+    /// A file that consists of nothing but `#include <HEADER>`.
+    pub fn check_header(&self, language: Language, header: &str) {
+        let source = self.programs.join(format!("{header}-{language:?}"));
+        fs::write(&source, format!("#include <{header}>\n")).unwrap();
+        let mut compiler = language.compiler();
+        run(compiler.arg("-fsyntax-only").args(self.pkg_config(&["--cflags"])).arg(source));
+    }
+
+    /// Builds and runs a project that finds the library with `find_package`.
+    pub fn build_with_cmake(&self) {
+        let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/c/cmake");
+        let build = self.programs.join("cmake");
+        let mut configure = tool("cmake", "cmake");
+        configure.arg("-S").arg(project).arg("-B").arg(&build);
+        run(configure.arg(format!("-DCMAKE_PREFIX_PATH={}", self.prefix.display())));
+        run(tool("cmake", "cmake").arg("--build").arg(&build));
+        for program in ["with_shared", "with_static"] {
+            run(&mut Command::new(build.join(program)));
+        }
+    }
+}
+
+/// Tests run side by side, and each compiles its own.
+fn unique() -> usize {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    // Relaxed: distinct numbers are all that is asked.
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
