@@ -44,8 +44,8 @@ pub(super) fn in_call<T: Send + Sync + 'static, R>(
 
 /// The calls that the calling thread runs, innermost first.
 fn calls<'c>() -> impl Iterator<Item = &'c Running> {
-    // SAFETY, here and below: a listed call lies on this thread's stack, further up, until `in_call` has ended, which
-    // takes it out of the list first. The iterator is used up before its caller returns.
+    // SAFETY: a listed call lies on this thread's stack, further up, until `in_call` has ended, which takes it out of the list
+    // first. The iterator is used up before its caller returns.
     let innermost = unsafe { RUNNING.get().as_ref() };
     // SAFETY: as above.
     std::iter::successors(innermost, |call| unsafe { call.outer.as_ref() })
