@@ -59,7 +59,10 @@ impl Inner {
             Some(lock) => lock.release(),
             None => {
                 *self.attached.lock().expect("no panic under it") -= 1;
-                self.all_detached.notify_all();
+                // SeqCst, after the count under the mutex: an end that is not seen here has not looked at the count yet.
+                if self.ending.load(Ordering::SeqCst) {
+                    self.all_detached.notify_all();
+                }
             }
         }
     }

@@ -16,6 +16,8 @@ pub struct Lock {
 struct State {
     held: bool,
     waiting: usize,
+    /// Threads in `hand_over`.
+    handing_over: usize,
     /// How often the lock was taken.
     turns: u64,
 }
@@ -25,7 +27,7 @@ impl Lock {
         Self {
             interval,
             wanted: AtomicBool::new(false),
-            state: Mutex::new(State { held: false, waiting: 0, turns: 0 }),
+            state: Mutex::new(State { held: false, waiting: 0, handing_over: 0, turns: 0 }),
             free: Condvar::new(),
             taken: Condvar::new(),
         }
@@ -46,13 +48,17 @@ impl Lock {
         state.held = true;
         state.turns += 1;
         self.wanted.store(false, Ordering::Relaxed);
-        drop(state);
-        self.taken.notify_all();
+        if state.handing_over > 0 {
+            self.taken.notify_all();
+        }
     }
 
     pub fn release(&self) {
-        self.state.lock().expect("no panic under it").held = false;
-        self.free.notify_one();
+        let mut state = self.state.lock().expect("no panic under it");
+        state.held = false;
+        if state.waiting > 0 {
+            self.free.notify_one();
+        }
     }
 
     pub fn is_wanted(&self) -> bool {
@@ -65,8 +71,10 @@ impl Lock {
         state.held = false;
         self.free.notify_one();
         let turn = state.turns;
+        state.handing_over += 1;
         while state.waiting > 0 && state.turns == turn {
             state = self.taken.wait(state).expect("no panic under it");
         }
+        state.handing_over -= 1;
     }
 }

@@ -273,7 +273,8 @@ impl<'r, T: Runtime> Attached<'r, T> {
 
 impl<T: Runtime> Drop for Attached<'_, T> {
     fn drop(&mut self) {
-        match Token::new(self.serial).release_own() {
+        // SAFETY: (1) this level is a T's; (2) `table` is borrowed.
+        match unsafe { release::<T>(self.serial) } {
             Ok(()) | Err(ReleaseError::Gone) => {}
             Err(_) if std::thread::panicking() => {}
             Err(error) => panic!("{error}"),

@@ -231,7 +231,7 @@ fn find_map<R>(f: impl FnMut(&Level) -> Option<R>) -> Option<R> {
 #[inline]
 pub(crate) fn guard_of(table: &Table, id: InterpreterId) -> Option<GuardParts> {
     let table = TableRef::new(table);
-    find_map(|level| level.guards().find(|parts| level.table == table && parts.id == id))
+    find_map(|level| if level.table == table { level.guard_of(id) } else { None })
 }
 
 /// A thread state that the levels remember for `id`.
@@ -261,12 +261,17 @@ pub(crate) fn for_each_guard(table: &Table, mut f: impl FnMut(&mut GuardParts)) 
 }
 
 impl Level {
-    /// The guards that this level holds: its own, and that of what it left behind.
-    fn guards(&self) -> impl Iterator<Item = GuardParts> {
-        let mut level = *self;
-        level.guards_mut().map(|parts| parts.copied()).into_iter().flatten()
+    /// The guard of `id` that this level holds: its own, or that of what it left behind.
+    #[inline]
+    fn guard_of(&self, id: InterpreterId) -> Option<GuardParts> {
+        match (&self.hold, &self.before) {
+            (Hold::Own(parts), _) if self.id == id => Some(*parts),
+            (_, Before::State { keep: Keep::Own(parts), id: left, .. }) if *left == id => Some(*parts),
+            _ => None,
+        }
     }
 
+    /// Both of them.
     fn guards_mut(&mut self) -> [Option<&mut GuardParts>; 2] {
         let own = match &mut self.hold {
             Hold::Own(parts) => Some(parts),
