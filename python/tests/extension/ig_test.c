@@ -691,17 +691,20 @@ static PyObject *leave_guard(PyObject *self, PyObject *unused) {
     return PyLong_FromLong(InterpGuard_Lookup(InterpGuard_CurrentID(), &kept));
 }
 
-static void *give_back_later(void *milliseconds) {
-    usleep(1000 * (useconds_t)(size_t)milliseconds);
+static void *give_back_when_told(void *unused) {
+    (void)unused;
+    char told;
+    while (read(0, &told, 1) < 0 && errno == EINTR) {
+    }
     InterpGuard_Close(&kept);
     return NULL;
 }
 
-/* give_back(ms): closes the guard that leave_guard left, on a thread of its own, after that time. */
-static PyObject *give_back(PyObject *self, PyObject *milliseconds) {
-    (void)self;
+/* Closes the guard that leave_guard left, on a thread of its own, when there is something to read on standard input. */
+static PyObject *give_back(PyObject *self, PyObject *unused) {
+    (void)self, (void)unused;
     pthread_t thread;
-    pthread_create(&thread, NULL, give_back_later, (void *)PyLong_AsSize_t(milliseconds));
+    pthread_create(&thread, NULL, give_back_when_told, NULL);
     pthread_detach(thread);
     Py_RETURN_NONE;
 }
@@ -852,6 +855,76 @@ static PyObject *raw_forks(PyObject *self, PyObject *count) {
     Py_RETURN_NONE;
 }
 
+/* --- costs --------------------------------------------------------------------------------------------------------------- */
+
+static _Alignas(64) long private_line;
+
+static void locked_adds(void) {
+    long one = 1, two = 1;
+    __asm__ volatile("lock xaddq %0, %1" : "+r"(one), "+m"(private_line)::"memory");
+    __asm__ volatile("lock xaddq %0, %1" : "+r"(two), "+m"(private_line)::"memory");
+}
+
+static void by_lookup(void) {
+    InterpGuard guard;
+    InterpGuard_Lookup(0, &guard);
+    InterpGuard_Close(&guard);
+}
+
+static PyInterpreterView *measured_view;
+
+static void from_view(void) { PyInterpreterGuard_Close(PyInterpreterGuard_FromView(measured_view)); }
+static void from_current(void) { PyInterpreterGuard_Close(PyInterpreterGuard_FromCurrent()); }
+static void ensure_once(void) { PyThreadState_Release(PyThreadState_EnsureFromView(measured_view)); }
+static void legacy_once(void) { PyGILState_Release(PyGILState_Ensure()); }
+
+static void measure(double *best, void (*operation)(void), int times) {
+    long began = nanoseconds();
+    for (int i = 0; i < times; i++) operation();
+    double each = (double)(nanoseconds() - began) / times;
+    if (*best == 0 || each < *best) *best = each;
+}
+
+enum { FLOOR, LOOKUP, VIEW, CURRENT, NESTED, LEGACY_NESTED, REATTACH, LEGACY_REATTACH, FRESH, LEGACY_FRESH, COSTS };
+static double costs_ns[COSTS];
+
+static Wrong measure_all(void) {
+    measured_view = PyInterpreterView_FromMain();
+    memset(costs_ns, 0, sizeof costs_ns);
+    for (int round = 0; round < 25; round++) {
+        measure(&costs_ns[FLOOR], locked_adds, 20000);
+        measure(&costs_ns[LOOKUP], by_lookup, 20000);
+        measure(&costs_ns[VIEW], from_view, 20000);
+        measure(&costs_ns[FRESH], ensure_once, 4000);
+        measure(&costs_ns[LEGACY_FRESH], legacy_once, 4000);
+        PyGILState_STATE legacy = PyGILState_Ensure();
+        measure(&costs_ns[CURRENT], from_current, 20000);
+        PyThreadState *own = PyEval_SaveThread();
+        measure(&costs_ns[REATTACH], ensure_once, 10000);
+        measure(&costs_ns[LEGACY_REATTACH], legacy_once, 10000);
+        PyEval_RestoreThread(own);
+        measure(&costs_ns[LEGACY_NESTED], legacy_once, 20000);
+        PyThreadStateToken *token = PyThreadState_EnsureFromView(measured_view);
+        CHECK(token != NULL);
+        measure(&costs_ns[NESTED], ensure_once, 20000);
+        PyThreadState_Release(token);
+        PyGILState_Release(legacy);
+    }
+    return NULL;
+}
+
+static PyObject *costs(PyObject *self, PyObject *unused) {
+    (void)self, (void)unused;
+    Wrong wrong = in_native_thread(measure_all);
+    if (wrong) return PyErr_Format(PyExc_AssertionError, "%s", wrong);
+    return Py_BuildValue("{s:d,s:d,s:d,s:d,s:d,s:d,s:d,s:d,s:d,s:d}", "floor", costs_ns[FLOOR],
+                         "InterpGuard_Lookup + Close", costs_ns[LOOKUP], "FromView + Close", costs_ns[VIEW],
+                         "FromCurrent + Close", costs_ns[CURRENT], "nested", costs_ns[NESTED], "PyGILState nested",
+                         costs_ns[LEGACY_NESTED], "re-attach", costs_ns[REATTACH], "PyGILState re-attach",
+                         costs_ns[LEGACY_REATTACH], "fresh", costs_ns[FRESH], "PyGILState fresh",
+                         costs_ns[LEGACY_FRESH]);
+}
+
 /* --- the module -------------------------------------------------------------------------------------------------------- */
 
 static PyMethodDef methods[] = {
@@ -863,9 +936,10 @@ static PyMethodDef methods[] = {
     {"sub_cycle", sub_cycle, METH_O, NULL},
     {"signals", signals, METH_VARARGS, NULL},
     {"raw_forks", raw_forks, METH_O, NULL},
+    {"costs", costs, METH_NOARGS, NULL},
     {"leave_level", leave_level, METH_NOARGS, NULL},
     {"leave_guard", leave_guard, METH_NOARGS, NULL},
-    {"give_back", give_back, METH_O, NULL},
+    {"give_back", give_back, METH_NOARGS, NULL},
     {"close_copy", close_copy, METH_NOARGS, NULL},
     {"starve", starve, METH_NOARGS, NULL},
     {"reinitialize_at_exit", reinitialize_at_exit, METH_NOARGS, NULL},

@@ -13,6 +13,7 @@ START = "import sys, interp_guard, ig_test\n"
 def start(code, **environment):
     return subprocess.Popen(
         [sys.executable, "-X", "faulthandler", "-c", START + code],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -58,21 +59,16 @@ for ledger in ("0", "1"):
     lines_until(process.stderr, "interrupted again")
     process.stderr.read()
     assert process.wait(60) == 130, process.returncode
-    process.stdout.close()
-    process.stderr.close()
+    for stream in (process.stdin, process.stdout, process.stderr):
+        stream.close()
 print("Ctrl-C twice: status 130")
 
-# Ctrl-C once, and then the guard comes back: the process ends as it would have, and SIGINT's disposition is restored.
-process = start(
-    "import atexit, signal\n"
-    # called after our hook: it was registered before
-    "del sys.modules['interp_guard'], sys.modules['ig_test']\n"
-    "assert ig_test.leave_guard() == 0\n"
-    "ig_test.give_back(1500)\n"
-)
+# Ctrl-C once, and then the guard comes back: the process ends as it would have.
+process = start("assert ig_test.leave_guard() == 0\nig_test.give_back()\n")
 lines_until(process.stderr, "interp_guard: waiting")
 process.send_signal(signal.SIGINT)
-out, err = process.communicate(timeout=60)
+lines_until(process.stderr, "interp_guard: waiting")
+out, err = process.communicate("now", timeout=120)
 assert process.returncode == 0, (process.returncode, out, err)
 
 # A user's own handler runs while the hook waits, and the waiting goes on.
@@ -80,12 +76,13 @@ process = start(
     "import signal\n"
     "signal.signal(signal.SIGINT, lambda *_: print('mine', flush=True))\n"
     "assert ig_test.leave_guard() == 0\n"
-    "ig_test.give_back(2500)\n"
+    "ig_test.give_back()\n"
 )
 lines_until(process.stderr, "interp_guard: waiting")
 process.send_signal(signal.SIGINT)
 assert process.stdout.readline() == "mine\n"
-out, err = process.communicate(timeout=60)
+lines_until(process.stderr, "interp_guard: waiting")
+out, err = process.communicate("now", timeout=120)
 assert process.returncode == 0, (process.returncode, out, err)
 
 # A copied guard closed twice: found by the drain; with the ledger, at once.
