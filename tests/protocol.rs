@@ -1,0 +1,182 @@
+//! The two races that decide whether a guard is ever missed, made as likely as a test can make them.
+//!
+//! Each has a broken twin, built in release by `tests/broken_twins.rs`, that fails here.
+#![allow(missing_docs)]
+
+use interp_guard::{Counters, DrainError, InterpreterId, Registry, platform};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
+use std::arch::x86_64::_mm_clflush;
+use std::hint::black_box;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::thread;
+use std::time::Duration;
+
+/// Every way of counting that this machine has.
+fn modes() -> impl Iterator<Item = Counters> {
+    let per_cpu = platform::missing_for_per_cpu().is_none().then_some(Counters::PerCpu);
+    per_cpu.into_iter().chain([Counters::Shared])
+}
+
+/// The first and the last CPU that this process may use; `None` where that is the same one.
+fn two_cpus() -> Option<[usize; 2]> {
+    let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap();
+    let mut cpus = (0..CpuSet::count()).filter(|&cpu| allowed.is_set(cpu).unwrap());
+    Some([cpus.next()?, cpus.next_back()?])
+}
+
+fn pin_to(cpu: usize) {
+    let mut one = CpuSet::new();
+    one.set(cpu).unwrap();
+    sched_setaffinity(Pid::from_raw(0), &one).unwrap();
+}
+
+/// Waits, awake, until `word` is `value`.
+fn meet(word: &AtomicU64, value: u64) {
+    let mut turns = 0_u32;
+    while word.load(Ordering::Acquire) != value {
+        turns += 1;
+        match turns % 4096 {
+            0 => thread::yield_now(),
+            _ => std::hint::spin_loop(),
+        }
+    }
+}
+
+/// A word on cache lines of its own.
+#[derive(Default)]
+#[repr(align(128))]
+struct Line(AtomicU64);
+
+/// Stores to lines that no cache has. Stores leave a CPU in order, so these keep what is stored next in the CPU's store
+/// buffer for as long as memory takes, unseen by the other CPU unless a fence brings it out.
+#[derive(Default)]
+struct SlowStores([Line; 16]);
+
+impl SlowStores {
+    fn prepare(&self) {
+        for line in &self.0 {
+            // SAFETY: flushing a line that is there loses nothing.
+            unsafe { _mm_clflush(std::ptr::from_ref(line).cast()) };
+        }
+        fence(Ordering::SeqCst);
+    }
+
+    fn begin(&self) {
+        for line in &self.0 {
+            line.0.store(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What came of the rounds of one race.
+#[derive(Debug, Default)]
+struct Outcome {
+    /// Lookups that came before the close.
+    guarded: u64,
+    /// Lookups that came after it.
+    refused: u64,
+    /// Guards under which the finalizer returned.
+    missed: u64,
+}
+
+/// Close against lookup, store against load: an acquire that still saw the interpreter live (A4) must be in the sums of
+/// the finalizer (D2), although nothing on its own side makes the increment (A2) visible.
+#[test]
+fn a_guard_taken_as_the_interpreter_closes_is_waited_for() {
+    let Some([readers_cpu, finalizers_cpu]) = two_cpus() else {
+        return println!("one CPU sees its own stores in order: there is no such race here");
+    };
+    for mode in modes() {
+        let outcome = close_against_lookup(mode, 20_000, readers_cpu, finalizers_cpu);
+        assert_eq!(outcome.missed, 0, "{mode}: finalized with a guard out: {outcome:?}");
+        assert!(outcome.guarded.min(outcome.refused) > 100, "{mode}: there was no race: {outcome:?}");
+    }
+}
+
+fn close_against_lookup(mode: Counters, rounds: i64, readers_cpu: usize, finalizers_cpu: usize) -> Outcome {
+    let registry = &Registry::with_capacity(1).counters(mode);
+    let rounds = (1..=rounds).map(|round| (round as u64, InterpreterId::try_from(round).unwrap()));
+    let [begun, looked, returned] = &<[Line; 3]>::default();
+    // How much later than the meeting the close begins: steered to where both outcomes are as likely.
+    let delay = &Line::default();
+    let finalizers_rounds = rounds.clone();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            pin_to(finalizers_cpu);
+            for (round, id) in finalizers_rounds {
+                registry.register_with_id(id, round).unwrap();
+                let delay = delay.0.load(Ordering::Relaxed) + round % 16;
+                begun.0.store(round, Ordering::Release);
+                (0..delay).for_each(|turn| _ = black_box(turn));
+                assert_eq!(registry.finalize(id, None).unwrap(), round);
+                returned.0.store(round, Ordering::SeqCst);
+                meet(&looked.0, round);
+            }
+        });
+        let reader = scope.spawn(move || {
+            pin_to(readers_cpu);
+            let (mut outcome, slow_stores) = (Outcome::default(), SlowStores::default());
+            for (round, id) in rounds {
+                slow_stores.prepare();
+                meet(&begun.0, round);
+                slow_stores.begin();
+                let lookup = registry.lookup(id);
+                let old = delay.0.load(Ordering::Relaxed);
+                if let Ok(guard) = lookup {
+                    // Long enough for a finalizer that missed it to come back. The interpreter may be gone then: it is
+                    // not touched.
+                    (0..300).for_each(|_| std::hint::spin_loop());
+                    outcome.missed += u64::from(returned.0.load(Ordering::SeqCst) == round);
+                    outcome.guarded += 1;
+                    delay.0.store(old.saturating_sub(1), Ordering::Relaxed);
+                    drop(guard);
+                } else {
+                    outcome.refused += 1;
+                    delay.0.store(old + 1, Ordering::Relaxed);
+                }
+                looked.0.store(round, Ordering::Release);
+            }
+            outcome
+        });
+        reader.join().unwrap()
+    })
+}
+
+/// Two guards, each handed on without end by clone and drop, from any CPU to any other: whoever sums sees both of them,
+/// or what was there before them and after them too, but never fewer.
+#[test]
+fn a_guard_handed_on_is_never_missed() {
+    for mode in modes() {
+        let registry = &Registry::new().counters(mode);
+        let id = registry.register("an interpreter").unwrap();
+        let guards = [(); 2].map(|()| registry.lookup(id).unwrap());
+        let mut closing = registry.close(id).unwrap();
+        let stop = &AtomicBool::new(false);
+        let unexpected = thread::scope(|scope| {
+            for mut guard in guards {
+                scope.spawn(move || {
+                    while !stop.load(Ordering::Relaxed) {
+                        guard = guard.clone();
+                    }
+                });
+            }
+            let mut unexpected = None;
+            for _ in 0..5_000 {
+                match closing.drain(Some(Duration::ZERO)) {
+                    Err(DrainError::Timeout(timeout)) if timeout.outstanding() >= 2 => {
+                        closing = timeout.into_closing();
+                    }
+                    outcome => {
+                        unexpected = Some(format!("{outcome:?}"));
+                        break;
+                    }
+                }
+            }
+            stop.store(true, Ordering::Relaxed);
+            unexpected
+        });
+        assert_eq!(unexpected, None, "{mode}: two guards were out");
+        assert_eq!(registry.finalize(id, Some(Duration::ZERO)).unwrap(), "an interpreter");
+    }
+}
