@@ -211,3 +211,13 @@ fn destroyed_what_ensure_did_not_create() {
         "the_threads_own_detached_state_is_found_again",
     );
 }
+
+#[test]
+fn displacement_lowered_early_under_the_stepper() {
+    the_test_sees("displacement_early", "every_instruction", "signal_at_each_instruction_shared");
+}
+
+#[test]
+fn no_second_look_under_the_stepper() {
+    the_test_sees("no_a4", "every_instruction", "interpreter_taken_away_at_each_instruction_shared");
+}

@@ -286,7 +286,10 @@ pub fn every_operation(page: &'static Shared, counters: Counters) {
     step("finalize, taking up", &[(reuser, Retired)], || {
         registry.finalize(id(reuser), None).map(drop).expect("abandoned")
     });
-    for (name, raw) in [("finalize", 0), ("finalize, the furthest", third), ("finalize, main", 2)] {
+    // In two steps, so that between them nothing but `Finalizing` will do: the entry is found only by its displacement.
+    let closing = step("close, displaced", &[(third, Closing)], || registry.close(id(third)).expect("live"));
+    step("drain, displaced", &[(third, Retired)], || closing.drain(None).map(drop).expect("no guard out"));
+    for (name, raw) in [("finalize", 0), ("finalize, main", 2)] {
         step(name, &[(raw, Retired)], || registry.finalize(id(raw), None).map(drop).expect("live"));
     }
     assert!(registry.is_empty() && registry.main().is_none());
