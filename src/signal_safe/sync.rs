@@ -23,7 +23,7 @@ pub use checked::*;
 mod checked {
     use core::marker::PhantomData;
     extern crate std;
-    pub use core::sync::atomic::{Ordering, compiler_fence};
+    pub use core::sync::atomic::Ordering;
     pub use loom::sync::atomic::{AtomicPtr, fence};
 
     use super::super::state::State;
