@@ -5,7 +5,7 @@ mod harness;
 
 use harness::{install, timer_at_this_thread};
 use interp_guard::{Counters, DrainError, InterpreterId, LookupError, Registry, thread_state};
-use nix::sys::signal::{SaFlags, Signal};
+use nix::sys::signal::{SaFlags, Signal, raise};
 use refruntime::{Interpreter, Object, Probe};
 use std::cell::Cell;
 use std::process::ExitCode;
@@ -132,7 +132,7 @@ fn make(number: usize) -> (Arc<Target>, Probe) {
 }
 
 fn worker(seed: u64) {
-    let _timer = timer_at_this_thread(Signal::SIGUSR1, Duration::from_micros(500));
+    let _timer = timer_at_this_thread(Signal::SIGUSR1, Duration::from_micros(50));
     let mut random = Random(seed);
     while !STOP.load(SeqCst) {
         let targets = TARGETS.read().unwrap().clone();
@@ -155,6 +155,7 @@ fn visit(targets: &[Arc<Target>], random: &mut Random, depth: u32) {
         return;
     };
     target.object.add(1);
+    raise(Signal::SIGUSR1).expect("raise"); // besides the timer's, which come anywhere
     if depth < 3 && random.below(2) == 0 {
         visit(targets, random, depth + 1);
     }
