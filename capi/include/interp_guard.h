@@ -11,7 +11,7 @@
  *   normal                   not in a signal handler; may lock and allocate; from any number of threads at once
  * No function may be called in a child of vfork or of clone with CLONE_VM but without CLONE_SETTLS, before it calls exec.
  *
- * Memory. Only ig_registry_new, ig_registry_new_with, ig_register and ig_register_with_id allocate.
+ * Memory. No call on guards allocates; those that do say so.
  *
  * Misuse. A null argument, a zeroed guard, an ID that nobody has: a status, never a crash. What no library can know:
  * a pointer to something else, a registry used after it was freed, the content of a guard tampered with.
@@ -129,6 +129,37 @@ typedef struct ig_registry ig_registry;
 typedef struct ig_guard {
     uint64_t opaque[4];
 } ig_guard;
+
+/**
+ * What a runtime supplies so that ig_ensure can attach threads to its interpreters. A thread state is a pointer of the
+ * runtime's; each function is about the calling thread. None of them may longjmp or throw.
+ */
+typedef struct ig_runtime {
+    /**
+     * The thread state that is attached on this thread; NULL if none is.
+     */
+    void *(*attached)(void);
+    /**
+     * The ID under which the interpreter of an attached thread state is registered.
+     */
+    int64_t (*interpreter_of)(void *state);
+    /**
+     * Makes a thread state of `interp`, as it was registered, for this thread, and does not attach it. NULL if it cannot.
+     */
+    void *(*create)(void *interp);
+    /**
+     * Attaches; waits as long as it takes. Nothing is attached when it is called.
+     */
+    void (*attach)(void *state);
+    /**
+     * Detaches an attached thread state.
+     */
+    void (*detach)(void *state);
+    /**
+     * Destroys an attached thread state that `create` made, and leaves nothing attached.
+     */
+    void (*destroy)(void *state);
+} ig_runtime;
 
 #ifdef __cplusplus
 extern "C" {
@@ -327,6 +358,83 @@ ig_status ig_outstanding(ig_registry *registry, int64_t id, uint64_t *count);
  * `length` is null, or `text` is with a `size` other than 0.
  */
 ig_status ig_report(ig_registry *registry, int64_t id, char *text, size_t size, size_t *length);
+
+/**
+ * Has `call(id, data)` called once when the interpreter closes: so that a pool can wind its workers down and give their
+ * guards up. It runs on the thread that closes, inside ig_close or ig_finalize, in normal context, with no lock held; of
+ * several, the latest first. It must not longjmp or throw.
+ *
+ * Context: normal; allocates; takes the registry's mutex.
+ * Returns: IG_OK; IG_FINALIZING if it is closing already; IG_NOT_FOUND; IG_INVALID for a null registry or `call`.
+ * Ownership: `data` stays the caller's, and may be NULL.
+ */
+ig_status ig_on_close(ig_registry *registry, int64_t id, void (*call)(int64_t id, void *data), void *data);
+
+/**
+ * Says how the program's runtime attaches threads. Once per process, before the first ig_ensure; the table is copied.
+ *
+ * Context: normal.
+ * Returns: IG_OK; IG_INVALID for a null argument, a table in which a function is missing, or a second call.
+ */
+ig_status ig_runtime_set(const ig_runtime *runtime);
+
+/**
+ * Attaches this thread to a guarded interpreter, whatever is attached on it already. Ensures nest to any depth, also across
+ * interpreters, and are released last in, first out.
+ *
+ * Context: normal; allocates; waits as the runtime's `attach` does.
+ * Returns: IG_OK; IG_UNAVAILABLE if the runtime could not make a thread state; IG_INVALID for a null argument, a zeroed guard,
+ * or without ig_runtime_set; IG_FINALIZING or IG_NOT_FOUND only for a guard that a forked child inherited and did not keep.
+ * Ownership: the guard stays the caller's: the level takes its own. With IG_OK, `*token` names the level, which this thread
+ * owes one ig_release; else it is 0.
+ */
+ig_status ig_ensure(const ig_guard *guard, uint64_t *token);
+
+/**
+ * Attaches this thread to an interpreter by its ID. Inside an ensure of the same interpreter it succeeds while that is closing,
+ * too.
+ *
+ * Context: normal; allocates; waits as the runtime's `attach` does.
+ * Returns: IG_OK; IG_FINALIZING; IG_NOT_FOUND; else as ig_ensure.
+ * Ownership: as ig_ensure.
+ */
+ig_status ig_ensure_id(ig_registry *registry, int64_t id, uint64_t *token);
+
+/**
+ * Restores exactly what was attached before the matching ensure, destroys the thread state only if that made it, and gives
+ * the level's guard up last.
+ *
+ * Context: normal.
+ * Returns: IG_OK; IG_INVALID if `token` is not this thread's innermost level, or its thread state is not attached: then
+ * nothing has changed; IG_FINALIZING if it is released, but the interpreter attached before has been finalized meanwhile.
+ */
+ig_status ig_release(uint64_t token);
+
+/**
+ * With 1, gives up the guard of this thread's innermost level: the interpreter may finalize under it. With 0, takes one again.
+ *
+ * Context: normal.
+ * Returns: IG_OK; with 0 also IG_FINALIZING or IG_NOT_FOUND, and the level is a daemon as before; IG_INVALID for a null registry, or
+ * if the innermost level is none of this registry's.
+ */
+ig_status ig_set_daemon(ig_registry *registry, int daemon);
+
+/**
+ * Is this thread's innermost level a daemon?
+ *
+ * Context: normal.
+ * Returns: IG_OK, with 1 or 0 in `*daemon`; IG_INVALID for a null argument, or if that level is none of this registry's.
+ */
+ig_status ig_is_daemon(ig_registry *registry, int *daemon);
+
+/**
+ * The interpreter that an ensure has attached on this thread: for a profiler, to tag its samples with.
+ *
+ * Context: any, async-signal-safe.
+ * Returns: the ID; -1 if none is attached.
+ * Touches: two words in the static block of this thread, which is there from the thread's beginning.
+ */
+int64_t ig_current_id(void);
 
 /**
  * Before a fork: blocks this thread's signals and takes the registry's mutex, until ig_after_fork_parent or

@@ -53,7 +53,7 @@ unsafe fn store(out: *mut ig_guard, registry: *const ig_registry, guard: Guard<'
 /// 1. `guard` is null or points to an `ig_guard` that is zeroed or was stored by this library.
 /// 2. If it holds a guard, the registry is not freed and the guard not closed meanwhile.
 #[inline(always)]
-unsafe fn borrow<'r>(guard: *const ig_guard) -> Option<ManuallyDrop<Guard<'r, Interp>>> {
+pub unsafe fn borrow<'r>(guard: *const ig_guard) -> Option<ManuallyDrop<Guard<'r, Interp>>> {
     if guard.is_null() {
         return None;
     }

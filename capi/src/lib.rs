@@ -16,13 +16,18 @@ mod fork;
 mod guard;
 mod registry;
 mod status;
+mod thread_state;
 
 pub use fork::{ig_after_fork_child, ig_after_fork_parent, ig_before_fork};
 pub use guard::{
     ig_guard, ig_guard_close, ig_guard_dup, ig_guard_id, ig_guard_interpreter, ig_guard_is_closing, ig_lookup,
 };
 pub use registry::{
-    ig_close, ig_drain, ig_finalize, ig_outstanding, ig_register, ig_register_with_id, ig_registry,
-    ig_registry_free, ig_registry_new, ig_registry_new_with, ig_report,
+    ig_close, ig_drain, ig_finalize, ig_on_close, ig_outstanding, ig_register, ig_register_with_id,
+    ig_registry, ig_registry_free, ig_registry_new, ig_registry_new_with, ig_report,
 };
 pub use status::{ig_status, ig_status_message, ig_version};
+pub use thread_state::{
+    ig_current_id, ig_ensure, ig_ensure_id, ig_is_daemon, ig_release, ig_runtime, ig_runtime_set,
+    ig_set_daemon,
+};

@@ -311,6 +311,36 @@ pub unsafe extern "C" fn ig_report(
     })
 }
 
+/// Has `call(id, data)` called once when the interpreter closes: so that a pool can wind its workers down and give their
+/// guards up. It runs on the thread that closes, inside ig_close or ig_finalize, in normal context, with no lock held; of
+/// several, the latest first. It must not longjmp or throw.
+///
+/// Context: normal; allocates; takes the registry's mutex.
+/// Returns: IG_OK; IG_FINALIZING if it is closing already; IG_NOT_FOUND; IG_INVALID for a null registry or `call`.
+/// Ownership: `data` stays the caller's, and may be NULL.
+///
+/// # Safety
+/// `registry` is null or not freed during the call; `call` may be called with `data` on any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ig_on_close(
+    registry: *mut ig_registry,
+    id: i64,
+    call: Option<unsafe extern "C" fn(id: i64, data: *mut c_void)>,
+    data: *mut c_void,
+) -> ig_status {
+    let data = Interp(data);
+    // SAFETY: the caller's promise.
+    with_id(unsafe { registry.as_ref() }, id, |rust, id| {
+        let Some(call) = call else { return IG_INVALID };
+        let told = move |id: InterpreterId| {
+            let whole = &data; // all of it, which may be sent
+            // SAFETY: the caller's promise.
+            unsafe { call(id.into(), whole.0) }
+        };
+        rust.on_close(id, told).map_or_else(ig_status::from, |()| IG_OK)
+    })
+}
+
 /// The body of an export that needs a registry.
 pub fn with(registry: Option<&ig_registry>, body: impl FnOnce(&Registry<Interp>) -> ig_status) -> ig_status {
     contained(|| registry.map_or(IG_INVALID, |registry| body(&registry.0)))

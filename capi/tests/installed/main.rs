@@ -56,6 +56,12 @@ fn drains_by_several_threads() {
 }
 
 #[test]
+fn ensure_and_release_over_a_table_of_callbacks() {
+    everywhere("states", &[]);
+    under_valgrind(installed().compile("states", C, Shared), &[]);
+}
+
+#[test]
 fn the_ledger() {
     everywhere("ledger", &[]);
     under_valgrind(installed().compile("ledger", C, Shared), &[]);

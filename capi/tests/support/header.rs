@@ -16,7 +16,10 @@ pub fn functions(header: &str) -> Vec<(&str, &str)> {
         {
             let before = &declaration[..open];
             let start = before.rfind(|c: char| !c.is_ascii_alphanumeric() && c != '_').map_or(0, |at| at + 1);
-            found.push((comment, &before[start..]));
+            // A member that points to a function has its name elsewhere.
+            if start < before.len() {
+                found.push((comment, &before[start..]));
+            }
         }
         rest = &after[end..];
     }
