@@ -332,7 +332,8 @@ IG_MUST_USE ig_status ig_drain(ig_registry *registry, int64_t id, int64_t timeou
  * Closes an interpreter and drains it: ig_close and ig_drain in one.
  *
  * Context: normal; blocks, with no lock held.
- * Returns: as ig_close and ig_drain. After IG_TIMEOUT the interpreter is closed, and ig_drain goes on with it.
+ * Returns: as ig_close and ig_drain. After IG_TIMEOUT the interpreter is closed, and ig_drain goes on with it; after
+ * IG_WOULD_DEADLOCK it is as it was.
  * Ownership: as ig_drain.
  */
 IG_MUST_USE ig_status ig_finalize(ig_registry *registry, int64_t id, int64_t timeout_ns, void **interp);

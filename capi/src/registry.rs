@@ -2,7 +2,7 @@
 
 use crate::boundary::contained;
 use crate::status::ig_status::{self, *};
-use interp_guard::{Counters, InterpreterId, Registry};
+use interp_guard::{Counters, FinalizeError, InterpreterId, Registry};
 use std::ffi::{c_char, c_uint, c_void};
 use std::time::Duration;
 
@@ -224,7 +224,8 @@ pub unsafe extern "C" fn ig_drain(
 /// Closes an interpreter and drains it: ig_close and ig_drain in one.
 ///
 /// Context: normal; blocks, with no lock held.
-/// Returns: as ig_close and ig_drain. After IG_TIMEOUT the interpreter is closed, and ig_drain goes on with it.
+/// Returns: as ig_close and ig_drain. After IG_TIMEOUT the interpreter is closed, and ig_drain goes on with it; after
+/// IG_WOULD_DEADLOCK it is as it was.
 /// Ownership: as ig_drain.
 ///
 /// # Safety
@@ -242,9 +243,11 @@ pub unsafe extern "C" fn ig_finalize(
     // SAFETY: the caller's promise.
     with_id(unsafe { registry.as_ref() }, id, |rust, id| {
         let Some(out) = out else { return IG_INVALID };
-        match rust.close_live(id) {
-            Ok(closing) => hand_back(closing.drain(timeout(timeout_ns)), out),
-            Err(refused) => refused.into(),
+        match rust.finalize_live(id, timeout(timeout_ns)) {
+            Ok(interp) => hand_back(Ok(interp), out),
+            Err(FinalizeError::NotFound) => IG_NOT_FOUND,
+            Err(FinalizeError::AlreadyClosing) => IG_ALREADY_CLOSING,
+            Err(FinalizeError::Drain(unfinished)) => hand_back(Err(unfinished), out),
         }
     })
 }

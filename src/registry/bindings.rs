@@ -1,8 +1,10 @@
 //! For bindings to languages without borrows: a right to drain that the registry keeps.
 
 use super::{CloseError, Registry};
-use crate::finalizer::Closing;
+use crate::blockers;
+use crate::finalizer::{Closing, FinalizeError};
 use crate::signal_safe::word::InterpreterId;
+use std::time::Duration;
 
 impl<T: Send + Sync + 'static> Registry<T> {
     /// Closes an interpreter that is live. Unlike [`close`](Self::close), it leaves alone what somebody else has closed
@@ -46,5 +48,32 @@ impl<T: Send + Sync + 'static> Registry<T> {
         }
         // Never undone: from here on it is closing, or gone.
         Closing::begin(self, id, true).map(Some)
+    }
+
+    /// [`finalize`](Self::finalize) for an interpreter that is live, as [`close_live`](Self::close_live) closes it.
+    ///
+    /// Context: normal; blocks.
+    ///
+    /// # Errors
+    /// As [`finalize`](Self::finalize); `AlreadyClosing` if it is not live.
+    ///
+    /// ```
+    /// # use interp_guard::{FinalizeError, Registry};
+    /// let registry = Registry::new();
+    /// let id = registry.register("an interpreter").unwrap();
+    /// drop(registry.close_live(id)?);
+    /// assert!(matches!(registry.finalize_live(id, None), Err(FinalizeError::AlreadyClosing)));
+    /// # Ok::<(), interp_guard::CloseError>(())
+    /// ```
+    pub fn finalize_live(
+        &self,
+        id: InterpreterId,
+        timeout: Option<Duration>,
+    ) -> Result<T, FinalizeError<'_, T>> {
+        if blockers::this_thread_blocks(self.table(), id) {
+            return Err(FinalizeError::Drain(Closing::would_deadlock(self, id)));
+        }
+        let closing = self.close_live(id).map_err(FinalizeError::from)?;
+        closing.drain(timeout).map_err(FinalizeError::Drain)
     }
 }
