@@ -7,6 +7,9 @@ import sys
 
 import ig_test
 
+# A shell starts background jobs with SIGINT ignored, and Python then leaves it so; these programs are to take it.
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 START = "import sys, interp_guard, ig_test\n"
 
 
