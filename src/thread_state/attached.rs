@@ -80,10 +80,10 @@ impl<'r, T: Runtime> Attached<'r, T> {
             noted_before: None,
             release: release::<T>,
         };
-        match T::attached() {
+        let serial = match T::attached() {
             Some(state) if T::interpreter_of(state) == id => {
-                level.state = Erased::new(state);
-                level.noted_before = this_thread::set_attached(Some(id));
+                let noted_before = this_thread::set_attached(Some(id));
+                levels::push(Level { state: Erased::new(state), noted_before, ..level })
             }
             other => {
                 // SAFETY: the levels of this table are of its registry's T.
@@ -104,9 +104,9 @@ impl<'r, T: Runtime> Attached<'r, T> {
                 // runtime, or used by an outer level; (2) the caller's promise (1).
                 unsafe { T::attach(state) };
                 this_thread::set_attached(Some(id));
+                levels::push(level)
             }
-        }
-        let serial = levels::push(level);
+        };
         Ok(Self { table, id, serial, interpreter: PhantomData, not_send: PhantomData })
     }
 
@@ -273,6 +273,15 @@ impl<'r, T: Runtime> Attached<'r, T> {
 
 impl<T: Runtime> Drop for Attached<'_, T> {
     fn drop(&mut self) {
+        let attached = T::attached();
+        // SAFETY: this level's states are Ts'.
+        let reused = |level: &Level| unsafe { level.reuses(attached) };
+        if let Some((noted, hold)) = levels::pop_if(self.serial, reused) {
+            // Nothing to restore: what `release` comes to as well, without copying the level.
+            this_thread::set_attached(noted);
+            // SAFETY: popped: put together once.
+            return unsafe { give_up_hold(self.table, hold) };
+        }
         // SAFETY: (1) this level is a T's; (2) `table` is borrowed.
         match unsafe { release::<T>(self.serial) } {
             Ok(()) | Err(ReleaseError::Gone) => {}

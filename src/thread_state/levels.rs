@@ -164,7 +164,7 @@ fn free_if_orphaned() {
 }
 
 /// Enters a level, whose serial number it chooses and returns.
-#[inline]
+#[inline(always)] // a level is large: built where it stays
 pub(crate) fn push(level: Level) -> u64 {
     let levels = match borrow() {
         Some(levels) => levels,
@@ -185,6 +185,19 @@ pub(crate) fn pop() {
             free_if_orphaned();
         }
     }
+}
+
+/// Takes the innermost level away, if it is `serial` and `is` accepts it; then what it noted before and held.
+#[inline(always)] // a level is large: read where it is
+pub(crate) fn pop_if(serial: u64, is: impl FnOnce(&Level) -> bool) -> Option<(Option<InterpreterId>, Hold)> {
+    let levels = borrow()?;
+    let top = levels.stack.last().filter(|top| top.serial == serial && is(top))?;
+    let taken = (top.noted_before, top.hold);
+    levels.stack.pop();
+    if levels.orphaned {
+        free_if_orphaned();
+    }
+    Some(taken)
 }
 
 /// The innermost level.
@@ -282,6 +295,16 @@ impl Level {
             _ => None,
         };
         [own, kept]
+    }
+
+    /// Does the level use what it found attached, and is that attached still?
+    ///
+    /// # Safety
+    /// The level's runtime has `S` for its thread states.
+    #[inline(always)]
+    pub unsafe fn reuses<S: Copy + Eq>(&self, attached: Option<S>) -> bool {
+        // SAFETY: the caller's promise.
+        matches!(self.before, Before::Same) && !self.lost && attached == Some(unsafe { self.state.get() })
     }
 
     /// The level's table.
