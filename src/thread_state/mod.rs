@@ -159,7 +159,7 @@ pub fn ensure_owned<'r, T: Runtime>(guard: Guard<'r, T>) -> Result<Attached<'r, 
 /// # let registry = Registry::new();
 /// # let id = Interpreter::locking().register(&registry)?;
 /// drop(thread_state::ensure_id(&registry, id)?);
-/// registry.finalize(id, None)?;
+/// registry.finalize(id, None).unwrap();
 /// assert_eq!(thread_state::ensure_id(&registry, id).unwrap_err(), EnsureError::NotFound);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
