@@ -110,8 +110,9 @@ fn run(mistake: Option<&str>, target: &str, test: &str) -> (bool, String) {
 
 /// The test sees the mistake, and passes without it, built the same way.
 fn the_test_sees(mistake: &str, target: &str, test: &str) {
-    let (passed, text) = run(Some(mistake), target, test);
-    assert!(!passed, "{mistake}: {target}::{test} saw nothing: {text}");
+    // A race that the mistake opens need not be lost every time: it may show within five runs. Without it, never.
+    let seen = (0..5).any(|_| !run(Some(mistake), target, test).0);
+    assert!(seen, "{mistake}: {target}::{test} saw nothing in five runs");
     let (passed, text) = run(None, target, test);
     assert!(passed, "{target}::{test} fails without any mistake: {text}");
     println!("{mistake}: seen by {target}::{test}");
