@@ -2,7 +2,7 @@
 //!
 //! What `PyGILState_Ensure` and its like promise: from any thread, attached or not, know nothing and get in. It cannot
 //! fail, so at shutdown it does not return: the thread is parked for good. New code uses
-//! [`thread_state::ensure_main`](crate::thread_state::ensure_main), which guards the interpreter and can say no.
+//! [`thread_state::ensure_main`], which guards the interpreter and can say no.
 //!
 //! ```
 //! use interp_guard::{Registry, gilstate};

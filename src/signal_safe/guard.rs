@@ -169,7 +169,7 @@ impl<'t> RawGuard<'t> {
     /// Context: normal, the only thread of a forked child.
     ///
     /// # Safety
-    /// 1. The only thread of a forked child, after [`Table::begin_generation`] and before a slot is vacated.
+    /// 1. The only thread of a forked child, after `Table::begin_generation` and before a slot is vacated.
     /// 2. No bitwise copy of this guard is counted anew.
     pub unsafe fn recount(&mut self, counted_in: u32) {
         if self.generation != counted_in {
