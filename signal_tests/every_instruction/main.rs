@@ -36,14 +36,13 @@ fn main() -> ExitCode {
     ])
 }
 
-/// The long form visits each, the short one each `short`th.
-fn nth(short: u64) -> u64 {
-    if harness::long_form() { 1 } else { short }
-}
-
-/// In a release build each, in a debug one each `debug`th.
-fn each_in_release(debug: u64) -> u64 {
-    if cfg!(debug_assertions) { nth(debug) } else { 1 }
+/// The long form visits each; the short one each `release`th or, of a debug build's many more, each `debug`th.
+fn nth(release: u64, debug: u64) -> u64 {
+    match (harness::long_form(), cfg!(debug_assertions)) {
+        (true, _) => 1,
+        (false, true) => debug,
+        (false, false) => release,
+    }
 }
 
 fn run(plan: Plan, work: fn(&'static Shared, Counters), counters: Counters) {
@@ -66,29 +65,28 @@ fn run(plan: Plan, work: fn(&'static Shared, Counters), counters: Counters) {
 }
 
 fn signal_at_each(counters: Counters) {
-    let plan =
-        Plan::Signal { nth: each_in_release(7), phase: each_in_release(5), nested: each_in_release(29) };
+    let plan = Plan::Signal { nth: nth(1, 37), phase: nth(1, 5), nested: nth(1, 149) };
     run(plan, stepped::every_operation, counters);
 }
 
 fn beside(counters: Counters) {
     // A sample in release too: what walks the whole ledger takes many instructions.
-    let plan = Plan::Signal { nth: nth(11), phase: nth(5), nested: nth(61) };
+    let plan = Plan::Signal { nth: nth(11, 101), phase: nth(5, 11), nested: nth(61, 307) };
     run(plan, stepped::recorded_pushed_forked, counters);
 }
 
 fn child_beside(counters: Counters) {
-    run(Plan::Child { nth: nth(223) }, stepped::recorded_pushed_forked, counters);
+    run(Plan::Child { nth: nth(223, 1009) }, stepped::recorded_pushed_forked, counters);
 }
 
 fn child_at_each(counters: Counters) {
-    run(Plan::Child { nth: nth(211) }, stepped::every_operation, counters);
+    run(Plan::Child { nth: nth(211, 1009) }, stepped::every_operation, counters);
 }
 
 fn waiting(counters: Counters) {
-    run(Plan::Child { nth: nth(31) }, stepped::waiting, counters);
+    run(Plan::Child { nth: nth(31, 211) }, stepped::waiting, counters);
 }
 
 fn intruded(counters: Counters) {
-    run(Plan::Child { nth: nth(3) }, stepped::intruded, counters);
+    run(Plan::Child { nth: nth(3, 31) }, stepped::intruded, counters);
 }
