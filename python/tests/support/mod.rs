@@ -128,7 +128,7 @@ impl Python {
     }
 }
 
-/// The package as Python finds it: the sources, and the library that cargo built.
+/// The package as Python finds it: the sources, and the library that cargo builds.
 #[derive(Clone)]
 pub struct Package {
     pub root: PathBuf,
@@ -142,13 +142,16 @@ impl Package {
         let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("stage-{}", std::process::id()));
         let package = root.join("interp_guard");
         copy_folder(&sources, &package);
-        let program = std::env::current_exe().expect("a test has a path");
-        let library =
-            program.ancestors().skip(1).take(2).map(|folder| folder.join("libinterp_guard_native.so"));
-        let library = library.filter(|path| path.is_file()).max_by_key(|path| {
-            path.metadata().and_then(|data| data.modified()).expect("a built file has a time")
-        });
-        let library = library.expect("cargo builds a package's library before its tests");
+        // `cargo test` does not build a library that no test links: a target folder of its own, beside what it holds.
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("library");
+        let built = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--package", env!("CARGO_PKG_NAME"), "--lib", "--target-dir"])
+            .arg(&target)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .status()
+            .expect("cargo runs");
+        assert!(built.success(), "the library does not build");
+        let library = target.join("debug/libinterp_guard_native.so");
         fs::copy(library, package.join("_native.abi3.so")).expect("stage the library");
         Self { root, extensions: Arc::default() }
     }
