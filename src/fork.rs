@@ -185,7 +185,7 @@ impl<T: Send + Sync + 'static> Registry<T> {
     /// If this thread has not called `before_fork`, or the registry was moved since.
     pub unsafe fn after_fork_child(&self, kept: &mut [&mut Guard<'_, T>]) {
         let keep = |counted_in| {
-            for guard in kept.iter_mut().filter(|guard| std::ptr::eq(guard.raw().table(), self.table())) {
+            for guard in kept.iter_mut().filter(|guard| std::ptr::eq(guard.as_raw().table(), self.table())) {
                 // SAFETY: (1) to (3) of the caller's promises; `in_child` has begun a generation.
                 unsafe { guard.raw_mut().recount(counted_in) };
             }

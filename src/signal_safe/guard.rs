@@ -319,10 +319,6 @@ impl<'r, T> Guard<'r, T> {
         self.raw.is_closing()
     }
 
-    pub(crate) fn raw(&self) -> &RawGuard<'r> {
-        &self.raw
-    }
-
     pub(crate) fn raw_mut(&mut self) -> &mut RawGuard<'r> {
         &mut self.raw
     }

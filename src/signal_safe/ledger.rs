@@ -205,6 +205,7 @@ impl Ledger {
             let sequence = entry.sequence.load(Ordering::Relaxed) | 1;
             // R2. Pairs with the Acquire fence in `Entry::read` (L3).
             fence(Ordering::Release);
+            // Relaxed, all of them: this thread alone has the entry (L1), and R3 publishes them.
             entry.id.store(id.bits() as i64, Ordering::Relaxed);
             entry.since.store(sys::monotonic_nanos(), Ordering::Relaxed);
             entry.site.store(site.0, Ordering::Relaxed);
