@@ -133,6 +133,7 @@ fn full_under_churn() {
                         }
                     }
                     for id in mine {
+                        registered.fetch_sub(1, SeqCst);
                         registry.finalize(id, None).expect("no guard is kept");
                     }
                 });
