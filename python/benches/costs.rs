@@ -6,7 +6,7 @@
 mod support;
 
 fn main() {
-    let package = support::Package::stage();
+    let package = support::Package::stage(true);
     for python in support::find_pythons() {
         let measured = package
             .extension_for(&python)

@@ -4,11 +4,16 @@
 //! and the library that cargo has just built. It passes if it ends by itself, in time, with status 0 and has
 //! said `ok`: a program that ends early by accident has not. `INTERP_GUARD_LONG=1` asks for the long forms.
 //!
+//! The long forms run on the library as it is in the wheel, the short ones on one with debug assertions.
+//! Lines `record: what | result` of the programs make the table that is printed at the end.
+//!
 //! Pythons are looked for on `PATH` and in `~/.pyenv/versions`. What is found is printed; a machine without any fails.
 
 mod support;
 
 use libtest_mimic::{Arguments, Failed, Trial};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use support::{Package, Python};
 
 /// Scenarios, and whether they need the C extension in `tests/extension`.
@@ -31,11 +36,12 @@ enum Needs {
 
 fn main() {
     let arguments = Arguments::from_args();
-    let package = Package::stage();
+    let package = Package::stage(support::is_long());
     let pythons = support::find_pythons();
     for python in &pythons {
         eprintln!("using CPython {} at {}", python.version, python.executable.display());
     }
+    let records = Arc::new(Mutex::new(Vec::new()));
     let mut trials = vec![Trial::test("a Python was found", {
         let found = !pythons.is_empty();
         move || {
@@ -48,24 +54,60 @@ fn main() {
             move || Ok(package.check_header(&python)?)
         }));
         for &(program, needs) in PROGRAMS {
-            let (python, package) = (python.clone(), package.clone());
+            let (python, package, records) = (python.clone(), package.clone(), records.clone());
             let name = format!("{}::{program}", python.version);
-            trials.push(Trial::test(name, move || run(&python, &package, program, needs)));
+            trials.push(Trial::test(name, move || {
+                let said = run(&python, &package, program, needs)?;
+                let mut records = records.lock().unwrap_or_else(PoisonError::into_inner);
+                records.extend(said.lines().filter_map(|line| Record::read(line, &python.version)));
+                Ok(())
+            }));
         }
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
     package.remove();
+    print_table(&records.lock().unwrap_or_else(PoisonError::into_inner));
     conclusion.exit()
 }
 
-fn run(python: &Python, package: &Package, program: &str, needs: Needs) -> Result<(), Failed> {
+/// What a program says that it found out.
+struct Record {
+    version: String,
+    what: String,
+    result: String,
+}
+
+impl Record {
+    fn read(line: &str, version: &str) -> Option<Self> {
+        let (what, result) = line.strip_prefix("record: ")?.split_once(" | ")?;
+        Some(Self { version: version.into(), what: what.into(), result: result.into() })
+    }
+}
+
+/// The records as a table, by what they are of, in the order in which they came. Versions that agree share a row.
+fn print_table(records: &[Record]) {
+    println!("\n| what | found | CPython |\n|---|---|---|");
+    let mut seen = BTreeSet::new();
+    for Record { what, .. } in records.iter().filter(|record| seen.insert(&record.what)) {
+        let results: Vec<_> = records.iter().filter(|record| record.what == *what).collect();
+        let mut shown = BTreeSet::new();
+        for Record { result, .. } in results.iter().filter(|record| shown.insert(&record.result)) {
+            let agree = results.iter().filter(|record| record.result == *result);
+            let versions: Vec<_> = agree.map(|record| record.version.as_str()).collect();
+            println!("| {what} | {result} | {} |", versions.join(", "));
+        }
+    }
+}
+
+/// What the program said, if it ended well.
+fn run(python: &Python, package: &Package, program: &str, needs: Needs) -> Result<String, Failed> {
     let mut path = vec![package.root.clone()];
     if needs == Needs::Extension {
         path.push(package.extension_for(python)?);
     }
     let output = python.run(program, &path)?;
     if output.status.success() && output.stdout.lines().any(|line| line == "ok") {
-        return Ok(());
+        return Ok(output.stdout);
     }
     Err(format!("{}\n--- stdout\n{}\n--- stderr\n{}", output.status, output.stdout, output.stderr).into())
 }

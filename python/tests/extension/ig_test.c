@@ -538,22 +538,24 @@ static PyObject *sub_cycle(PyObject *self, PyObject *code) {
 
 static atomic_long delivered, found, finalizing, not_found, in_handler_wrong;
 static int by_view;
-static int64_t watched_id;
+static _Atomic int64_t watched_id;
+static PyInterpreterView *_Atomic watched_view;
 static atomic_int stop;
 
 static void on_signal(int number) {
     (void)number;
     int before = errno;
-    int64_t ids[3] = {0, watched_id, 1L << 50};
+    int64_t ids[3] = {0, watched_id, (int64_t)1 << 50};
     for (int i = 0; i < 3; i++) {
-        if (by_view && i == 0) {
-            PyInterpreterView *view = PyInterpreterView_FromMain();
-            PyInterpreterGuard *guard = PyInterpreterGuard_FromView(view);
+        if (by_view && i < 2) {
+            PyInterpreterView *view = i == 0 ? PyInterpreterView_FromMain() : watched_view;
+            PyInterpreterGuard *guard = view == NULL ? NULL : PyInterpreterGuard_FromView(view);
             if (guard != NULL) {
                 found++;
                 PyInterpreterGuard_Close(guard);
             } else {
-                in_handler_wrong++; /* main is live throughout */
+                not_found++; /* or finalizing: a view does not say */
+                in_handler_wrong += i == 0; /* main is live throughout */
             }
             continue;
         }
@@ -644,7 +646,8 @@ static PyObject *signals(PyObject *self, PyObject *arguments) {
     sigaction(SIGUSR1, &action, NULL);
     delivered = found = finalizing = not_found = in_handler_wrong = 0;
     stop = 0;
-    watched_id = 1;
+    watched_id = (int64_t)1 << 39; /* nobody's, until there is a subinterpreter */
+    watched_view = NULL;
     wanted = count;
     Wrong wrong = NULL;
     long cycles = 0;
@@ -655,6 +658,7 @@ static PyObject *signals(PyObject *self, PyObject *arguments) {
             Sub sub;
             if (!(wrong = sub_begin(&sub, 0))) {
                 watched_id = sub.id;
+                watched_view = sub.view;
                 sub_end(&sub);
             }
             cycles++;
@@ -662,12 +666,17 @@ static PyObject *signals(PyObject *self, PyObject *arguments) {
         timer_delete(timer);
     } else {
         void *(*loop)(void *) = strcmp(target, "ensure") == 0 ? loop_on_ensure : loop_on_guards;
-        pthread_t looping;
-        void *result = "no thread";
+        pthread_t looping[3];
         Py_BEGIN_ALLOW_THREADS
-        if (pthread_create(&looping, NULL, loop, NULL) == 0) pthread_join(looping, &result);
+        for (int i = 0; i < 3; i++) {
+            if (pthread_create(&looping[i], NULL, loop, NULL) != 0) abort();
+        }
+        for (int i = 0; i < 3; i++) {
+            void *result;
+            pthread_join(looping[i], &result);
+            if (result != NULL) wrong = (Wrong)result;
+        }
         Py_END_ALLOW_THREADS
-        wrong = (Wrong)result;
     }
     if (wrong) return PyErr_Format(PyExc_AssertionError, "%s", wrong);
     return Py_BuildValue("{s:l,s:l,s:l,s:l,s:l,s:l}", "delivered", (long)delivered, "found", (long)found,
@@ -707,6 +716,15 @@ static PyObject *give_back(PyObject *self, PyObject *unused) {
     pthread_create(&thread, NULL, give_back_when_told, NULL);
     pthread_detach(thread);
     Py_RETURN_NONE;
+}
+
+/* Closes a guard and then, zeroed, again: the status of the second. */
+static PyObject *close_twice(PyObject *self, PyObject *unused) {
+    (void)self, (void)unused;
+    InterpGuard guard;
+    InterpGuard_Lookup(InterpGuard_CurrentID(), &guard);
+    InterpGuard_Close(&guard);
+    return PyLong_FromLong(InterpGuard_Close(&guard));
 }
 
 /* Closes a guard and then a copy of it: the status of the second. */
@@ -940,6 +958,7 @@ static PyMethodDef methods[] = {
     {"leave_level", leave_level, METH_NOARGS, NULL},
     {"leave_guard", leave_guard, METH_NOARGS, NULL},
     {"give_back", give_back, METH_NOARGS, NULL},
+    {"close_twice", close_twice, METH_NOARGS, NULL},
     {"close_copy", close_copy, METH_NOARGS, NULL},
     {"starve", starve, METH_NOARGS, NULL},
     {"reinitialize_at_exit", reinitialize_at_exit, METH_NOARGS, NULL},

@@ -1,5 +1,6 @@
 """Forks while four native threads are in and out of ensure: every child ends, whatever its parent's threads held."""
 
+import atexit
 import os
 import signal
 import sys
@@ -20,6 +21,7 @@ while ig_test.pool_calls() < 50:
 forks = 1000 if long else 20
 mine = interp_guard.lookup(0)
 for number in range(forks):
+    reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         signal.alarm(60)  # the child that hangs is killed, and noticed
@@ -29,16 +31,21 @@ for number in range(forks):
             assert interp_guard.holders(0) == 1
         mine.close()
         assert interp_guard.holders(0) == 0
+        os.close(reader)
+        atexit.register(os.write, writer, b"atexit")
         sys.exit(7)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as told:
+        assert told.read() == b"atexit", number
     _, status = os.waitpid(child, 0)
     assert os.WIFEXITED(status) and os.WEXITSTATUS(status) == 7, (number, status)
 mine.close()
-print(f"os.fork: {forks} children ended by sys.exit")
+print(f"record: os.fork with 4 threads in ensure | {forks} children ran atexit and ended by sys.exit")
 
 # Raw fork(2): our table works in the child, which ends by _exit.
 forks = 200 if long else 10
 ig_test.raw_forks(forks)
-print(f"fork: {forks} children looked up, dropped, closed and drained")
+print(f"record: raw fork with 4 threads in ensure | {forks} children looked up, dropped, closed, drained and ended by _exit")
 
 
 # os.fork inside an ensure: the level is the child's too.

@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 /// A program that has not ended by then hangs.
-const WATCHDOG: Duration = Duration::from_secs(240);
+fn watchdog() -> Duration {
+    Duration::from_secs(if is_long() { 3600 } else { 240 })
+}
 
 /// Are the long forms asked for?
 pub fn is_long() -> bool {
@@ -102,7 +104,7 @@ impl Python {
         let group = child.id() as libc::pid_t;
         let (ended, watch) = mpsc::channel::<()>();
         let watchdog = std::thread::spawn(move || {
-            let late = watch.recv_timeout(WATCHDOG) == Err(mpsc::RecvTimeoutError::Timeout);
+            let late = watch.recv_timeout(watchdog()) == Err(mpsc::RecvTimeoutError::Timeout);
             if late {
                 // SAFETY: sends signals to the process group made above. faulthandler prints where it hangs.
                 unsafe {
@@ -137,21 +139,25 @@ pub struct Package {
 }
 
 impl Package {
-    pub fn stage() -> Self {
+    /// With the library that the wheel would have, or one with debug assertions.
+    pub fn stage(as_in_the_wheel: bool) -> Self {
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("interp_guard");
         let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("stage-{}", std::process::id()));
         let package = root.join("interp_guard");
         copy_folder(&sources, &package);
         // `cargo test` does not build a library that no test links: a target folder of its own, beside what it holds.
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("library");
+        // The wheel's is what pyproject.toml says.
+        let (profile, folder) = if as_in_the_wheel { ("c-library", "c-library") } else { ("dev", "debug") };
         let built = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--package", env!("CARGO_PKG_NAME"), "--lib", "--target-dir"])
+            .args(["build", "--quiet", "--package", env!("CARGO_PKG_NAME"), "--lib"])
+            .args(["--profile", profile, "--target-dir"])
             .arg(&target)
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .status()
             .expect("cargo runs");
         assert!(built.success(), "the library does not build");
-        let library = target.join("debug/libinterp_guard_native.so");
+        let library = target.join(folder).join("libinterp_guard_native.so");
         fs::copy(library, package.join("_native.abi3.so")).expect("stage the library");
         Self { root, extensions: Arc::default() }
     }
