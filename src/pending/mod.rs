@@ -143,6 +143,11 @@ impl<'r, T> PendingCall<'r, T> {
         self.data
     }
 
+    /// The guard, the function and the word: for a runner that calls functions of another language.
+    pub fn into_parts(self) -> (Guard<'r, T>, Call<T>, usize) {
+        (self.guard, self.call, self.data)
+    }
+
     /// Runs it, and gives its guard up.
     pub fn run(self) {
         (self.call)(&self.guard, self.data);
@@ -261,6 +266,21 @@ impl<'r, T: Send + Sync + 'static> PendingQueue<'r, T> {
         self.inner.run_pending()
     }
 
+    /// Gives up the guards of the calls that wait, without running them. So does the drop of the last clone; but in a
+    /// forked child, the clone of a worker that has gone is never dropped.
+    ///
+    /// Context: normal. O(capacity).
+    pub fn discard(&self) {
+        self.inner.discard();
+    }
+
+    /// Is the calling thread inside one of this queue's calls?
+    ///
+    /// Context: normal.
+    pub fn is_running_here(&self) -> bool {
+        running::this_thread_runs_a_call_from(&self.inner)
+    }
+
     /// The registry that this queue is bound to.
     ///
     /// Context: any, async-signal-safe.
@@ -317,6 +337,13 @@ impl<T: Send + Sync + 'static> Inner<'_, T> {
         ran
     }
 
+    fn discard(&self) {
+        let ring = &self.queue.ring;
+        for entry in ring.ready(u64::MAX, None).filter_map(|found| ring.take(found)) {
+            drop(self.claim(entry));
+        }
+    }
+
     /// Makes an entry a call again. `None` for one whose guard was taken before a fork: it protects nothing any more.
     fn claim(&self, entry: Entry) -> Option<PendingCall<'_, T>> {
         // SAFETY: (1) `push` took the parts from a guard of this registry; (2) the entry was taken once.
@@ -342,10 +369,7 @@ impl<T: Send + Sync + 'static> Inner<'_, T> {
 
 impl<T: Send + Sync + 'static> Drop for Inner<'_, T> {
     fn drop(&mut self) {
-        let ring = &self.queue.ring;
-        for entry in ring.ready(u64::MAX, None).filter_map(|found| ring.take(found)) {
-            drop(self.claim(entry));
-        }
+        self.discard();
     }
 }
 

@@ -56,6 +56,11 @@ pub(crate) fn this_thread_runs_a_call_of(table: &Table, id: InterpreterId) -> bo
     calls().any(|call| ptr::eq(call.table, table) && call.id == id)
 }
 
+/// Is the calling thread inside a pending call from `queue`?
+pub(super) fn this_thread_runs_a_call_from<T: Send + Sync + 'static>(queue: &Inner<'_, T>) -> bool {
+    calls().any(|call| ptr::eq(call.queue, ptr::from_ref(queue).cast()))
+}
+
 /// For a drain inside a pending call, on the thread that serves the queue: runs what is queued for `id`, which would
 /// wait for that very thread otherwise.
 pub(crate) fn run_own<T: Send + Sync + 'static>(registry: &Registry<T>, id: InterpreterId) {

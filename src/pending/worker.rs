@@ -7,6 +7,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::{SigSet, SigmaskHow};
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::thread::JoinHandleExt;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
@@ -89,7 +90,10 @@ impl Worker {
             return Ran::default();
         }
         let _ = self.stop.write(1); // fails only if it is readable already
-        if thread.thread().id() == thread::current().id() {
+        // Not by `thread::current`: for a thread that Rust did not start, that makes a record which goes when the thread ends,
+        // and until then a library that was loaded at run time cannot be unloaded.
+        // SAFETY: no requirements.
+        if thread.as_pthread_t() == unsafe { libc::pthread_self() } {
             return Ran::default();
         }
         thread.join().unwrap_or_default() // it does not panic: calls' panics are contained

@@ -3,6 +3,7 @@
 use super::{CloseError, Registry};
 use crate::blockers;
 use crate::finalizer::{Closing, FinalizeError};
+use crate::pending::Waiting;
 use crate::signal_safe::word::InterpreterId;
 use std::time::Duration;
 
@@ -75,5 +76,22 @@ impl<T: Send + Sync + 'static> Registry<T> {
         }
         let closing = self.close_live(id).map_err(FinalizeError::from)?;
         closing.drain(timeout).map_err(FinalizeError::Drain)
+    }
+
+    /// The pending queues in which calls of an interpreter wait: what a drain's report would say of them.
+    ///
+    /// Context: normal. O(capacity of the queues).
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, pending::PendingQueue};
+    /// let registry = Registry::new();
+    /// let id = registry.register("an interpreter").unwrap();
+    /// let queue = PendingQueue::new(&registry)?;
+    /// queue.push(registry.lookup(id)?, |_, _| (), 0).unwrap();
+    /// assert_eq!(registry.waiting(id)[0].calls, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn waiting(&self, id: InterpreterId) -> Vec<Waiting> {
+        self.lock().as_ref().map(|book| book.waiting(id)).unwrap_or_default()
     }
 }

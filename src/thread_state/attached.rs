@@ -209,9 +209,7 @@ impl<'r, T: Runtime> Attached<'r, T> {
         if T::attached() != Some(state) {
             return Ok(f());
         }
-        this_thread::set_attached(None);
-        // SAFETY: it is attached, as just asked.
-        unsafe { T::detach(state) };
+        detach_for_now::<T>(state);
         let section = Detached { attached: self, state };
         let result = f();
         mem::forget(section);
@@ -263,11 +261,8 @@ impl<'r, T: Runtime> Attached<'r, T> {
         level.expect("a later ensure of this thread has not been released")
     }
 
-    /// The end of an allow-threads section.
     fn attach_again(&self, state: T::ThreadState) -> Result<(), LookupError> {
-        attach_kept::<T>(self.table, self.id, state).inspect_err(|_| levels::lose(self.table, self.id))?;
-        this_thread::set_attached(Some(self.id));
-        Ok(())
+        attach_again::<T>(self.table, self.id, state)
     }
 }
 
@@ -310,6 +305,24 @@ impl<T: Runtime> Drop for Detached<'_, '_, T> {
             let _ = self.attached.attach_again(self.state);
         }
     }
+}
+
+/// The beginning of an allow-threads section. `state` is attached.
+pub(super) fn detach_for_now<T: Runtime>(state: T::ThreadState) {
+    this_thread::set_attached(None);
+    // SAFETY: it is attached, say the callers, who have just asked.
+    unsafe { T::detach(state) };
+}
+
+/// The end of an allow-threads section.
+pub(super) fn attach_again<T: Runtime>(
+    table: &Table,
+    id: InterpreterId,
+    state: T::ThreadState,
+) -> Result<(), LookupError> {
+    attach_kept::<T>(table, id, state).inspect_err(|_| levels::lose(table, id))?;
+    this_thread::set_attached(Some(id));
+    Ok(())
 }
 
 /// Attaches where a level of this thread guards the interpreter, or else through the gate: for as long as another's

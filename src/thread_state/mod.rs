@@ -41,7 +41,7 @@ mod token;
 pub use attached::Attached;
 pub use error::{EnsureError, EnsureOwnedError, Finalized, HoldError, ReleaseError};
 pub use runtime::{CreateError, Runtime};
-pub use token::{Token, is_daemon, set_innermost_daemon};
+pub use token::{Token, allow_threads_begin, is_daemon, set_innermost_daemon};
 
 use crate::signal_safe::guard::RawGuard;
 use crate::signal_safe::this_thread;

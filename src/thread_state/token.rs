@@ -1,9 +1,10 @@
 //! Levels as numbers: for callers that cannot use RAII.
 
-use super::attached::{innermost, set_daemon};
+use super::attached::{attach_again, detach_for_now, innermost, set_daemon};
 use super::levels::{self, Hold, Level, TableRef};
 use super::{ReleaseError, Runtime};
 use crate::{LookupError, Registry};
+use std::any::TypeId;
 use std::num::NonZeroU64;
 
 /// An ensure level of this thread, as a number that C can keep: never 0.
@@ -68,6 +69,33 @@ impl Token {
         self.release_own()
     }
 
+    /// Ends the allow-threads section that [`allow_threads_begin`] began: attaches again. While the level holds a guard, it
+    /// cannot be refused.
+    ///
+    /// Context: normal; waits as the runtime does to attach.
+    ///
+    /// `None`, with nothing changed, if the token is not the thread's innermost level, or if something is attached.
+    ///
+    /// # Errors
+    /// A daemon whose interpreter has been finalized, or is at the point of it: nothing is attached from here on, and the
+    /// level is to be released still.
+    ///
+    /// # Safety
+    /// As for [`release`](Self::release).
+    pub unsafe fn allow_threads_end<T: Runtime>(self) -> Option<Result<(), LookupError>> {
+        let level = innermost(self.to_bits()).ok().filter(|level| level.runtime == TypeId::of::<T>())?;
+        if level.lost {
+            return Some(Err(LookupError::NotFound));
+        }
+        if T::attached().is_some() {
+            return None;
+        }
+        // SAFETY: the caller's promise.
+        let table = unsafe { level.table() };
+        // SAFETY: the level is of this runtime, as asked above.
+        Some(attach_again::<T>(table, level.id, unsafe { level.state.get() }))
+    }
+
     /// [`release`](Self::release), where a borrow of the registry shows that it lives.
     pub(super) fn release_own(self) -> Result<(), ReleaseError> {
         let level = innermost(self.to_bits())?;
@@ -99,4 +127,36 @@ pub fn set_innermost_daemon<T: Runtime>(
 ) -> Option<Result<(), LookupError>> {
     let level = innermost_of(registry)?;
     Some(set_daemon(registry.table(), &level, daemon))
+}
+
+/// [`Attached::allow_threads`](super::Attached::allow_threads) in two halves: detaches what the calling thread's innermost
+/// level has attached, until [`Token::allow_threads_end`]. Ensures in between are released before that.
+///
+/// `None` if nothing was detached: because nothing is attached, or not what the innermost level has attached.
+///
+/// Context: normal.
+///
+/// ```
+/// # use interp_guard::{Registry, thread_state};
+/// # use refruntime::Interpreter;
+/// # let registry = Registry::new();
+/// # let id = Interpreter::locking().register(&registry)?;
+/// let attached = thread_state::ensure_id(&registry, id)?;
+/// let section = thread_state::allow_threads_begin::<Interpreter>().expect("attached");
+/// assert_eq!(thread_state::current_id(), None);
+/// assert!(thread_state::allow_threads_begin::<Interpreter>().is_none());
+/// // SAFETY: the registry is still there.
+/// unsafe { section.allow_threads_end::<Interpreter>() }.expect("the innermost level")?;
+/// assert_eq!(thread_state::current_id(), Some(id));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn allow_threads_begin<T: Runtime>() -> Option<Token> {
+    let state = T::attached()?;
+    let level = levels::top().filter(|top| top.runtime == TypeId::of::<T>())?;
+    // SAFETY: the level is of this runtime, as asked above.
+    if unsafe { level.state.get::<T::ThreadState>() } != state {
+        return None;
+    }
+    detach_for_now::<T>(state);
+    Some(Token::new(level.serial))
 }
