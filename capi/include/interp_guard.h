@@ -17,7 +17,8 @@
  * a pointer to something else, a registry used after it was freed, the content of a guard tampered with.
  *
  * Long jumps. A siglongjmp, or an asynchronous cancellation, out of a handler that holds a guard, or that interrupted
- * ig_lookup, ig_guard_dup or ig_guard_close, loses count of a guard: that interpreter can then no longer be drained.
+ * ig_lookup, ig_guard_dup, ig_guard_close or ig_pending_push, loses count of a guard: that interpreter can then no longer be
+ * drained.
  */
 
 
@@ -61,6 +62,11 @@
 #define IG_LEDGER 4
 
 /**
+ * For ig_pending_new: run each call attached to its interpreter, inside an ensure of the queue's own.
+ */
+#define IG_PENDING_ATTACHED 1
+
+/**
  * What a call says. The numbers are stable; new ones are only added at the end.
  */
 typedef enum ig_status {
@@ -77,7 +83,7 @@ typedef enum ig_status {
      */
     IG_FINALIZING = 2,
     /**
-     * As many interpreters are registered as the registry has capacity for.
+     * As many interpreters are registered as the registry has capacity for, or as many calls wait as the queue has.
      */
     IG_FULL = 3,
     /**
@@ -113,6 +119,15 @@ typedef enum ig_status {
      */
     IG_INTERNAL = 11,
 } ig_status;
+
+/**
+ * A queue of pending calls, bound to a registry: handlers push, normal threads run. Opaque.
+ *
+ * A call that waits keeps its interpreter, but a queue is in no finalizer's way: closing an interpreter wakes whoever serves
+ * the queue, and where nobody does, ig_report names it. ig_finalize inside a pending call of that interpreter answers
+ * IG_WOULD_DEADLOCK.
+ */
+typedef struct ig_pending ig_pending;
 
 /**
  * A set of interpreters, looked up by ID from any context. Opaque.
@@ -160,6 +175,21 @@ typedef struct ig_runtime {
      */
     void (*destroy)(void *state);
 } ig_runtime;
+
+/**
+ * What was run.
+ */
+typedef struct ig_ran {
+    /**
+     * Calls that were taken from the queue, those that failed included.
+     */
+    uint64_t calls;
+    /**
+     * Calls with IG_PENDING_ATTACHED that were not run, because the runtime could not make a thread state, or that left an
+     * ensure of theirs unreleased. Standard error says of each what it was.
+     */
+    uint64_t failed;
+} ig_ran;
 
 #ifdef __cplusplus
 extern "C" {
@@ -271,13 +301,14 @@ ig_status ig_registry_new(size_t capacity, ig_registry **out);
 ig_status ig_registry_new_with(size_t capacity, unsigned int wishes, ig_registry **out);
 
 /**
- * Frees a registry in which no interpreter is left.
+ * Frees a registry in which no interpreter is left and to which no pending queue is bound.
  *
  * The caller sees to it that no other call on this registry is in progress, in a signal handler neither, and none comes
  * later: an ig_guard_close that let an ig_drain return may itself still be on its way out.
  *
  * Context: normal.
- * Returns: IG_OK; IG_INVALID if `registry` is null, or has interpreters left (and so, perhaps, guards): then it is as it was.
+ * Returns: IG_OK; IG_INVALID if `registry` is null, or has interpreters left (and so, perhaps, guards) or queues: then it is as
+ * it was.
  * Ownership: with IG_OK the registry is gone.
  */
 ig_status ig_registry_free(ig_registry *registry);
@@ -349,8 +380,8 @@ IG_MUST_USE ig_status ig_finalize(ig_registry *registry, int64_t id, int64_t tim
 ig_status ig_outstanding(ig_registry *registry, int64_t id, uint64_t *count);
 
 /**
- * Writes who holds guards of an interpreter, as a table for people: thread, call site, age. Without a ledger, how many there
- * are.
+ * Writes what keeps an interpreter from finalizing, for people: how many guards are out; with the ledger on, who holds them
+ * (thread, call site, age); and in which pending queues calls for it wait.
  *
  * Works as snprintf does: writes at most `size` bytes, the terminating zero included, and says how long the whole text is.
  *
@@ -412,6 +443,30 @@ ig_status ig_ensure_id(ig_registry *registry, int64_t id, uint64_t *token);
 ig_status ig_release(uint64_t token);
 
 /**
+ * Begins an allow-threads section: detaches what this thread's innermost ensure has attached, so that others can run while this
+ * thread waits for something. Where nothing is attached there is nothing to do, and that is no error; so sections nest, and
+ * code that cannot know may use them too.
+ *
+ * Context: normal.
+ * Returns: IG_OK, with what ig_allow_threads_end wants in `*section`; IG_INVALID, and 0 there, if something is attached that the
+ * innermost ensure did not attach, for a null argument, or without ig_runtime_set.
+ * Ownership: what a level guards stays guarded. The thread owes one ig_allow_threads_end, and before that the release of
+ * every ensure inside the section.
+ */
+ig_status ig_allow_threads_begin(uint64_t *section);
+
+/**
+ * Ends an allow-threads section: attaches again what ig_allow_threads_begin has detached. Under a guard, also while the
+ * interpreter is closing, it cannot be refused and never hangs.
+ *
+ * Context: normal; waits as the runtime's `attach` does.
+ * Returns: IG_OK, also for 0, the section in which nothing was detached; IG_INVALID if `section` is none of this thread's
+ * innermost level, or if something is attached: then nothing has changed; IG_FINALIZING or IG_NOT_FOUND if the level is a daemon
+ * and its interpreter is about to be handed back, or has been: nothing is attached, and the level owes its ig_release still.
+ */
+ig_status ig_allow_threads_end(uint64_t section);
+
+/**
  * With 1, gives up the guard of this thread's innermost level: the interpreter may finalize under it. With 0, takes one again.
  *
  * Context: normal.
@@ -436,6 +491,83 @@ ig_status ig_is_daemon(ig_registry *registry, int *daemon);
  * Touches: two words in the static block of this thread, which is there from the thread's beginning.
  */
 int64_t ig_current_id(void);
+
+/**
+ * Makes a queue with room for `capacity` calls, 1 to 2^20. `name` is what ig_report calls it, and is copied; NULL: "pending".
+ * `wishes` is 0 or IG_PENDING_ATTACHED.
+ *
+ * Context: normal; allocates; takes the registry's mutex.
+ * Returns: IG_OK; IG_UNAVAILABLE if the system has no descriptor to give or the registry could not set itself up; IG_INVALID
+ * for a null `registry` or `out`, a capacity out of range, an unknown wish, or IG_PENDING_ATTACHED without ig_runtime_set.
+ * Ownership: with IG_OK, `*out` is the caller's, who owes one ig_pending_free before the registry is freed; else it is NULL.
+ */
+ig_status ig_pending_new(ig_registry *registry, size_t capacity, const char *name, unsigned int wishes, ig_pending **out);
+
+/**
+ * Frees a queue: stops its worker, if it has one, which runs what waits; where there is none, calls that wait are not run, and
+ * their guards are given up.
+ *
+ * The caller sees to it that no other call on this queue is in progress, in a signal handler neither, and none comes later.
+ *
+ * Context: normal; blocks while the worker finishes.
+ * Returns: IG_OK; IG_WOULD_DEADLOCK from inside one of the queue's calls: then it is as it was; IG_INVALID for a null
+ * argument.
+ * Ownership: with IG_OK the queue is gone.
+ */
+ig_status ig_pending_free(ig_pending *pending);
+
+/**
+ * Leaves `call(guard, data)` for whoever serves the queue, and wakes them. One thread that serves it runs calls in the order
+ * of their pushes.
+ *
+ * `call` runs on a normal thread, once, with a guard of its own, which is closed after it unless the call did so itself. It
+ * must not longjmp or throw.
+ *
+ * Context: any, async-signal-safe, wait-free, re-entrant to any depth.
+ * Returns: IG_OK; IG_FULL; IG_INVALID for a null `pending`, `guard` or `call`, for a zeroed guard and one of another registry.
+ * Ownership: with IG_OK the guard is the queue's, and `*guard` zeroed; else it stays the caller's. `data` stays the caller's,
+ * and may be NULL.
+ * Touches: the queue, the registry's table (read), `*guard`; one write to the queue's eventfd; if the interpreter is closing,
+ * one futex system call. No lock, no allocation, no errno, no thread-local storage.
+ */
+IG_MUST_USE ig_status ig_pending_push(ig_pending *pending, ig_guard *guard, void (*call)(ig_guard *guard, void *data), void *data);
+
+/**
+ * The queue's eventfd, readable while calls wait: for the program's own event loop, which then calls ig_pending_run.
+ *
+ * Context: any, async-signal-safe.
+ * Returns: the descriptor; -1 for a null argument.
+ * Ownership: the queue's. Nobody else reads or closes it.
+ * Touches: the queue (read).
+ */
+int ig_pending_fd(const ig_pending *pending);
+
+/**
+ * Runs the calls that wait, on this thread; those that are pushed meanwhile not included.
+ *
+ * Context: normal; takes as long as the calls do.
+ * Returns: IG_OK, with what was run in `*ran`, if that is not NULL; IG_INVALID for a null `pending`.
+ */
+ig_status ig_pending_run(ig_pending *pending, ig_ran *ran);
+
+/**
+ * Starts a thread that runs the queue's calls as they come. All signals are blocked on it.
+ *
+ * Context: normal; allocates.
+ * Returns: IG_OK; IG_UNAVAILABLE if the system has no thread or descriptor to give; IG_INVALID for a null argument, or if the
+ * queue has a worker.
+ */
+ig_status ig_pending_start_worker(ig_pending *pending);
+
+/**
+ * Lets the worker finish its call, run what is queued by then, and end; waits for that. In a forked child, which has no such
+ * thread, it forgets the worker, and another may be started.
+ *
+ * Context: normal; blocks.
+ * Returns: IG_OK, with what the worker ran in its life in `*ran`, if that is not NULL; IG_WOULD_DEADLOCK from inside one of the
+ * queue's calls; IG_INVALID for a null `pending`, or if it has no worker.
+ */
+ig_status ig_pending_stop_worker(ig_pending *pending, ig_ran *ran);
 
 /**
  * Before a fork: blocks this thread's signals and takes the registry's mutex, until ig_after_fork_parent or

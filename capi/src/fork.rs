@@ -79,7 +79,7 @@ pub unsafe extern "C" fn ig_after_fork_child(
 fn forked(registry: Option<&ig_registry>, body: impl FnOnce(&Registry<Interp>)) -> ig_status {
     contained_or(IG_INVALID, || {
         registry.map_or(IG_INVALID, |registry| {
-            body(&registry.0);
+            body(&registry.rust);
             IG_OK
         })
     })

@@ -34,14 +34,14 @@ const _: () = {
     assert!(align_of::<Held>() == align_of::<ig_guard>());
 };
 
-const ZEROED: ig_guard = ig_guard { opaque: [0; 4] };
+pub const ZEROED: ig_guard = ig_guard { opaque: [0; 4] };
 
 /// Stores a guard, which is from now on the C caller's to close.
 ///
 /// # Safety
 /// `out` may be written to.
 #[inline(always)]
-unsafe fn store(out: *mut ig_guard, registry: *const ig_registry, guard: Guard<'_, Interp>) {
+pub unsafe fn store(out: *mut ig_guard, registry: *const ig_registry, guard: Guard<'_, Interp>) {
     let held = Held { registry, parts: guard.into_raw().into_parts() };
     // SAFETY: the caller's promise; `Held` fits (checked above).
     unsafe { out.cast::<Held>().write(held) };
@@ -63,7 +63,7 @@ pub unsafe fn borrow<'r>(guard: *const ig_guard) -> Option<ManuallyDrop<Guard<'r
     let registry: &'r ig_registry = unsafe { held.registry.as_ref() }?;
     // SAFETY: the parts came from `store`, which had a guard of this registry. It is not put together twice: what is
     // made here is never dropped, except by `ig_guard_close`, which zeroes the original.
-    Some(ManuallyDrop::new(unsafe { registry.0.guard_from_parts(held.parts) }))
+    Some(ManuallyDrop::new(unsafe { registry.rust.guard_from_parts(held.parts) }))
 }
 
 /// Takes a guard on interpreter `id`, if it is live.
@@ -99,15 +99,17 @@ unsafe extern "C" fn lookup_from(
     // SAFETY: the caller's promise.
     let status = match unsafe { registry.as_ref() } {
         None => IG_INVALID,
-        Some(rust) => match InterpreterId::try_from(id).map(|id| rust.0.lookup_at(id, Site::code(caller))) {
-            Ok(Ok(guard)) => {
-                // SAFETY: the caller's promise.
-                unsafe { store(out, registry, guard) };
-                return IG_OK;
+        Some(found) => {
+            match InterpreterId::try_from(id).map(|id| found.rust.lookup_at(id, Site::code(caller))) {
+                Ok(Ok(guard)) => {
+                    // SAFETY: the caller's promise.
+                    unsafe { store(out, registry, guard) };
+                    return IG_OK;
+                }
+                Ok(Err(why)) => why.into(),
+                Err(_) => IG_NOT_FOUND,
             }
-            Ok(Err(why)) => why.into(),
-            Err(_) => IG_NOT_FOUND,
-        },
+        }
     };
     // SAFETY: the caller's promise.
     unsafe { out.write(ZEROED) };

@@ -14,6 +14,7 @@
 mod boundary;
 mod fork;
 mod guard;
+mod pending;
 mod registry;
 mod status;
 mod thread_state;
@@ -22,12 +23,16 @@ pub use fork::{ig_after_fork_child, ig_after_fork_parent, ig_before_fork};
 pub use guard::{
     ig_guard, ig_guard_close, ig_guard_dup, ig_guard_id, ig_guard_interpreter, ig_guard_is_closing, ig_lookup,
 };
+pub use pending::{
+    ig_pending, ig_pending_fd, ig_pending_free, ig_pending_new, ig_pending_push, ig_pending_run,
+    ig_pending_start_worker, ig_pending_stop_worker, ig_ran,
+};
 pub use registry::{
     ig_close, ig_drain, ig_finalize, ig_on_close, ig_outstanding, ig_register, ig_register_with_id,
     ig_registry, ig_registry_free, ig_registry_new, ig_registry_new_with, ig_report,
 };
 pub use status::{ig_status, ig_status_message, ig_version};
 pub use thread_state::{
-    ig_current_id, ig_ensure, ig_ensure_id, ig_is_daemon, ig_release, ig_runtime, ig_runtime_set,
-    ig_set_daemon,
+    ig_allow_threads_begin, ig_allow_threads_end, ig_current_id, ig_ensure, ig_ensure_id, ig_is_daemon,
+    ig_release, ig_runtime, ig_runtime_set, ig_set_daemon,
 };

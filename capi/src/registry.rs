@@ -4,6 +4,7 @@ use crate::boundary::contained;
 use crate::status::ig_status::{self, *};
 use interp_guard::{Counters, FinalizeError, InterpreterId, Registry};
 use std::ffi::{c_char, c_uint, c_void};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// What a C runtime registers: a pointer that the library hands back and never follows.
@@ -15,7 +16,11 @@ unsafe impl Send for Interp {}
 unsafe impl Sync for Interp {}
 
 /// A set of interpreters, looked up by ID from any context. Opaque.
-pub struct ig_registry(pub Registry<Interp>);
+pub struct ig_registry {
+    pub(crate) rust: Registry<Interp>,
+    /// Pending queues that are bound to it.
+    pub(crate) queues: AtomicUsize,
+}
 
 /// For ig_registry_new_with: count guards per CPU; what the machine lacks for it is IG_UNAVAILABLE at the first registration.
 pub const IG_COUNTERS_PER_CPU: c_uint = 1;
@@ -83,18 +88,21 @@ pub unsafe extern "C" fn ig_registry_new_with(
             registry = registry.ledger(true);
         }
         // SAFETY: the caller's promise.
-        unsafe { out.write(Box::into_raw(Box::new(ig_registry(registry)))) };
+        unsafe {
+            out.write(Box::into_raw(Box::new(ig_registry { rust: registry, queues: AtomicUsize::new(0) })))
+        };
         IG_OK
     })
 }
 
-/// Frees a registry in which no interpreter is left.
+/// Frees a registry in which no interpreter is left and to which no pending queue is bound.
 ///
 /// The caller sees to it that no other call on this registry is in progress, in a signal handler neither, and none comes
 /// later: an ig_guard_close that let an ig_drain return may itself still be on its way out.
 ///
 /// Context: normal.
-/// Returns: IG_OK; IG_INVALID if `registry` is null, or has interpreters left (and so, perhaps, guards): then it is as it was.
+/// Returns: IG_OK; IG_INVALID if `registry` is null, or has interpreters left (and so, perhaps, guards) or queues: then it is as
+/// it was.
 /// Ownership: with IG_OK the registry is gone.
 ///
 /// # Safety
@@ -103,7 +111,9 @@ pub unsafe extern "C" fn ig_registry_new_with(
 pub unsafe extern "C" fn ig_registry_free(registry: *mut ig_registry) -> ig_status {
     // SAFETY: the caller's promise.
     with(unsafe { registry.as_ref() }, |rust| {
-        if !rust.is_empty() {
+        // SAFETY: not null, or this would not run. Relaxed: queues are made and freed before, by the caller's promise.
+        let queues = unsafe { &(*registry).queues }.load(Ordering::Relaxed);
+        if !rust.is_empty() || queues != 0 {
             return IG_INVALID;
         }
         // SAFETY: `ig_registry_new` boxed it, and by the caller's promise nobody else uses it.
@@ -275,8 +285,8 @@ pub unsafe extern "C" fn ig_outstanding(registry: *mut ig_registry, id: i64, cou
     })
 }
 
-/// Writes who holds guards of an interpreter, as a table for people: thread, call site, age. Without a ledger, how many there
-/// are.
+/// Writes what keeps an interpreter from finalizing, for people: how many guards are out; with the ledger on, who holds them
+/// (thread, call site, age); and in which pending queues calls for it wait.
 ///
 /// Works as snprintf does: writes at most `size` bytes, the terminating zero included, and says how long the whole text is.
 ///
@@ -300,7 +310,10 @@ pub unsafe extern "C" fn ig_report(
             return IG_INVALID;
         }
         let Some(holders) = rust.holders(id) else { return IG_NOT_FOUND };
-        let report = holders.to_string();
+        let (out, guards) =
+            (holders.outstanding(), if holders.outstanding() == 1 { "guard is" } else { "guards are" });
+        let mut report = format!("interpreter {id}: {out} {guards} out\n{holders}");
+        rust.waiting(id).iter().for_each(|waiting| report += &format!("\n  {waiting}"));
         // SAFETY: the caller's promise.
         unsafe { length.write(report.len()) };
         if let Some(room) = size.checked_sub(1) {
@@ -346,7 +359,7 @@ pub unsafe extern "C" fn ig_on_close(
 
 /// The body of an export that needs a registry.
 pub fn with(registry: Option<&ig_registry>, body: impl FnOnce(&Registry<Interp>) -> ig_status) -> ig_status {
-    contained(|| registry.map_or(IG_INVALID, |registry| body(&registry.0)))
+    contained(|| registry.map_or(IG_INVALID, |registry| body(&registry.rust)))
 }
 
 /// The body of an export that needs a registry and an interpreter. A number that cannot be an ID is nobody's.

@@ -1,5 +1,6 @@
 //! Status codes, and how the library's errors become them.
 
+use interp_guard::pending::QueueError;
 use interp_guard::{CloseError, DrainError, LookupError, RegisterError};
 use std::ffi::{CStr, c_char, c_uint};
 
@@ -13,7 +14,7 @@ pub enum ig_status {
     IG_NOT_FOUND = 1,
     /// The interpreter is closing and gives out no more guards.
     IG_FINALIZING = 2,
-    /// As many interpreters are registered as the registry has capacity for.
+    /// As many interpreters are registered as the registry has capacity for, or as many calls wait as the queue has.
     IG_FULL = 3,
     /// An interpreter with this ID is registered.
     IG_DUPLICATE_ID = 4,
@@ -125,6 +126,16 @@ impl From<CloseError> for ig_status {
         match error {
             CloseError::NotFound => IG_NOT_FOUND,
             CloseError::AlreadyClosing => IG_ALREADY_CLOSING,
+        }
+    }
+}
+
+impl From<QueueError> for ig_status {
+    fn from(error: QueueError) -> Self {
+        match error {
+            QueueError::Capacity(_) => IG_INVALID,
+            QueueError::EventFd(_) | QueueError::Registry(_) => IG_UNAVAILABLE,
+            _ => IG_INTERNAL,
         }
     }
 }

@@ -41,6 +41,11 @@ struct Complete {
 
 static RUNTIME: OnceLock<Complete> = OnceLock::new();
 
+/// Has `ig_runtime_set` been called?
+pub fn is_runtime_set() -> bool {
+    RUNTIME.get().is_some()
+}
+
 fn runtime() -> &'static Complete {
     RUNTIME.get().expect("the exports look before they call")
 }
@@ -174,6 +179,65 @@ pub unsafe extern "C" fn ig_release(token: u64) -> ig_status {
     })
 }
 
+/// Begins an allow-threads section: detaches what this thread's innermost ensure has attached, so that others can run while this
+/// thread waits for something. Where nothing is attached there is nothing to do, and that is no error; so sections nest, and
+/// code that cannot know may use them too.
+///
+/// Context: normal.
+/// Returns: IG_OK, with what ig_allow_threads_end wants in `*section`; IG_INVALID, and 0 there, if something is attached that the
+/// innermost ensure did not attach, for a null argument, or without ig_runtime_set.
+/// Ownership: what a level guards stays guarded. The thread owes one ig_allow_threads_end, and before that the release of
+/// every ensure inside the section.
+///
+/// # Safety
+/// `section` is null or may be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ig_allow_threads_begin(section: *mut u64) -> ig_status {
+    contained(|| {
+        if section.is_null() {
+            return IG_INVALID;
+        }
+        // SAFETY: the caller's promise.
+        unsafe { section.write(0) };
+        if !is_runtime_set() {
+            return IG_INVALID;
+        }
+        match thread_state::allow_threads_begin::<Interp>() {
+            // SAFETY: the caller's promise.
+            Some(token) => unsafe { section.write(token.to_bits()) },
+            None if Interp::attached().is_some() => return IG_INVALID,
+            None => {}
+        }
+        IG_OK
+    })
+}
+
+/// Ends an allow-threads section: attaches again what ig_allow_threads_begin has detached. Under a guard, also while the
+/// interpreter is closing, it cannot be refused and never hangs.
+///
+/// Context: normal; waits as the runtime's `attach` does.
+/// Returns: IG_OK, also for 0, the section in which nothing was detached; IG_INVALID if `section` is none of this thread's
+/// innermost level, or if something is attached: then nothing has changed; IG_FINALIZING or IG_NOT_FOUND if the level is a daemon
+/// and its interpreter is about to be handed back, or has been: nothing is attached, and the level owes its ig_release still.
+///
+/// # Safety
+/// The registry of the ensure has not been freed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ig_allow_threads_end(section: u64) -> ig_status {
+    contained(|| {
+        let Some(token) = Token::from_bits(section) else { return IG_OK };
+        if !is_runtime_set() {
+            return IG_INVALID;
+        }
+        // SAFETY: the caller's promise.
+        match unsafe { token.allow_threads_end::<Interp>() } {
+            Some(Ok(())) => IG_OK,
+            Some(Err(refused)) => refused.into(),
+            None => IG_INVALID,
+        }
+    })
+}
+
 /// With 1, gives up the guard of this thread's innermost level: the interpreter may finalize under it. With 0, takes one again.
 ///
 /// Context: normal.
@@ -233,7 +297,7 @@ unsafe fn enter<'r>(
     }
     // SAFETY: the caller's promise.
     unsafe { token.write(0) };
-    if RUNTIME.get().is_none() {
+    if !is_runtime_set() {
         return IG_INVALID;
     }
     match ensure() {

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::Path;
 
 /// In the order in which the header introduces things.
-const SOURCES: [&str; 5] = ["status.rs", "guard.rs", "registry.rs", "thread_state.rs", "fork.rs"];
+const SOURCES: [&str; 6] =
+    ["status.rs", "guard.rs", "registry.rs", "thread_state.rs", "pending.rs", "fork.rs"];
 
 fn generated() -> String {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -32,6 +32,10 @@
         }                                                                                          \
     } while (0)
 
+#define LOAD(place) __atomic_load_n(&(place), __ATOMIC_SEQ_CST)
+#define STORE(place, value) __atomic_store_n(&(place), (value), __ATOMIC_SEQ_CST)
+#define ADD(place) __atomic_fetch_add(&(place), 1, __ATOMIC_SEQ_CST)
+
 /* The failure deadline: SIGALRM ends a program that hangs. */
 static inline void watchdog(unsigned seconds) { alarm(seconds); }
 

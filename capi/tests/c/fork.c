@@ -18,14 +18,12 @@ static int interps[INTERPS];
 static int64_t ids[INTERPS];
 static int stop, held;
 
-#define LOAD(place) __atomic_load_n(&(place), __ATOMIC_SEQ_CST)
-
 /* Holds one guard throughout, and takes and gives up others. */
 static void *holder(void *argument) {
     const int which = *(int *)argument;
     ig_guard kept, guard, another;
     OK(ig_lookup(registry, ids[which % INTERPS], &kept));
-    __atomic_fetch_add(&held, 1, __ATOMIC_SEQ_CST);
+    ADD(held);
     for (unsigned round = 0; !LOAD(stop); round++) {
         if (round % 64 == 0) {
             sched_yield(); /* lets the forking thread get on where there are fewer processors than threads */
@@ -102,7 +100,7 @@ int main(int argc, char **argv) {
         CHECK(waitpid(pid, &status, 0) == pid);
         CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
     }
-    __atomic_store_n(&stop, 1, __ATOMIC_SEQ_CST);
+    STORE(stop, 1);
     for (int i = 0; i < THREADS; i++) {
         CHECK(pthread_join(threads[i], NULL) == 0);
     }

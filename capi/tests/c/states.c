@@ -1,60 +1,14 @@
-/* Ensure and release over a small runtime: a mutex per interpreter, a thread state per ensure that needs one. And on_close. */
+/* Ensure and release over a small runtime, allow-threads sections, and on_close. */
 
-#include "check.h"
+#include "runtime.h"
 
-#include <interp_guard.h>
-#include <pthread.h>
 #include <sched.h>
-
-typedef struct interp {
-    int64_t id;
-    pthread_mutex_t lock;
-    int states; /* changed with the lock held, or before threads exist */
-} interp;
-
-typedef struct state {
-    interp *of;
-} state;
-
-static __thread state *current;
-static int created, destroyed;
-
-static void *rt_attached(void) { return current; }
-static int64_t rt_interpreter_of(void *it) { return ((state *)it)->of->id; }
-
-static void *rt_create(void *it) {
-    state *made = (state *)malloc(sizeof *made);
-    CHECK(made != NULL);
-    made->of = (interp *)it;
-    __atomic_fetch_add(&created, 1, __ATOMIC_SEQ_CST);
-    return made;
-}
-
-static void rt_attach(void *it) {
-    CHECK(current == NULL);
-    CHECK(pthread_mutex_lock(&((state *)it)->of->lock) == 0);
-    current = (state *)it;
-}
-
-static void rt_detach(void *it) {
-    CHECK(current == it);
-    current = NULL;
-    CHECK(pthread_mutex_unlock(&((state *)it)->of->lock) == 0);
-}
-
-static void rt_destroy(void *it) {
-    rt_detach(it);
-    free(it);
-    __atomic_fetch_add(&destroyed, 1, __ATOMIC_SEQ_CST);
-}
 
 static ig_registry *registry;
 static interp a, b;
 
 static void enter(interp *it, int64_t id) {
-    it->id = id;
-    it->states = 0;
-    CHECK(pthread_mutex_init(&it->lock, NULL) == 0);
+    rt_init(it, id);
     OK(ig_register_with_id(registry, id, it));
 }
 
@@ -106,6 +60,78 @@ static void nesting(void) {
     CHECK(ig_ensure_id(registry, 999, &one) == IG_NOT_FOUND && one == 0);
 }
 
+static void *takes_the_lock(void *unused) {
+    uint64_t token;
+    (void)unused;
+    OK(ig_ensure_id(registry, a.id, &token));
+    OK(ig_release(token));
+    return NULL;
+}
+
+/* Sections: others get in; ensures nest in them; they nest; a guard makes their end sure, a daemon's may be refused. */
+static void allow_threads(void) {
+    uint64_t outer, inner, section, nested, foreign;
+    pthread_t other;
+    void *back = NULL;
+
+    CHECK(ig_allow_threads_begin(NULL) == IG_INVALID);
+    OK(ig_allow_threads_begin(&section)); /* nothing attached: nothing to do */
+    CHECK(section == 0);
+    OK(ig_allow_threads_end(section));
+    CHECK(ig_allow_threads_end(12345678) == IG_INVALID);
+
+    OK(ig_ensure_id(registry, a.id, &outer));
+    CHECK(ig_allow_threads_end(outer) == IG_INVALID); /* attached */
+    OK(ig_allow_threads_begin(&section));
+    CHECK(section != 0 && current == NULL && ig_current_id() == -1);
+    CHECK(pthread_create(&other, NULL, takes_the_lock, NULL) == 0);
+    CHECK(pthread_join(other, NULL) == 0); /* would hang if the lock were held */
+    OK(ig_allow_threads_begin(&nested));
+    CHECK(nested == 0);
+    OK(ig_allow_threads_end(nested));
+    CHECK(current == NULL);
+    CHECK(ig_release(outer) == IG_INVALID); /* inside its own section */
+    OK(ig_ensure_id(registry, a.id, &inner));
+    CHECK(current != NULL && current->of == &a);
+    CHECK(ig_allow_threads_end(section) == IG_INVALID); /* `inner` comes first */
+    OK(ig_release(inner));
+    CHECK(current == NULL);
+    OK(ig_close(registry, a.id)); /* closing: the guard still makes it sure */
+    OK(ig_allow_threads_end(section));
+    CHECK(current != NULL && current->of == &a && ig_current_id() == a.id);
+    CHECK(ig_allow_threads_end(section) == IG_INVALID); /* ended already */
+
+    /* What the runtime's own calls have attached is not the level's to detach. */
+    state *mine = current, *strange = (state *)rt_create(&b);
+    rt_detach(mine);
+    rt_attach(strange);
+    CHECK(ig_allow_threads_begin(&foreign) == IG_INVALID && foreign == 0);
+    CHECK(current == strange);
+    rt_destroy(strange);
+    rt_attach(mine);
+
+    OK(ig_release(outer));
+    OK(ig_drain(registry, a.id, 0, &back));
+    CHECK(back == &a);
+    rt_done(&a);
+
+    /* A daemon: finalized under it, it is not attached again. */
+    enter(&a, 11);
+    OK(ig_ensure_id(registry, a.id, &outer));
+    OK(ig_set_daemon(registry, 1));
+    mine = current;
+    OK(ig_allow_threads_begin(&section));
+    OK(ig_finalize(registry, a.id, 0, &back));
+    CHECK(ig_allow_threads_end(section) == IG_NOT_FOUND);
+    CHECK(current == NULL && ig_current_id() == -1);
+    CHECK(ig_allow_threads_end(section) == IG_NOT_FOUND);
+    OK(ig_release(outer));
+    rt_abandon(mine);
+    CHECK(created == destroyed);
+    rt_done(&a);
+    enter(&a, 12);
+}
+
 static int stop, told;
 
 static void on_close(int64_t id, void *data) {
@@ -128,7 +154,7 @@ static void *worker(void *unused) {
         a.states++; /* the lock is held */
         CHECK(current != NULL && current->of == &a);
         OK(ig_release(token));
-        __atomic_store_n(&stop, 1, __ATOMIC_SEQ_CST);
+        STORE(stop, 1);
     }
 }
 
@@ -144,28 +170,26 @@ int main(void) {
     enter(&a, 1);
     enter(&b, 2);
     CHECK(ig_ensure_id(registry, 1, &token) == IG_INVALID); /* no runtime yet */
+    CHECK(ig_allow_threads_begin(&token) == IG_INVALID);
+    CHECK(ig_allow_threads_end(4711) == IG_INVALID);
     CHECK(ig_runtime_set(NULL) == IG_INVALID);
     CHECK(ig_runtime_set(&runtime) == IG_INVALID); /* incomplete */
-    runtime.attached = rt_attached;
-    runtime.interpreter_of = rt_interpreter_of;
-    runtime.create = rt_create;
-    runtime.attach = rt_attach;
-    runtime.detach = rt_detach;
-    runtime.destroy = rt_destroy;
+    runtime = rt_table();
     OK(ig_runtime_set(&runtime));
     CHECK(ig_runtime_set(&runtime) == IG_INVALID);
 
     nesting();
-    OK(ig_on_close(registry, 1, on_close, &told));
-    CHECK(ig_on_close(registry, 1, NULL, NULL) == IG_INVALID);
+    allow_threads();
+    OK(ig_on_close(registry, a.id, on_close, &told));
+    CHECK(ig_on_close(registry, a.id, NULL, NULL) == IG_INVALID);
     CHECK(ig_on_close(registry, 77, on_close, &told) == IG_NOT_FOUND);
     for (int i = 0; i < 3; i++) {
         CHECK(pthread_create(&threads[i], NULL, worker, NULL) == 0);
     }
-    while (!__atomic_load_n(&stop, __ATOMIC_SEQ_CST)) {
+    while (!LOAD(stop)) {
         sched_yield();
     }
-    OK(ig_finalize(registry, 1, -1, &back));
+    OK(ig_finalize(registry, a.id, -1, &back));
     CHECK(back == &a && told == 1);
     for (int i = 0; i < 3; i++) {
         CHECK(pthread_join(threads[i], NULL) == 0);

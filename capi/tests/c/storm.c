@@ -6,22 +6,11 @@
  * finalized all the while. Each SIGUSR1 handler, and each SIGUSR2 handler nested in it, looks all of them up and checks what
  * it gets. Canaries are never freed, so that a broken promise reads a dead canary.
  *
- * Every thread has a timer of its own, armed for a moment a few microseconds ahead, so that SIGUSR1 comes at any instruction of
- * what it does, and armed again when it came: one delivery per expiry, and the thread gets on in between. With `self`, each
- * thread raises its signals itself: for valgrind, which hands out asynchronous ones some ten times in a second. */
+ * The signals come from a timer per thread, or with `self` from the threads themselves: see fire.h. */
 
-#include "check.h"
+#include "fire.h"
 
 #include <interp_guard.h>
-#include <pthread.h>
-#include <signal.h>
-#include <stdint.h>
-#include <sys/syscall.h>
-#include <time.h>
-
-#ifndef sigev_notify_thread_id
-#define sigev_notify_thread_id _sigev_un._tid
-#endif
 
 enum { ALIVE = 0x600d, DEAD = 0xdead, POOL = 4096, MOST_WORKERS = 16 };
 
@@ -35,12 +24,7 @@ static interp permanent, closing, gone, pool[POOL];
 static int64_t current = -1; /* the one that comes and goes */
 static const int64_t never = (int64_t)1 << 40;
 
-static int self; /* no timers */
 static uint64_t wanted, delivered, nested, lookups, hits, violations;
-
-#define LOAD(place) __atomic_load_n(&(place), __ATOMIC_SEQ_CST)
-#define STORE(place, value) __atomic_store_n(&(place), (value), __ATOMIC_SEQ_CST)
-#define ADD(place) __atomic_fetch_add(&(place), 1, __ATOMIC_SEQ_CST)
 
 static void expect(int so) {
     if (!so) {
@@ -85,15 +69,6 @@ static void on_usr2(int number) {
     errno = before;
 }
 
-/* One thread's SIGUSR1: its timer, and how often it came. */
-typedef struct ticker {
-    timer_t timer;
-    uint64_t came;
-    unsigned random;
-} ticker;
-
-static __thread ticker *of_this_thread;
-
 static void on_usr1(int number) {
     const int before = errno;
     (void)number;
@@ -102,33 +77,8 @@ static void on_usr1(int number) {
         raise(SIGUSR2);
     }
     look();
-    ADD(of_this_thread->came);
+    came();
     errno = before;
-}
-
-static void set_up(ticker *mine, unsigned seed) {
-    struct sigevent event;
-    memset(&event, 0, sizeof event);
-    event.sigev_notify = SIGEV_THREAD_ID;
-    event.sigev_signo = SIGUSR1;
-    event.sigev_notify_thread_id = (pid_t)syscall(SYS_gettid);
-    of_this_thread = mine;
-    mine->came = 0;
-    mine->random = seed;
-    CHECK(timer_create(CLOCK_MONOTONIC, &event, &mine->timer) == 0);
-}
-
-/* The next signal comes within the next 16 microseconds, or at once. */
-static void arm(ticker *mine) {
-    if (self) {
-        CHECK(raise(SIGUSR1) == 0);
-        return;
-    }
-    struct itimerspec when;
-    memset(&when, 0, sizeof when);
-    mine->random = mine->random * 1664525u + 1013904223u;
-    when.it_value.tv_nsec = 1 + (long)(mine->random >> 18);
-    CHECK(timer_settime(mine->timer, 0, &when, NULL) == 0);
 }
 
 static void take_and_give_up(void) {
@@ -158,18 +108,8 @@ static void *worker(void *argument) {
             take_and_give_up();
         } while (LOAD(mine->came) == before);
     }
-    CHECK(timer_delete(mine->timer) == 0);
+    put_out(mine);
     return NULL;
-}
-
-static void install_handlers(void) {
-    struct sigaction action;
-    memset(&action, 0, sizeof action);
-    action.sa_flags = SA_RESTART;
-    action.sa_handler = on_usr1;
-    CHECK(sigaction(SIGUSR1, &action, NULL) == 0);
-    action.sa_handler = on_usr2;
-    CHECK(sigaction(SIGUSR2, &action, NULL) == 0);
 }
 
 static void enter(interp *it) {
@@ -181,7 +121,7 @@ int main(int argc, char **argv) {
     watchdog(1200);
     wanted = (uint64_t)argument(argc, argv, 1, 10000);
     const int workers = (int)argument(argc, argv, 2, 3);
-    self = argc > 3 && strcmp(argv[3], "self") == 0;
+    raise_it_here = argc > 3 && strcmp(argv[3], "self") == 0;
     CHECK(workers >= 0 && workers <= MOST_WORKERS);
 
     ig_guard keeps_closing = IG_GUARD_INIT;
@@ -194,7 +134,8 @@ int main(int argc, char **argv) {
     OK(ig_lookup(registry, closing.id, &keeps_closing));
     OK(ig_close(registry, closing.id));
     OK(ig_finalize(registry, gone.id, -1, &back));
-    install_handlers();
+    handle(SIGUSR1, on_usr1);
+    handle(SIGUSR2, on_usr2);
 
     static ticker tickers[MOST_WORKERS + 1];
     pthread_t threads[MOST_WORKERS];
@@ -227,7 +168,7 @@ int main(int argc, char **argv) {
         expect(ig_lookup(registry, id, &late) == IG_NOT_FOUND);
         finalized++;
     }
-    CHECK(timer_delete(mine->timer) == 0);
+    put_out(mine);
     for (int i = 0; i < workers; i++) {
         CHECK(pthread_join(threads[i], NULL) == 0);
     }

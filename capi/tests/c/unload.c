@@ -24,19 +24,23 @@ typedef struct library {
     ig_status (*dup)(const ig_guard *, ig_guard *);
     ig_status (*close)(ig_guard *);
     ig_status (*finalize)(ig_registry *, int64_t, int64_t, void **);
+    ig_status (*pending_new)(ig_registry *, size_t, const char *, unsigned, ig_pending **);
+    ig_status (*pending_free)(ig_pending *);
+    ig_status (*pending_push)(ig_pending *, ig_guard *, void (*)(ig_guard *, void *), void *);
+    ig_status (*pending_run)(ig_pending *, ig_ran *);
+    ig_status (*pending_start_worker)(ig_pending *);
+    ig_status (*pending_stop_worker)(ig_pending *, ig_ran *);
 } library;
 
 static library lib;
 static ig_registry *registry;
+static ig_pending *queue;
 static int64_t id;
 static int interp;
 static int loaded, done;
 static uint64_t handled[THREADS];
 static __thread int self; /* which of the workers */
 static pthread_barrier_t begin, end, unloaded;
-
-#define LOAD(place) __atomic_load_n(&(place), __ATOMIC_SEQ_CST)
-#define STORE(place, value) __atomic_store_n(&(place), (value), __ATOMIC_SEQ_CST)
 
 /* dlsym gives a data pointer; ISO C has no cast from that to a function's. */
 static void find(void *handle, const char *name, void *function) {
@@ -53,12 +57,31 @@ static void use(void) {
     CHECK(lib.close(&another) == IG_OK);
 }
 
+static uint64_t pushed;
+static int worker_runs;
+
+static void on_call(ig_guard *guard, void *data) {
+    CHECK(lib.close(guard) == IG_OK && data == &pushed);
+    STORE(worker_runs, 1);
+}
+
+static void leave_a_call(void) {
+    ig_guard guard;
+    CHECK(lib.lookup(registry, id, &guard) == IG_OK);
+    if (lib.pending_push(queue, &guard, on_call, &pushed) == IG_OK) {
+        ADD(pushed);
+    } else {
+        CHECK(lib.close(&guard) == IG_OK);
+    }
+}
+
 static void on_signal(int number) {
     (void)number;
     if (LOAD(loaded)) {
         use();
+        leave_a_call();
     }
-    __atomic_fetch_add(&handled[self], 1, __ATOMIC_SEQ_CST);
+    ADD(handled[self]);
 }
 
 /* This thread's rseq_cs; 0 where the C library registered none. */
@@ -99,6 +122,19 @@ static void *worker(void *argument) {
     }
 }
 
+/* Starts a worker and stops it. A thread that starts one keeps the library mapped until it ends: so this one does. */
+static void *serve(void *unused) {
+    ig_ran ran;
+    (void)unused;
+    CHECK(lib.pending_start_worker(queue) == IG_OK);
+    while (!LOAD(worker_runs)) {
+        sched_yield();
+    }
+    CHECK(lib.pending_stop_worker(queue, &ran) == IG_OK);
+    CHECK(ran.calls >= 1);
+    return NULL;
+}
+
 static int is_mapped(const char *path) {
     char line[4096];
     int found = 0;
@@ -112,7 +148,7 @@ static int is_mapped(const char *path) {
 }
 
 int main(int argc, char **argv) {
-    watchdog(600);
+    watchdog(120);
     CHECK(argc == 3);
     char path[4096];
     CHECK(realpath(argv[1], path) != NULL);
@@ -143,8 +179,19 @@ int main(int argc, char **argv) {
         find(handle, "ig_guard_dup", &lib.dup);
         find(handle, "ig_guard_close", &lib.close);
         find(handle, "ig_finalize", &lib.finalize);
+        find(handle, "ig_pending_new", &lib.pending_new);
+        find(handle, "ig_pending_free", &lib.pending_free);
+        find(handle, "ig_pending_push", &lib.pending_push);
+        find(handle, "ig_pending_run", &lib.pending_run);
+        find(handle, "ig_pending_start_worker", &lib.pending_start_worker);
+        find(handle, "ig_pending_stop_worker", &lib.pending_stop_worker);
         CHECK(lib.registry_new(4, &registry) == IG_OK);
         CHECK(lib.enter(registry, &interp, &id) == IG_OK);
+        CHECK(lib.pending_new(registry, 256, NULL, 0, &queue) == IG_OK);
+        STORE(pushed, 0);
+        STORE(worker_runs, 0);
+        pthread_t serving;
+        CHECK(pthread_create(&serving, NULL, serve, NULL) == 0);
         STORE(loaded, 1);
         wait_at(&begin);
         for (int i = 0; i < 200; i++) {
@@ -161,9 +208,15 @@ int main(int argc, char **argv) {
                 sched_yield();
             }
         }
+        leave_a_call(); /* the signals above may all have come late */
+        CHECK(pthread_join(serving, NULL) == 0);
         void *back = NULL;
+        ig_ran ran;
+        leave_a_call();
+        CHECK(lib.pending_run(queue, &ran) == IG_OK && ran.calls >= 1);
         CHECK(lib.finalize(registry, id, -1, &back) == IG_OK);
         CHECK(back == &interp);
+        CHECK(lib.pending_free(queue) == IG_OK);
         CHECK(lib.registry_free(registry) == IG_OK);
         CHECK(sequence_left_behind() == 0);
         CHECK(dlclose(handle) == 0);

@@ -62,6 +62,12 @@ fn ensure_and_release_over_a_table_of_callbacks() {
 }
 
 #[test]
+fn pending_calls() {
+    everywhere("pending", &[if long_form() { "200000" } else { "20000" }]);
+    under_valgrind(installed().compile("pending", C, Shared), &["2000", "self"]);
+}
+
+#[test]
 fn the_ledger() {
     everywhere("ledger", &[]);
     under_valgrind(installed().compile("ledger", C, Shared), &[]);
