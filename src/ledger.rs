@@ -160,7 +160,7 @@ fn row(holder: &Holder) -> [String; 4] {
     if holder.thread_ended {
         name += " (ended)";
     }
-    let mut place = describe(holder.site);
+    let mut place = holder.site.to_string();
     if holder.in_handler {
         place += ", in a signal handler";
     }
@@ -170,12 +170,18 @@ fn row(holder: &Holder) -> [String; 4] {
     [name, holder.thread_id.to_string(), format!("{:.3} s", holder.age.as_secs_f64()), place]
 }
 
-/// A site for a person: file, line and column; or a symbol and its object; or an address.
-fn describe(site: Site) -> String {
-    match site.place() {
-        Place::Unknown => "(not said)".to_owned(),
-        Place::Source(location) => location.to_string(),
-        Place::Code(address) => symbol(address).unwrap_or_else(|| format!("{address:#x}")),
+/// For a person: file, line and column; or a symbol and its object; or an address; or the name.
+impl fmt::Display for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.place() {
+            Place::Unknown => f.write_str("(not said)"),
+            Place::Source(location) => location.fmt(f),
+            Place::Code(address) => match symbol(address) {
+                Some(symbol) => f.write_str(&symbol),
+                None => write!(f, "{address:#x}"),
+            },
+            Place::Named(name) => f.write_str(name),
+        }
     }
 }
 

@@ -302,3 +302,13 @@ fn a_row_shows_one_guards_facts() {
         assert_eq!(registry.holders(id).unwrap().iter().count(), 0);
     }
 }
+
+#[test]
+fn a_binding_can_name_the_place() {
+    static NAME: &str = "worker.py:12";
+    let (registry, id) = registry();
+    let _guard = registry.lookup_at(id, Site::named(&NAME)).expect("live");
+    let holders = registry.holders(id).expect("registered");
+    assert_eq!(holders.iter().map(|holder| holder.site.to_string()).collect::<Vec<_>>(), [NAME]);
+    assert!(holders.to_string().contains(NAME), "{holders}");
+}

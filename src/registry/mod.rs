@@ -258,6 +258,31 @@ impl<T: Send + Sync + 'static> Registry<T> {
         unsafe { Guard::from_raw(RawGuard::from_parts(&self.table, parts)) }
     }
 
+    /// The parts of a guard of `id` whose holder has kept the ID alone: one taken in this process (not before a fork), live
+    /// or closing, that the ledger does not record. `None` if `id` is in no slot: then nobody has a guard of it.
+    ///
+    /// For bindings whose release is told nothing but the interpreter. Takes no guard: [`guard_from_parts`] may be given
+    /// them by whoever has one.
+    ///
+    /// Context: any, async-signal-safe, wait-free.
+    ///
+    /// [`guard_from_parts`]: Self::guard_from_parts
+    ///
+    /// ```
+    /// # let registry = interp_guard::Registry::new();
+    /// let id = registry.register("an interpreter").unwrap();
+    /// std::mem::forget(registry.lookup(id)?);
+    /// let parts = registry.parts_of(id).unwrap();
+    /// // SAFETY: the guard that was forgotten has these parts.
+    /// drop(unsafe { registry.guard_from_parts(parts) });
+    /// assert_eq!(registry.outstanding(id), Some(0));
+    /// # Ok::<(), interp_guard::LookupError>(())
+    /// ```
+    pub fn parts_of(&self, id: InterpreterId) -> Option<GuardParts> {
+        let slot = self.table.find(id)?;
+        Some(GuardParts { id, slot, generation: self.table.generation(), ticket: 0 })
+    }
+
     /// Calls `f` with the ID of every interpreter that is live when its place in the table is looked at, in no
     /// particular order.
     ///

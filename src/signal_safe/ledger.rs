@@ -45,7 +45,8 @@ const WORDS: usize = ENTRIES / BITS;
 /// How many bits of one word a thread tries before it leaves that word to the others that are claiming there.
 const CLAIMS_PER_WORD: u32 = 8;
 
-/// Where a guard was taken: a place in Rust source, or a code address. One word, so that recording it is one store.
+/// Where a guard was taken: a place in Rust source, a code address, or a name that a binding gave it. One word, so that
+/// recording it is one store.
 ///
 /// Context: any, async-signal-safe.
 ///
@@ -55,6 +56,8 @@ const CLAIMS_PER_WORD: u32 = 8;
 /// let Place::Source(location) = Site::caller().place() else { unreachable!() };
 /// assert_eq!(location.file(), file!());
 /// assert_eq!(Site::code(0x1000).place(), Place::Code(0x1000));
+/// static NAME: &str = "worker.py:12";
+/// assert_eq!(Site::named(&NAME).place(), Place::Named("worker.py:12"));
 /// assert_eq!(Site::default().place(), Place::Unknown);
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -70,10 +73,15 @@ pub enum Place {
     Source(&'static Location<'static>),
     /// An address in the program's code: a C caller's return address.
     Code(usize),
+    /// What a binding calls it: a place in another language's source.
+    Named(&'static str),
 }
 
-/// Set for code addresses. A `Location` is aligned, so its address has this bit clear.
+/// Set for code addresses. A `Location` and a `&str` are aligned, so that their addresses have this bit clear, and the next.
 const CODE_BIT: u64 = 1;
+/// Set for names, with `CODE_BIT` clear.
+const NAME_BIT: u64 = 2;
+const _: () = assert!(align_of::<Location<'static>>() > 2 && align_of::<&'static str>() > 2);
 
 impl Site {
     /// The place from which the calling `#[track_caller]` function was called.
@@ -95,14 +103,26 @@ impl Site {
         Self((address as u64) << 1 | CODE_BIT)
     }
 
+    /// A name. Whoever makes names as the program runs has to keep them for good.
+    #[inline]
+    pub fn named(name: &'static &'static str) -> Self {
+        Self(core::ptr::from_ref(name).expose_provenance() as u64 | NAME_BIT)
+    }
+
     /// What the word stands for.
     #[inline]
     pub fn place(self) -> Place {
         if self.0 & CODE_BIT != 0 {
             return Place::Code((self.0 >> 1) as usize);
         }
+        if self.0 & NAME_BIT != 0 {
+            let name = core::ptr::with_exposed_provenance::<&'static str>((self.0 & !NAME_BIT) as usize);
+            // SAFETY: only `named` sets this bit with the code bit clear, on the address of a `&'static &'static str` whose
+            // provenance was exposed.
+            return Place::Named(unsafe { *name });
+        }
         let location = core::ptr::with_exposed_provenance::<Location<'static>>(self.0 as usize);
-        // SAFETY: without the code bit the word is zero, which makes a null pointer, or the address of a `&'static
+        // SAFETY: without either bit the word is zero, which makes a null pointer, or the address of a `&'static
         // Location` whose provenance was exposed: no other constructor makes one.
         unsafe { location.as_ref() }.map_or(Place::Unknown, Place::Source)
     }
