@@ -3,6 +3,7 @@
 //! One static table per process, the same for every interpreter and extension. Fields are only ever appended; `size`
 //! tells an extension how many there are. The header says for each function where it may run.
 
+use crate::first_version;
 use crate::levels::{self, Level, Misuse};
 use crate::shutdown::{self, Drained};
 use crate::table::{self, Interpreter, REGISTRY};
@@ -29,7 +30,7 @@ pub mod status {
 }
 
 /// `PyInterpreterGuard *`: a [`GuardWord`] dressed as a pointer.
-type GuardPointer = *mut c_void;
+pub type GuardPointer = *mut c_void;
 /// `PyInterpreterView *`: a [`ViewWord`] dressed as a pointer.
 type ViewPointer = *mut c_void;
 
@@ -67,6 +68,17 @@ pub struct Table {
     release_checked: unsafe extern "C" fn(*mut Level) -> c_int,
     drain: unsafe extern "C" fn(i64, i64) -> c_int,
     current_id: unsafe extern "C" fn() -> i64,
+    v1_hold: unsafe extern "C" fn() -> *mut PyInterpreterState,
+    v1_lookup: unsafe extern "C" fn(i64) -> *mut PyInterpreterState,
+    v1_release: unsafe extern "C" fn(*mut PyInterpreterState),
+    v1_ensure: unsafe extern "C" fn(*mut PyInterpreterState, c_int) -> c_int,
+    v1_release_innermost: unsafe extern "C" fn(),
+    v1_set_daemon: unsafe extern "C" fn(c_int) -> c_int,
+    v1_get_daemon: extern "C" fn() -> c_int,
+    v1_handle_lookup: unsafe extern "C" fn(i64) -> GuardPointer,
+    v1_handle_dup: unsafe extern "C" fn(GuardPointer) -> GuardPointer,
+    v1_handle_ensure: unsafe extern "C" fn(GuardPointer) -> c_int,
+    v1_handle_interpreter: unsafe extern "C" fn(GuardPointer) -> *mut PyInterpreterState,
 }
 
 /// What the capsule points to.
@@ -92,9 +104,20 @@ pub static TABLE: Table = Table {
     release_checked,
     drain,
     current_id,
+    v1_hold: first_version::hold,
+    v1_lookup: first_version::lookup,
+    v1_release: first_version::release_reference,
+    v1_ensure: first_version::ensure,
+    v1_release_innermost: first_version::release_innermost,
+    v1_set_daemon: first_version::set_daemon,
+    v1_get_daemon: first_version::get_daemon,
+    v1_handle_lookup: first_version::handle_lookup,
+    v1_handle_dup: first_version::handle_dup,
+    v1_handle_ensure: first_version::handle_ensure,
+    v1_handle_interpreter: first_version::handle_interpreter,
 };
 
-fn as_pointer(bits: u64) -> *mut c_void {
+pub fn as_pointer(bits: u64) -> *mut c_void {
     without_provenance_mut(bits as usize)
 }
 
@@ -111,14 +134,16 @@ fn status_of(refused: LookupError) -> c_int {
 
 /// `name` is an exported function whose caller's address goes to `body` as one more argument, the ledger's call site.
 macro_rules! with_call_site {
-    ($name:ident($($type:ty),*) -> $result:ty, $register:literal, $body:path) => {
+    ($visible:vis $name:ident($($type:ty),*) -> $result:ty, $register:literal, $body:path) => {
         #[unsafe(naked)]
-        unsafe extern "C" fn $name($(_: $type),*) -> $result {
+        $visible unsafe extern "C" fn $name($(_: $type),*) -> $result {
             // On entry the return address is at the top of the stack; `body` is entered as if called directly.
             core::arch::naked_asm!(concat!("mov ", $register, ", [rsp]"), "jmp {body}", body = sym $body)
         }
     };
 }
+
+pub(crate) use with_call_site;
 
 with_call_site!(guard_from_current() -> GuardPointer, "rdi", guard_from_current_at);
 with_call_site!(guard_from_view(ViewPointer) -> GuardPointer, "rsi", guard_from_view_at);
@@ -206,7 +231,7 @@ unsafe extern "C" fn view_close(_: ViewPointer) {}
 ///
 /// # Safety
 /// A word that can be a guard is one that is not closed yet.
-unsafe fn borrow(bits: u64) -> Option<ManuallyDrop<Guard<'static, Interpreter>>> {
+pub unsafe fn borrow(bits: u64) -> Option<ManuallyDrop<Guard<'static, Interpreter>>> {
     // SAFETY: the caller's promise.
     unsafe { GuardWord::from_bits(bits)?.borrow() }
 }

@@ -128,12 +128,23 @@ pub fn ensure_id(id: InterpreterId, site: Site) -> Result<NonNull<Level>, Refuse
     if let Some(level) = nest(|level| level.id == id) {
         return Ok(level);
     }
-    let inside =
-        levels().find(|level| level.id == id).and_then(|level| Some(level.guard.as_ref()?.clone_at(site)));
-    match inside {
-        Some(guard) => push(guard),
-        None => push(REGISTRY.lookup_at(id, site).map_err(|_| Refused::NoGuard)?),
+    push(guard_by_id(id, site)?)
+}
+
+/// A guard of `id`: of a level of this thread that has one, also while the interpreter is closing; or a new one.
+fn guard_by_id(id: InterpreterId, site: Site) -> Result<InterpreterGuard, Refused> {
+    let of_a_level = levels().find_map(|level| level.guard.as_ref().filter(|_| level.id == id));
+    match of_a_level {
+        Some(guard) => Ok(guard.clone_at(site)),
+        None => REGISTRY.lookup_at(id, site).map_err(|_| Refused::NoGuard),
     }
+}
+
+/// Attaches this thread to the interpreter of `guard`, in a level of its own, which has the guard.
+///
+/// Context: normal; attached or not.
+pub fn enter(guard: InterpreterGuard) -> Result<NonNull<Level>, Refused> {
+    push(guard)
 }
 
 /// Counts one more ensure in the innermost level, if that is wanted and attached.
@@ -142,7 +153,11 @@ fn nest(is_wanted: impl Fn(&Level) -> bool) -> Option<NonNull<Level>> {
     let mut level = NonNull::new(top())?;
     // SAFETY: this thread's innermost level; nothing else refers to it now.
     let innermost = unsafe { level.as_mut() };
-    if !is_wanted(innermost) || python::attached(innermost.state) != innermost.state {
+    // A daemon level has no guard under which another could count.
+    if !is_wanted(innermost)
+        || innermost.guard.is_none()
+        || python::attached(innermost.state) != innermost.state
+    {
         return None;
     }
     innermost.nested = innermost.nested.checked_add(1)?;
@@ -300,6 +315,49 @@ pub fn release(token: *mut Level) -> Result<(), Misuse> {
     free(token);
     drop(level); // the guards, last (L1)
     Ok(())
+}
+
+/// This thread's innermost level, or null.
+pub fn innermost() -> *mut Level {
+    top()
+}
+
+/// Gives up the guard of this thread's innermost level, or takes one. Its interpreter may finalize under a level without
+/// one, and CPython then ends or parks the thread when it attaches.
+///
+/// Up to 3.13 CPython aborts where a subinterpreter ends and a thread has a state in it: no daemons there.
+///
+/// Context: normal; attached as ensure left it.
+pub fn set_daemon(daemon: bool, site: Site) -> Result<(), Refused> {
+    // SAFETY: null or this thread's innermost level; the reference ends before anything else is done with it.
+    let Some(level) = (unsafe { top().as_ref() }) else { return Err(Refused::NoGuard) };
+    // Ensures that are counted in a level would lose what they count under.
+    if level.nested > 0 || python::attached(level.state) != level.state {
+        return Err(Refused::NoGuard);
+    }
+    let guard = match (daemon, &level.guard) {
+        (true, _) if table::is_sub(level.id) && python::minor_version() <= 13 => {
+            return Err(Refused::NoGuard);
+        }
+        (true, _) => None,
+        (false, Some(_)) => return Ok(()),
+        (false, None) => Some(guard_by_id(level.id, site)?),
+    };
+    // SAFETY: as above. What the level had is dropped when it is in no level any more.
+    drop(std::mem::replace(unsafe { &mut (*top()).guard }, guard));
+    Ok(())
+}
+
+/// Does this thread's innermost level have no guard? Nor has a thread that Python or somebody else attached. `None` if
+/// nothing is attached.
+///
+/// Context: normal.
+pub fn is_daemon() -> Option<bool> {
+    let attached = attached();
+    if attached.is_null() {
+        return None;
+    }
+    Some(levels().next().is_none_or(|level| level.state != attached || level.guard.is_none()))
 }
 
 /// Is the calling thread inside a level that keeps interpreter `id` from finalizing?

@@ -11,9 +11,11 @@
 //! | `interrupt` | Ctrl-C during a drain |
 //! | `fork` | what a forked child finds |
 //! | `c_api` | the function table behind `pep788.h` |
+//! | `first_version` | references by pointer, for `pep788_v1.h` |
 //! | `module` | the functions under the Python package |
 
 mod c_api;
+mod first_version;
 mod fork;
 mod interrupt;
 mod keeper;

@@ -48,6 +48,11 @@ pub fn main_id() -> Option<InterpreterId> {
     id_in_epoch(0)
 }
 
+/// Is this the ID of a subinterpreter?
+pub fn is_sub(id: InterpreterId) -> bool {
+    i64::from(id) & ((1 << EPOCH_SHIFT) - 1) != 0
+}
+
 /// The ID of an interpreter, registered or not.
 ///
 /// # Safety

@@ -16,12 +16,13 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use support::{Package, Python};
 
-/// Scenarios, and whether they need the C extension in `tests/extension`.
+/// Scenarios, and whether they need the C extensions in `tests/extension`.
 const PROGRAMS: &[(&str, Needs)] = &[
     ("package", Needs::Package),
     ("guards", Needs::Package),
     ("shutdown_order", Needs::Package),
     ("c_api", Needs::Extension),
+    ("first_version", Needs::Extension),
     ("ends", Needs::Extension),
     ("forks", Needs::Extension),
     ("fire", Needs::Extension),
@@ -49,9 +50,9 @@ fn main() {
         }
     })];
     for python in pythons {
-        trials.push(Trial::test(format!("{}::header", python.version), {
+        trials.push(Trial::test(format!("{}::headers", python.version), {
             let (python, package) = (python.clone(), package.clone());
-            move || Ok(package.check_header(&python)?)
+            move || Ok(package.check_headers(&python)?)
         }));
         for &(program, needs) in PROGRAMS {
             let (python, package, records) = (python.clone(), package.clone(), records.clone());

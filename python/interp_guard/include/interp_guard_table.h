@@ -65,6 +65,17 @@ struct InterpGuard_API {
     int (*release_checked)(PyThreadStateToken *);
     int (*drain)(int64_t, int64_t);
     int64_t (*current_id)(void);
+    PyInterpreterState *(*v1_hold)(void);
+    PyInterpreterState *(*v1_lookup)(int64_t);
+    void (*v1_release)(PyInterpreterState *);
+    int (*v1_ensure)(PyInterpreterState *, int);
+    void (*v1_release_innermost)(void);
+    int (*v1_set_daemon)(int);
+    int (*v1_get_daemon)(void);
+    void *(*v1_handle_lookup)(int64_t);
+    void *(*v1_handle_dup)(void *);
+    int (*v1_handle_ensure)(void *);
+    PyInterpreterState *(*v1_handle_interpreter)(void *);
 };
 
 /* One per shared object, whichever of its source files made the import call. */

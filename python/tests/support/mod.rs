@@ -172,30 +172,41 @@ impl Package {
         extensions.entry(python.version.clone()).or_insert_with(|| self.build_extension(python)).clone()
     }
 
-    /// Compiles a file that uses every name of the header: as C and C++, with and without the limited API.
-    pub fn check_header(&self, python: &Python) -> Result<(), String> {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/extension/header.c");
-        let mut languages = vec![("cc", "c11"), ("c++", "c++17")];
+    /// Compiles files that use every name of a header: as C and C++, with and without the limited API. One that includes
+    /// both headers is refused, and told why.
+    pub fn check_headers(&self, python: &Python) -> Result<(), String> {
+        let mut languages = vec![("cc", "c", "c11"), ("c++", "c++", "c++17")];
         if is_long() {
-            languages.extend([("c++", "c++11"), ("c++", "c++20")]);
+            languages.extend([("c++", "c++", "c++11"), ("c++", "c++", "c++20")]);
         }
-        for (compiler, language) in languages {
+        for (compiler, language, standard) in languages {
             for limited in [None, Some("-DPy_LIMITED_API=0x03090000")] {
-                let output = Command::new(compiler)
-                    .args(["-x", if compiler == "cc" { "c" } else { "c++" }])
-                    .arg(format!("-std={language}"))
-                    .args(["-Wall", "-Wextra", "-Werror", "-fsyntax-only"])
-                    .args(limited)
-                    .arg("-I")
-                    .arg(self.root.join("interp_guard/include"))
-                    .arg("-isystem") // Python's own headers are not under test
-                    .arg(&python.include)
-                    .arg(&source)
-                    .output()
-                    .map_err(|error| format!("{compiler}: {error}"))?;
-                if !output.status.success() {
+                let compile = |source: &str| {
+                    Command::new(compiler)
+                        .args(["-x", language, &format!("-std={standard}")])
+                        .args(["-Wall", "-Wextra", "-Werror", "-fsyntax-only"])
+                        .args(limited)
+                        .arg("-I")
+                        .arg(self.root.join("interp_guard/include"))
+                        .arg("-isystem") // Python's own headers are not under test
+                        .arg(&python.include)
+                        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/extension").join(source))
+                        .output()
+                        .map_err(|error| format!("{compiler}: {error}"))
+                };
+                for source in ["header.c", "header_v1.c"] {
+                    let output = compile(source)?;
+                    if !output.status.success() {
+                        let errors = String::from_utf8_lossy(&output.stderr);
+                        return Err(format!("{source}, {compiler} -std={standard} {limited:?}: {errors}"));
+                    }
+                }
+                for source in ["both_headers.c", "both_headers_v1_first.c"] {
+                    let output = compile(source)?;
                     let errors = String::from_utf8_lossy(&output.stderr);
-                    return Err(format!("{compiler} -std={language} {limited:?}: {errors}"));
+                    if output.status.success() || !errors.contains("include one of them") {
+                        return Err(format!("{source}, {compiler} -std={standard}: {errors}"));
+                    }
                 }
             }
         }
@@ -206,21 +217,23 @@ impl Package {
         let folder = self.root.join(format!("extension-{}", python.version));
         fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/extension");
-        let output = Command::new("cc")
-            .args(["-std=c11", "-D_GNU_SOURCE", "-O2", "-g", "-Wall", "-Wextra", "-Werror"])
-            .args(["-shared", "-fPIC", "-pthread", "-I"])
-            .arg(&python.include)
-            .arg("-I")
-            .arg(self.root.join("interp_guard/include"))
-            .arg(sources.join("ig_test.c"))
-            .arg("-o")
-            .arg(folder.join("ig_test.so"))
-            .output()
-            .map_err(|error| format!("cc: {error}"))?;
-        match output.status.success() {
-            true => Ok(folder),
-            false => Err(format!("the C extension: {}", String::from_utf8_lossy(&output.stderr))),
+        for name in ["ig_test", "ig_test_v1"] {
+            let output = Command::new("cc")
+                .args(["-std=c11", "-D_GNU_SOURCE", "-O2", "-g", "-Wall", "-Wextra", "-Werror"])
+                .args(["-shared", "-fPIC", "-pthread", "-I"])
+                .arg(&python.include)
+                .arg("-I")
+                .arg(self.root.join("interp_guard/include"))
+                .arg(sources.join(name).with_extension("c"))
+                .arg("-o")
+                .arg(folder.join(name).with_extension("so"))
+                .output()
+                .map_err(|error| format!("cc: {error}"))?;
+            if !output.status.success() {
+                return Err(format!("{name}.c: {}", String::from_utf8_lossy(&output.stderr)));
+            }
         }
+        Ok(folder)
     }
 }
 

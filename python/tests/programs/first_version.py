@@ -1,0 +1,61 @@
+"""pep788_v1.h: references by pointer and by handle, daemons, forks, and lookup and release in real signal handlers."""
+
+import os
+import subprocess
+import sys
+
+import interp_guard
+import ig_test_v1
+
+count = 1_000_000 if os.environ.get("INTERP_GUARD_LONG") else 10_000
+
+
+def run(code, **environment):
+    ended = subprocess.run(
+        [sys.executable, "-c", "import interp_guard, ig_test_v1\n" + code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        timeout=120,
+        text=True,
+        env={**os.environ, **environment},
+    )
+    return ended.returncode, ended.stdout, ended.stderr
+
+
+ig_test_v1.run_scenarios()
+assert interp_guard.holders(0) == 0
+# The same with each reference recorded; at exit nothing is out and nothing was released too often.
+status, out, err = run("ig_test_v1.run_scenarios()\nprint(int(interp_guard.holders(0)))", INTERP_GUARD_LEDGER="1")
+assert (status, out, err) == (0, "0\n", ""), (status, out, err)
+
+# A daemon does not hold off the end.
+for ledger in ("0", "1"):
+    status, out, err = run(
+        "ig_test_v1.start_daemon(lambda: sum(range(100)))\n"
+        "while not ig_test_v1.daemon_is_running(): pass\n"
+        "print(int(interp_guard.holders(0)))\n",
+        INTERP_GUARD_LEDGER=ledger,
+    )
+    assert (status, out, err) == (0, "0\n", ""), (status, out, err)
+
+# A release without an ensure is a fatal error.
+status, out, err = run("ig_test_v1.release_without_ensure()")
+assert status != 0 and "this thread is in no PyThreadState_Ensure" in err, (status, out, err)
+
+# Real signals.
+for subs, between in ((False, 40_000), (True, 200_000)):  # in nanoseconds; so that the target gets on between two
+    seen = ig_test_v1.signals(subs, count, between)
+    print("subs" if subs else "guards and ensure", seen)
+    assert seen["delivered"] >= count and seen["wrong"] == 0, seen
+    assert seen["refused"] > 0 and (seen["found"] > 0) == subs, seen
+assert interp_guard.holders(0) == 0
+# With the ledger each lookup makes system calls, so that the handler takes longer.
+ledger = (
+    "for subs in False, True:\n"
+    f"    seen = ig_test_v1.signals(subs, {count // 50}, 400_000)\n"
+    "    assert seen['wrong'] == 0, seen\n"
+    "assert interp_guard.holders(0) == 0\n"
+)
+status, out, err = run(ledger, INTERP_GUARD_LEDGER="1")
+assert (status, err) == (0, ""), (status, out, err)
+print("ok")
