@@ -237,13 +237,33 @@ pub unsafe fn borrow(bits: u64) -> Option<ManuallyDrop<Guard<'static, Interprete
 }
 
 unsafe extern "C" fn ensure_at(guard: GuardPointer, caller: usize) -> *mut Level {
+    if let Some(level) = levels::nest_by_guard(guard as u64) {
+        return level.as_ptr();
+    }
     // SAFETY: the header asks for a guard that is not closed yet.
     unsafe { borrow(guard as u64) }
         .map_or(null_mut(), |guard| token(levels::ensure(&guard, Site::code(caller))))
 }
 
 unsafe extern "C" fn ensure_from_view_at(view: ViewPointer, caller: usize) -> *mut Level {
-    view_of(view).map_or(null_mut(), |id| token(levels::ensure_id(id, Site::code(caller))))
+    match view_of(view) {
+        Some(id) => ensure_by(id, caller),
+        None => null_mut(),
+    }
+}
+
+#[inline(always)]
+fn ensure_by(id: InterpreterId, caller: usize) -> *mut Level {
+    match levels::nest_by_id(id.into()) {
+        Some(level) => level.as_ptr(),
+        None => ensure_new(id, caller),
+    }
+}
+
+/// A function of its own, so that nesting pays nothing for what this one needs.
+#[inline(never)]
+fn ensure_new(id: InterpreterId, caller: usize) -> *mut Level {
+    token(levels::ensure_id(id, Site::code(caller)))
 }
 
 unsafe extern "C" fn release(level: *mut Level) {
@@ -320,7 +340,10 @@ unsafe extern "C" fn ensure_guard_at(guard: *const InterpGuard, caller: usize) -
 }
 
 unsafe extern "C" fn ensure_id_at(id: i64, caller: usize) -> *mut Level {
-    InterpreterId::try_from(id).map_or(null_mut(), |id| token(levels::ensure_id(id, Site::code(caller))))
+    match InterpreterId::try_from(id) {
+        Ok(id) => ensure_by(id, caller),
+        Err(_) => null_mut(),
+    }
 }
 
 unsafe extern "C" fn drain(id: i64, timeout_ns: i64) -> c_int {

@@ -27,10 +27,11 @@
 use crate::fork;
 use crate::python::{self, PyThreadState_GetInterpreter};
 use crate::table::{self, Interpreter, REGISTRY};
+use crate::this_thread::this_thread;
+use crate::word::Held;
 use interp_guard::raw::GuardParts;
 use interp_guard::{Guard, InterpreterId, Site};
 use pyo3_ffi::{self as ffi, PyInterpreterState, PyThreadState};
-use std::cell::Cell;
 use std::ptr::{NonNull, null_mut};
 
 type InterpreterGuard = Guard<'static, Interpreter>;
@@ -39,19 +40,18 @@ type InterpreterGuard = Guard<'static, Interpreter>;
 pub struct Level {
     outer: *mut Level,
     id: InterpreterId,
-    interpreter: *mut PyInterpreterState,
+    guard: Option<Held>,
     /// What this level attached or found attached.
     state: *mut PyThreadState,
+    /// Ensures of the same interpreter inside this level that are counted here.
+    nested: u32,
     origin: Origin,
     /// What was attached before, in another interpreter; or null.
     previous: *mut PyThreadState,
     /// The thread's own state, detached, to be bound to it again at release (L5); or null.
     bound: *mut PyThreadState,
-    /// Ensures of the same interpreter inside this level that are counted here.
-    nested: u32,
-    guard: Option<InterpreterGuard>,
     /// Of the interpreter of `previous` or `bound` (L2).
-    left_behind: Option<InterpreterGuard>,
+    left_behind: Option<Held>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -59,24 +59,6 @@ enum Origin {
     FoundAttached,
     FoundDetached,
     Created,
-}
-
-thread_local! {
-    /// This thread's innermost level, or null. Has no destructor, and so is there until the thread is gone.
-    static TOP: Cell<*mut Level> = const { Cell::new(null_mut()) };
-    static SPARE: Spare = const { Spare(Cell::new(null_mut())) };
-}
-
-/// A level's memory, kept for the next one.
-struct Spare(Cell<*mut Level>);
-
-impl Drop for Spare {
-    fn drop(&mut self) {
-        if let Some(level) = NonNull::new(self.0.get()) {
-            // SAFETY: put here by `free`, which had it from `Box`, with nothing left in it to drop.
-            drop(unsafe { Box::from_raw(level.cast::<std::mem::MaybeUninit<Level>>().as_ptr()) });
-        }
-    }
 }
 
 /// Why an ensure attached nothing.
@@ -97,8 +79,9 @@ pub enum Misuse {
     NotAttached,
 }
 
+#[inline(always)]
 fn top() -> *mut Level {
-    TOP.with(Cell::get)
+    this_thread().top.get()
 }
 
 /// This thread's levels, innermost first.
@@ -108,106 +91,157 @@ fn levels() -> impl Iterator<Item = &'static Level> {
     std::iter::successors(at(top()), move |level| at(level.outer))
 }
 
-/// Attaches this thread to the interpreter of `guard`, which stays the caller's: the level has one of its own.
+/// Counts one more ensure in the innermost level, if that has the guard whose word this is, or one like it, and is attached.
 ///
 /// Context: normal; attached or not.
-pub fn ensure(guard: &InterpreterGuard, site: Site) -> Result<NonNull<Level>, Refused> {
-    let interpreter = guard.state;
-    match nest(|level| level.interpreter == interpreter) {
-        Some(level) => Ok(level),
-        None => push(guard.clone_at(site)),
-    }
+#[inline(always)]
+pub fn nest_by_guard(bits: u64) -> Option<NonNull<Level>> {
+    nest(|level| level.guard.as_ref().is_some_and(|guard| guard.is_like(bits)))
 }
 
-/// Attaches this thread to interpreter `id`.
-///
-/// Inside a level of that interpreter it succeeds also while the interpreter is closing: that level's guard is out.
+/// Counts one more ensure in the innermost level, if that has a guard of interpreter `id` and is attached.
 ///
 /// Context: normal; attached or not.
-pub fn ensure_id(id: InterpreterId, site: Site) -> Result<NonNull<Level>, Refused> {
-    if let Some(level) = nest(|level| level.id == id) {
-        return Ok(level);
-    }
-    push(guard_by_id(id, site)?)
+#[inline(always)]
+pub fn nest_by_id(id: i64) -> Option<NonNull<Level>> {
+    nest(|level| i64::from(level.id) == id && level.guard.is_some())
 }
 
-/// A guard of `id`: of a level of this thread that has one, also while the interpreter is closing; or a new one.
-fn guard_by_id(id: InterpreterId, site: Site) -> Result<InterpreterGuard, Refused> {
-    let of_a_level = levels().find_map(|level| level.guard.as_ref().filter(|_| level.id == id));
-    match of_a_level {
-        Some(guard) => Ok(guard.clone_at(site)),
-        None => REGISTRY.lookup_at(id, site).map_err(|_| Refused::NoGuard),
-    }
-}
-
-/// Attaches this thread to the interpreter of `guard`, in a level of its own, which has the guard.
-///
-/// Context: normal; attached or not.
-pub fn enter(guard: InterpreterGuard) -> Result<NonNull<Level>, Refused> {
-    push(guard)
-}
-
-/// Counts one more ensure in the innermost level, if that is wanted and attached.
-#[inline]
+#[inline(always)]
 fn nest(is_wanted: impl Fn(&Level) -> bool) -> Option<NonNull<Level>> {
     let mut level = NonNull::new(top())?;
     // SAFETY: this thread's innermost level; nothing else refers to it now.
     let innermost = unsafe { level.as_mut() };
-    // A daemon level has no guard under which another could count.
-    if !is_wanted(innermost)
-        || innermost.guard.is_none()
-        || python::attached(innermost.state) != innermost.state
-    {
+    if !is_wanted(innermost) || !innermost.is_attached() {
         return None;
     }
     innermost.nested = innermost.nested.checked_add(1)?;
     Some(level)
 }
 
-fn push(guard: InterpreterGuard) -> Result<NonNull<Level>, Refused> {
-    let outer = top();
+/// Attaches this thread to the interpreter of `guard`, which stays the caller's: the level has one of its own.
+///
+/// Context: normal; attached or not.
+pub fn ensure(guard: &InterpreterGuard, site: Site) -> Result<NonNull<Level>, Refused> {
+    match nest_by_id(guard.id.into()) {
+        Some(level) => Ok(level),
+        None => push(guard.id, guard.clone_at(site)),
+    }
+}
+
+/// Attaches this thread to interpreter `id`, which [`nest_by_id`] did not.
+///
+/// Inside a level of that interpreter it succeeds also while the interpreter is closing: that level's guard is out.
+///
+/// Context: normal; attached or not.
+pub fn ensure_id(id: InterpreterId, site: Site) -> Result<NonNull<Level>, Refused> {
+    push(id, guard_by_id(id, site)?)
+}
+
+/// A guard of `id`: of a level of this thread that has one, also while the interpreter is closing; or a new one.
+#[inline(always)]
+fn guard_by_id(id: InterpreterId, site: Site) -> Result<InterpreterGuard, Refused> {
+    if let Some(guard) = if_any(top(), || guard_in_levels(id, site)) {
+        return Ok(guard);
+    }
+    REGISTRY.lookup_at(id, site).map_err(|_| Refused::NoGuard)
+}
+
+fn guard_in_levels(id: InterpreterId, site: Site) -> Option<InterpreterGuard> {
+    let mut guards = levels().filter(|level| level.id == id).filter_map(|level| level.guard.as_ref());
+    guards.next().map(|guard| guard.another(site))
+}
+
+/// What `search` finds, if there are levels, from `innermost` on: most ensures are a thread's first.
+#[inline(always)]
+fn if_any<R>(innermost: *mut Level, search: impl FnOnce() -> Option<R>) -> Option<R> {
+    #[cold]
+    #[inline(never)]
+    fn call<R>(search: impl FnOnce() -> Option<R>) -> Option<R> {
+        search()
+    }
+    if innermost.is_null() { None } else { call(search) }
+}
+
+/// Attaches this thread to the interpreter of `guard`, in a level of its own, which has the guard.
+///
+/// Context: normal; attached or not.
+pub fn enter(guard: InterpreterGuard) -> Result<NonNull<Level>, Refused> {
+    push(guard.id, guard)
+}
+
+#[inline(always)]
+fn push(id: InterpreterId, guard: InterpreterGuard) -> Result<NonNull<Level>, Refused> {
     let interpreter = guard.state;
+    let guard = Held::new(guard);
+    let here = this_thread();
+    let outer = here.top.get();
+    // Where it stays, for it is large: nothing of it is moved about.
+    let memory = here.take_memory();
+    // SAFETY: a level's memory, which nobody else has.
+    let level = unsafe {
+        (*memory).write(Level {
+            outer,
+            id,
+            guard: Some(guard),
+            state: null_mut(),
+            nested: 0,
+            origin: Origin::FoundAttached,
+            previous: null_mut(),
+            bound: null_mut(),
+            left_behind: None,
+        })
+    };
     // SAFETY: `outer` is null or this thread's innermost level.
     let ours = unsafe { outer.as_ref() }.map_or(null_mut(), |level| level.state);
     let current = python::attached(ours);
-    let mut level = Level {
-        outer,
-        id: guard.id,
-        interpreter,
-        state: current,
-        origin: Origin::FoundAttached,
-        previous: null_mut(),
-        bound: null_mut(),
-        nested: 0,
-        guard: Some(guard),
-        left_behind: None,
-    };
     // SAFETY: `current` is attached here, so it exists.
-    if current.is_null() || unsafe { PyThreadState_GetInterpreter(current) } != interpreter {
-        level.switch(current)?;
+    if !current.is_null() && unsafe { PyThreadState_GetInterpreter(current) } == interpreter {
+        level.state = current;
+    } else if let Err(refused) = level.switch(interpreter, current) {
+        // SAFETY: initialised above, and nobody else knows of it.
+        unsafe {
+            std::ptr::drop_in_place(level);
+            here.keep_memory(level);
+        }
+        return Err(refused);
     }
-    let level = store(level);
-    TOP.set(level.as_ptr());
-    Ok(level)
+    here.top.set(level);
+    Ok(NonNull::from(level))
 }
 
 impl Level {
-    /// Detaches `current`, if that is not null, and attaches a state of `self.interpreter`.
-    fn switch(&mut self, current: *mut PyThreadState) -> Result<(), Refused> {
+    /// Is the state of this level, one of this thread's, attached on this thread?
+    #[inline(always)]
+    fn is_attached(&self) -> bool {
+        // Up to 3.11 too: a state of this thread's that holds the GIL holds it here.
+        python::unchecked() == self.state
+    }
+
+    /// Detaches `current`, if that is not null, and attaches a state of `interpreter`.
+    #[inline(always)]
+    fn switch(
+        &mut self,
+        interpreter: *mut PyInterpreterState,
+        current: *mut PyThreadState,
+    ) -> Result<(), Refused> {
         // SAFETY: reads a thread-specific value.
         let bound = unsafe { ffi::PyGILState_GetThisThreadState() };
-        let behind = if current.is_null() { bound } else { current };
-        self.left_behind = guard_of(behind);
+        let found = find_detached(self.outer, interpreter, bound);
         if !current.is_null() {
+            self.left_behind = guard_of(current);
+            self.previous = current;
             // SAFETY: `current` is attached here.
             unsafe { ffi::PyEval_SaveThread() };
-            self.previous = current;
+        } else if !bound.is_null() && found != Some(bound) {
+            self.left_behind = guard_of(bound);
+            self.bound = bound;
         }
-        match find_detached(self.interpreter, bound) {
+        match found {
             Some(state) => (self.state, self.origin) = (state, Origin::FoundDetached),
             None => {
                 // SAFETY: guarded, so the interpreter exists; needs no GIL.
-                let state = fork::creating(|| unsafe { ffi::PyThreadState_New(self.interpreter) });
+                let state = fork::creating(|| unsafe { ffi::PyThreadState_New(interpreter) });
                 if state.is_null() {
                     self.go_back();
                     return Err(Refused::NoMemory);
@@ -215,16 +249,22 @@ impl Level {
                 (self.state, self.origin) = (state, Origin::Created);
             }
         }
-        if current.is_null() && !bound.is_null() && bound != self.state {
-            self.bound = bound;
-        }
         // SAFETY: a detached state of this thread; its interpreter is guarded, and so it is not finalizing.
         unsafe { ffi::PyEval_RestoreThread(self.state) };
         Ok(())
     }
 
-    /// Attaches what was attached before, or binds what was bound before (L5). Nothing is attached now.
+    /// Attaches what was attached before, or binds what was bound before (L5). Nothing is attached now, and the level is not
+    /// one of this thread's any more.
+    #[inline(always)]
     fn go_back(&self) {
+        if !self.previous.is_null() || !self.bound.is_null() {
+            self.go_back_to_what_was_there();
+        }
+    }
+
+    #[inline(never)]
+    fn go_back_to_what_was_there(&self) {
         if !self.previous.is_null() {
             // SAFETY: detached by `switch`; guarded where that was possible (L2).
             unsafe { ffi::PyEval_RestoreThread(self.previous) };
@@ -249,49 +289,61 @@ impl Level {
 }
 
 /// A guard of the interpreter of a state of this thread, unless a level has one already, or it has none to give.
-fn guard_of(state: *mut PyThreadState) -> Option<InterpreterGuard> {
-    if state.is_null() || levels().any(|level| level.state == state) {
+#[inline(never)]
+fn guard_of(state: *mut PyThreadState) -> Option<Held> {
+    if levels().any(|level| level.state == state) {
         return None;
     }
     // SAFETY: a state of this thread, attached or bound; it exists as long as its interpreter does.
     let interpreter = unsafe { PyThreadState_GetInterpreter(state) };
     // SAFETY: as above.
     let id = unsafe { table::id_of(interpreter) }?;
-    REGISTRY.lookup(id).ok()
+    REGISTRY.lookup(id).ok().map(Held::new)
 }
 
 /// A state of this thread for `interpreter` that is not attached: in its levels first, for up to 3.11 and between levels
 /// the bound one may be another.
+#[inline(always)]
 fn find_detached(
+    innermost: *mut Level,
     interpreter: *mut PyInterpreterState,
     bound: *mut PyThreadState,
 ) -> Option<*mut PyThreadState> {
-    let in_levels = levels().flat_map(|level| [level.state, level.previous, level.bound]);
-    in_levels.chain([bound]).find(|&state| {
+    let fits = |state: *mut PyThreadState| {
         // SAFETY: levels' states live as long as the levels; the bound one as in `guard_of`.
         !state.is_null() && unsafe { PyThreadState_GetInterpreter(state) } == interpreter
-    })
+    };
+    let states = |level: &Level| [level.state, level.previous, level.bound];
+    let in_levels = if_any(innermost, || levels().flat_map(states).find(|&state| fits(state)));
+    in_levels.or(fits(bound).then_some(bound))
 }
 
 /// Undoes the innermost ensure of this thread, which must be the one that returned `token`.
 ///
 /// Context: normal; attached as ensure left it.
+#[inline(always)]
 pub fn release(token: *mut Level) -> Result<(), Misuse> {
-    let innermost = top();
-    if token.is_null() || token != innermost {
+    if token.is_null() || token != top() {
         return Err(Misuse::OutOfOrder);
     }
-    // SAFETY: this thread's innermost level. Not a reference that lasts: clearing a state can run Python code, which may
-    // ensure and release inside this level.
-    let (state, origin, nested) = unsafe { ((*token).state, (*token).origin, (*token).nested) };
-    if python::attached(state) != state {
+    // SAFETY: this thread's innermost level.
+    let level = unsafe { &mut *token };
+    if !level.is_attached() {
         return Err(Misuse::NotAttached);
     }
-    if nested > 0 {
-        // SAFETY: as above.
-        unsafe { (*token).nested = nested - 1 };
-        return Ok(());
+    match level.nested.checked_sub(1) {
+        Some(nested) => level.nested = nested,
+        None => pop(token),
     }
+    Ok(())
+}
+
+/// Ends this thread's innermost level, `token`, which is attached.
+#[inline(never)]
+fn pop(token: *mut Level) {
+    // SAFETY: this thread's innermost level. Not a reference that lasts: clearing a state can run Python code, which may
+    // ensure and release inside this level.
+    let (state, origin) = unsafe { ((*token).state, (*token).origin) };
     match origin {
         Origin::FoundAttached => {}
         Origin::FoundDetached => {
@@ -306,15 +358,27 @@ pub fn release(token: *mut Level) -> Result<(), Misuse> {
             }
         }
     }
+    let here = this_thread();
     // SAFETY: still this thread's innermost level: whatever ran in between released what it ensured.
-    let level = unsafe { token.read() };
-    TOP.set(level.outer);
+    let level = unsafe { &mut *token };
+    here.top.set(level.outer);
     if origin != Origin::FoundAttached {
         level.go_back();
     }
-    free(token);
-    drop(level); // the guards, last (L1)
-    Ok(())
+    let (guard, left_behind) = (level.guard.take(), level.left_behind.take());
+    // SAFETY: from `push`, which had its memory from there; nothing is left in it.
+    unsafe { here.keep_memory(token) };
+    // The guards last (L1).
+    drop(guard);
+    if left_behind.is_some() {
+        give_up(left_behind);
+    }
+}
+
+/// Out of the way of those that have none.
+#[inline(never)]
+fn give_up(guard: Option<Held>) {
+    drop(guard);
 }
 
 /// This thread's innermost level, or null.
@@ -332,7 +396,7 @@ pub fn set_daemon(daemon: bool, site: Site) -> Result<(), Refused> {
     // SAFETY: null or this thread's innermost level; the reference ends before anything else is done with it.
     let Some(level) = (unsafe { top().as_ref() }) else { return Err(Refused::NoGuard) };
     // Ensures that are counted in a level would lose what they count under.
-    if level.nested > 0 || python::attached(level.state) != level.state {
+    if level.nested > 0 || !level.is_attached() {
         return Err(Refused::NoGuard);
     }
     let guard = match (daemon, &level.guard) {
@@ -341,7 +405,7 @@ pub fn set_daemon(daemon: bool, site: Site) -> Result<(), Refused> {
         }
         (true, _) => None,
         (false, Some(_)) => return Ok(()),
-        (false, None) => Some(guard_by_id(level.id, site)?),
+        (false, None) => Some(Held::new(guard_by_id(level.id, site)?)),
     };
     // SAFETY: as above. What the level had is dropped when it is in no level any more.
     drop(std::mem::replace(unsafe { &mut (*top()).guard }, guard));
@@ -363,8 +427,8 @@ pub fn is_daemon() -> Option<bool> {
 /// Is the calling thread inside a level that keeps interpreter `id` from finalizing?
 pub fn holds(id: InterpreterId) -> bool {
     levels().any(|level| {
-        level.guard.as_ref().is_some_and(|guard| guard.id == id)
-            || level.left_behind.as_ref().is_some_and(|guard| guard.id == id)
+        level.id == id && level.guard.is_some()
+            || level.left_behind.as_ref().is_some_and(|guard| guard.interpreter().id == id)
     })
 }
 
@@ -373,13 +437,8 @@ pub fn for_each_guard(keep: &mut dyn FnMut(&mut GuardParts)) {
     let mut at = top();
     // SAFETY: null or a level of this thread; nothing else refers to it now.
     while let Some(level) = unsafe { at.as_mut() } {
-        for guard in [&mut level.guard, &mut level.left_behind] {
-            if let Some(held) = guard.take() {
-                let mut parts = held.into_raw().into_parts();
-                keep(&mut parts);
-                // SAFETY: taken apart above, and put together only here.
-                *guard = Some(unsafe { REGISTRY.guard_from_parts(parts) });
-            }
+        for guard in [&mut level.guard, &mut level.left_behind].into_iter().flatten() {
+            guard.change(&mut *keep);
         }
         at = level.outer;
     }
@@ -389,26 +448,4 @@ pub fn for_each_guard(keep: &mut dyn FnMut(&mut GuardParts)) {
 pub fn attached() -> *mut PyThreadState {
     // SAFETY: null or this thread's innermost level.
     python::attached(unsafe { top().as_ref() }.map_or(null_mut(), |level| level.state))
-}
-
-fn store(level: Level) -> NonNull<Level> {
-    let spare = SPARE.try_with(|spare| NonNull::new(spare.0.replace(null_mut()))).ok().flatten();
-    match spare {
-        Some(memory) => {
-            // SAFETY: a level's memory, with nothing in it.
-            unsafe { memory.write(level) };
-            memory
-        }
-        None => NonNull::from(Box::leak(Box::new(level))),
-    }
-}
-
-/// Keeps the memory of a level whose contents were moved out.
-fn free(level: *mut Level) {
-    let kept = SPARE.try_with(|spare| spare.0.replace(level));
-    // Thread-locals with destructors are gone when other destructors run at the end of a thread: nothing is kept then.
-    if let Some(memory) = NonNull::new(kept.unwrap_or(level)) {
-        // SAFETY: a level's memory from `Box`, with nothing left in it to drop.
-        drop(unsafe { Box::from_raw(memory.cast::<std::mem::MaybeUninit<Level>>().as_ptr()) });
-    }
 }

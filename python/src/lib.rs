@@ -6,6 +6,7 @@
 //! | `table` | the process's one registry; IDs, epochs, registration |
 //! | `word` | a guard and a view as one tagged word |
 //! | `levels` | ensure and release: thread states, nested and across interpreters |
+//! | `this_thread` | where a thread keeps its levels |
 //! | `shutdown` | hooks that close and drain; what they say while they wait |
 //! | `keeper` | a bug of CPython 3.13, kept away from |
 //! | `interrupt` | Ctrl-C during a drain |
@@ -24,6 +25,7 @@ mod module;
 mod python;
 mod shutdown;
 mod table;
+mod this_thread;
 mod word;
 
 use pyo3_ffi as ffi;

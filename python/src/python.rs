@@ -4,6 +4,7 @@ use pyo3_ffi::{self as ffi, PyInterpreterState, PyThreadState};
 use std::ffi::{CStr, c_int};
 use std::ptr::null_mut;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 // Exported by every libpython from 3.9 on, though not in the limited API's headers.
 unsafe extern "C" {
@@ -11,17 +12,33 @@ unsafe extern "C" {
     pub fn PyThreadState_GetInterpreter(state: *mut PyThreadState) -> *mut PyInterpreterState;
 }
 
-/// What [`resolve`] found.
-struct Python {
-    /// `PyThreadState_GetUnchecked`, `_PyThreadState_UncheckedGet` before 3.13.
-    unchecked: unsafe extern "C" fn() -> *mut PyThreadState,
-    is_finalizing: unsafe extern "C" fn() -> c_int,
-    /// Up to 3.11 `unchecked` names the holder of the process's one GIL, on whichever thread; then this is where a
-    /// thread state has the ident of the thread that created it. From 3.12 on `unchecked` is thread-local and exact.
-    thread_id: Option<usize>,
+/// `Py_IsFinalizing`, `_Py_IsFinalizing` before 3.13.
+static IS_FINALIZING: OnceLock<unsafe extern "C" fn() -> c_int> = OnceLock::new();
+
+type UncheckedGetter = unsafe extern "C" fn() -> *mut PyThreadState;
+
+/// `PyThreadState_GetUnchecked`, `_PyThreadState_UncheckedGet` before 3.13.
+static UNCHECKED: AtomicPtr<()> = AtomicPtr::new(nothing_is_attached as UncheckedGetter as *mut ());
+
+/// Up to 3.11 the getter names the holder of the process's one GIL, on whichever thread; then this is where a thread state
+/// has the ident of the thread that created it. From 3.12 on the getter is thread-local and exact, and this is 0.
+static THREAD_ID: AtomicU32 = AtomicU32::new(0);
+
+/// The getter until there is one.
+unsafe extern "C" fn nothing_is_attached() -> *mut PyThreadState {
+    null_mut()
 }
 
-static PYTHON: OnceLock<Python> = OnceLock::new();
+/// What is attached on this thread; up to 3.11 on any thread.
+///
+/// Context: any; attached or not.
+#[inline(always)]
+pub fn unchecked() -> *mut PyThreadState {
+    // Relaxed: a function's address, stored once, with nothing behind it that would have to be visible too.
+    let getter = UNCHECKED.load(Ordering::Relaxed);
+    // SAFETY: only functions of this type are stored there; callable always, and touch nothing that the pointer points to.
+    unsafe { std::mem::transmute::<*mut (), UncheckedGetter>(getter)() }
+}
 
 /// 9 to 15 and beyond, for 3.9 to 3.15 and beyond.
 pub fn minor_version() -> u32 {
@@ -32,7 +49,7 @@ pub fn minor_version() -> u32 {
 
 /// Looks up what the limited API does not name. To be called before anything else here.
 pub fn resolve() -> Result<(), &'static str> {
-    if PYTHON.get().is_some() {
+    if IS_FINALIZING.get().is_some() {
         return Ok(());
     }
     let symbol = |name: &CStr| {
@@ -46,50 +63,45 @@ pub fn resolve() -> Result<(), &'static str> {
     let is_finalizing = symbol(c"Py_IsFinalizing")
         .or_else(|| symbol(c"_Py_IsFinalizing"))
         .ok_or("this Python has no Py_IsFinalizing")?;
-    let python = Python {
-        // SAFETY: both names have had this signature since 3.5.
-        unchecked: unsafe {
-            std::mem::transmute::<*mut libc::c_void, unsafe extern "C" fn() -> *mut PyThreadState>(unchecked)
-        },
-        // SAFETY: both names have had this signature since 3.7.
-        is_finalizing: unsafe {
-            std::mem::transmute::<*mut libc::c_void, unsafe extern "C" fn() -> c_int>(is_finalizing)
-        },
-        thread_id: match minor_version() {
-            9 | 10 => Some(176), // offsetof(PyThreadState, thread_id) in the 64-bit headers; checked by a test
-            11 => Some(152),
-            _ => None,
-        },
+    let thread_id = match minor_version() {
+        9 | 10 => 176, // offsetof(PyThreadState, thread_id) in the 64-bit headers; checked by a test
+        11 => 152,
+        _ => 0,
     };
-    let _ = PYTHON.set(python); // whoever was first resolved the same
+    // Relaxed: see `unchecked`; whoever gets to call this library at all was told by the thread that imports it.
+    THREAD_ID.store(thread_id, Ordering::Relaxed);
+    UNCHECKED.store(unchecked.cast(), Ordering::Relaxed); // both names have had the getter's signature since 3.5
+    // SAFETY: both names have had this signature since 3.7.
+    let is_finalizing =
+        unsafe { std::mem::transmute::<*mut libc::c_void, unsafe extern "C" fn() -> c_int>(is_finalizing) };
+    let _ = IS_FINALIZING.set(is_finalizing); // whoever was first resolved the same
     Ok(())
 }
 
 /// Has CPython begun to tear the main interpreter down (its atexit callbacks are over)?
 pub fn is_finalizing() -> bool {
     // SAFETY: reads a flag; callable always.
-    PYTHON.get().is_some_and(|python| unsafe { (python.is_finalizing)() } != 0)
+    IS_FINALIZING.get().is_some_and(|is_finalizing| unsafe { is_finalizing() } != 0)
 }
 
 /// Does `PyThreadState_New` take a lock that `os.fork` neither waits for nor repairs in the child? Up to 3.11.
 pub fn new_is_unsafe_across_fork() -> bool {
-    PYTHON.get().is_some_and(|python| python.thread_id.is_some())
+    THREAD_ID.load(Ordering::Relaxed) != 0 // a constant once resolved
 }
 
 /// The thread state attached on this thread, or null. `ours` is the state of this thread's innermost level, or null.
 ///
 /// Context: normal; attached or not. On 3.9 to 3.11 a state attached on a thread that did not create it is not
 /// recognised.
-#[inline]
+#[inline(always)]
 pub fn attached(ours: *mut PyThreadState) -> *mut PyThreadState {
-    let Some(python) = PYTHON.get() else { return null_mut() };
-    // SAFETY: callable always; returns a pointer without touching what it points to.
-    let state = unsafe { (python.unchecked)() };
-    match python.thread_id {
-        None => state,
-        Some(_) if state.is_null() || state == ours => state,
-        Some(offset) => attached_if_mine(state, offset),
+    let state = unchecked();
+    // Relaxed: a constant once resolved.
+    let thread_id = THREAD_ID.load(Ordering::Relaxed);
+    if thread_id == 0 || state.is_null() || state == ours {
+        return state;
     }
+    attached_if_mine(state, thread_id as usize)
 }
 
 /// Up to 3.11: `state` holds the GIL. Is it this thread that holds it?

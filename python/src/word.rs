@@ -11,7 +11,7 @@
 
 use crate::table::{Interpreter, REGISTRY};
 use interp_guard::raw::{GuardParts, LEDGER_ENTRIES};
-use interp_guard::{Guard, InterpreterId};
+use interp_guard::{Guard, InterpreterId, Site};
 use std::mem::ManuallyDrop;
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -73,6 +73,16 @@ impl GuardWord {
         // one is not cloned.
         let Ok(id) = InterpreterId::try_from(0) else { unreachable!("0 is an ID") };
         // SAFETY: the caller's promise, but for the ID; see above.
+        unsafe { self.into_guard_of(id) }
+    }
+
+    /// The same, with its ID.
+    ///
+    /// # Safety
+    /// As for [`GuardWord::into_guard`].
+    #[inline]
+    unsafe fn into_guard_of(self, id: InterpreterId) -> Guard<'static, Interpreter> {
+        // SAFETY: the caller's promise.
         unsafe { REGISTRY.guard_from_parts(self.parts(id)) }
     }
 
@@ -91,9 +101,8 @@ impl GuardWord {
         }
         // SAFETY: as above; never dropped.
         let guard = ManuallyDrop::new(unsafe { self.into_guard() });
-        let parts = self.parts(guard.id);
         // SAFETY: as above.
-        Some(ManuallyDrop::new(unsafe { REGISTRY.guard_from_parts(parts) }))
+        Some(ManuallyDrop::new(unsafe { self.into_guard_of(guard.id) }))
     }
 
     fn parts(self, id: InterpreterId) -> GuardParts {
@@ -106,6 +115,57 @@ impl GuardWord {
             _ => (self.bits() & !0xFFFF_FFFF | (self.bits() & 0xFFFF_FFFF) >> TAG_BITS, 0),
         };
         GuardParts { id, slot: place as u32, generation: (place >> 32) as u32, ticket }
+    }
+}
+
+/// A guard as one word, which gives the guard up when it is dropped.
+#[repr(transparent)]
+pub struct Held(GuardWord);
+
+impl Held {
+    #[inline(always)]
+    pub fn new(guard: Guard<'static, Interpreter>) -> Self {
+        Self(GuardWord::new(guard))
+    }
+
+    /// Another guard of the same interpreter, which succeeds also while that is closing.
+    pub fn another(&self, site: Site) -> Guard<'static, Interpreter> {
+        // SAFETY: from `new`, and given up by `drop` alone: never dropped here.
+        let guard = ManuallyDrop::new(unsafe { self.0.into_guard_of(self.interpreter().id) });
+        guard.clone_at(site)
+    }
+
+    /// What is guarded.
+    #[inline]
+    pub fn interpreter(&self) -> &Interpreter {
+        // SAFETY: as in `another`.
+        let guard = ManuallyDrop::new(unsafe { self.0.into_guard() });
+        let interpreter: *const Interpreter = &raw const **guard;
+        // SAFETY: the interpreter stays where it is until its guards are gone, and `self` is one.
+        unsafe { &*interpreter }
+    }
+
+    /// Is `bits` the word of a guard of the same interpreter, counted as this one is? Words of guards that the ledger has
+    /// recorded are all different: of those the answer is no.
+    #[inline(always)]
+    pub fn is_like(&self, bits: u64) -> bool {
+        self.0.bits() == bits && bits & TAG == GUARD
+    }
+
+    /// In a forked child: hands out the guard's parts, and becomes what they are made into.
+    pub fn change(&mut self, change: impl FnOnce(&mut GuardParts)) {
+        let mut parts = self.0.parts(self.interpreter().id);
+        change(&mut parts);
+        // SAFETY: this one guard's parts, which the old word does not stand for any more.
+        self.0 = GuardWord::new(unsafe { REGISTRY.guard_from_parts(parts) });
+    }
+}
+
+impl Drop for Held {
+    #[inline(always)]
+    fn drop(&mut self) {
+        // SAFETY: from `new`, and not given up before.
+        drop(unsafe { self.0.into_guard() });
     }
 }
 

@@ -583,11 +583,11 @@ static void on_signal(int number) {
 }
 
 /* A timer at one thread, often, but so that it gets on between two signals. */
-static Wrong aim_at_this_thread(timer_t *timer) {
+static Wrong aim_at_this_thread(timer_t *timer, long every_ns) {
     struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGUSR1};
     event._sigev_un._tid = gettid();
     CHECK(timer_create(CLOCK_MONOTONIC, &event, timer) == 0);
-    struct itimerspec often = {{0, 40000}, {0, 40000}};
+    struct itimerspec often = {{0, every_ns}, {0, every_ns}};
     CHECK(timer_settime(*timer, 0, &often, NULL) == 0);
     return NULL;
 }
@@ -602,7 +602,7 @@ static int enough(void) {
 static void *loop_on_guards(void *unused) {
     (void)unused;
     timer_t timer;
-    Wrong wrong = aim_at_this_thread(&timer);
+    Wrong wrong = aim_at_this_thread(&timer, 15000);
     while (!wrong && !enough()) {
         InterpGuard guard, second;
         errno = 1234;
@@ -621,7 +621,7 @@ static void *loop_on_guards(void *unused) {
 static void *loop_on_ensure(void *unused) {
     (void)unused;
     timer_t timer;
-    Wrong wrong = aim_at_this_thread(&timer);
+    Wrong wrong = aim_at_this_thread(&timer, 15000);
     while (!wrong && !enough()) {
         PyThreadStateToken *token = PyThreadState_EnsureFromView(PyInterpreterView_FromMain());
         if (token == NULL) {
@@ -653,7 +653,7 @@ static PyObject *signals(PyObject *self, PyObject *arguments) {
     long cycles = 0;
     if (strcmp(target, "subs") == 0) {
         timer_t timer;
-        wrong = aim_at_this_thread(&timer);
+        wrong = aim_at_this_thread(&timer, 40000);
         while (!wrong && !enough()) {
             Sub sub;
             if (!(wrong = sub_begin(&sub, 0))) {
