@@ -82,6 +82,19 @@ fn the_cxx_guard() {
 }
 
 #[test]
+fn the_examples() {
+    for name in ["sigaction", "thread_pool", "small_vm"] {
+        for link in [Shared, Static] {
+            run(&mut Command::new(installed().compile(name, C, link)));
+        }
+    }
+    // (Not the profiler: valgrind hands out few of its signals.)
+    for name in ["thread_pool", "small_vm"] {
+        under_valgrind(installed().compile(name, C, Shared), &[]);
+    }
+}
+
+#[test]
 fn a_storm_of_signals() {
     let signals = if long_form() { "1000000" } else { "100000" };
     for (language, link, mode) in [(C, Shared, MODES[0]), (Cxx, Static, MODES[1])] {
