@@ -2,7 +2,8 @@
  *
  *     unload LIBRARY ROUNDS
  *
- * Afterwards nothing of it may be left: no mapping, and in no thread a pointer to a restartable sequence that lay in it, which
+ * What handlers may call reaches no lazily allocated thread-local: this program has a __tls_get_addr of its own, through which
+ * the library must go for one, and which counts. Afterwards nothing of it may be left: no mapping, and in no thread a pointer to a restartable sequence that lay in it, which
  * would kill the thread at its next preemption. */
 
 #include "check.h"
@@ -23,6 +24,7 @@ typedef struct library {
     ig_status (*lookup)(ig_registry *, int64_t, ig_guard *);
     ig_status (*dup)(const ig_guard *, ig_guard *);
     ig_status (*close)(ig_guard *);
+    int64_t (*current_id)(void);
     ig_status (*finalize)(ig_registry *, int64_t, int64_t, void **);
     ig_status (*pending_new)(ig_registry *, size_t, const char *, unsigned, ig_pending **);
     ig_status (*pending_free)(ig_pending *);
@@ -49,12 +51,31 @@ static void find(void *handle, const char *name, void *function) {
     memcpy(function, &found, sizeof found);
 }
 
+/* How often this thread has asked for a thread-local of a library that was loaded at run time; its memory is allocated at the
+ * first time. */
+static __thread uint64_t asked;
+static void *(*loaders)(void *);
+
+#ifdef __cplusplus
+extern "C"
+#endif
+void *__tls_get_addr(void *which);
+
+void *__tls_get_addr(void *which) {
+    asked++;
+    return loaders(which);
+}
+
 static void use(void) {
     ig_guard guard, another;
+    const uint64_t before = asked;
     CHECK(lib.lookup(registry, id, &guard) == IG_OK);
     CHECK(lib.dup(&guard, &another) == IG_OK);
     CHECK(lib.close(&guard) == IG_OK);
     CHECK(lib.close(&another) == IG_OK);
+    CHECK(lib.lookup(registry, id + 1, &guard) == IG_NOT_FOUND);
+    CHECK(lib.current_id() == -1);
+    CHECK(asked == before);
 }
 
 static uint64_t pushed;
@@ -67,12 +88,14 @@ static void on_call(ig_guard *guard, void *data) {
 
 static void leave_a_call(void) {
     ig_guard guard;
+    const uint64_t before = asked;
     CHECK(lib.lookup(registry, id, &guard) == IG_OK);
     if (lib.pending_push(queue, &guard, on_call, &pushed) == IG_OK) {
         ADD(pushed);
     } else {
         CHECK(lib.close(&guard) == IG_OK);
     }
+    CHECK(asked == before);
 }
 
 static void on_signal(int number) {
@@ -163,6 +186,7 @@ int main(int argc, char **argv) {
     for (int i = 0; i < THREADS; i++) {
         CHECK(pthread_create(&threads[i], NULL, worker, (void *)(intptr_t)i) == 0);
     }
+    find(RTLD_NEXT, "__tls_get_addr", &loaders);
     const long rounds = argument(argc, argv, 2, 20);
     for (long round = 0; round < rounds; round++) {
         CHECK(!is_mapped(path));
@@ -178,6 +202,7 @@ int main(int argc, char **argv) {
         find(handle, "ig_lookup", &lib.lookup);
         find(handle, "ig_guard_dup", &lib.dup);
         find(handle, "ig_guard_close", &lib.close);
+        find(handle, "ig_current_id", &lib.current_id);
         find(handle, "ig_finalize", &lib.finalize);
         find(handle, "ig_pending_new", &lib.pending_new);
         find(handle, "ig_pending_free", &lib.pending_free);
@@ -228,6 +253,8 @@ int main(int argc, char **argv) {
     for (int i = 0; i < THREADS; i++) {
         CHECK(pthread_join(threads[i], NULL) == 0);
     }
-    printf("unload: %ld rounds\n", rounds);
+    CHECK(asked > 0); /* by this thread's calls in normal context: so it would have been noticed */
+    printf("unload: %ld rounds; normal calls asked for thread-locals %llu times, signal-safe ones never\n", rounds,
+           (unsigned long long)asked);
     return 0;
 }

@@ -8,13 +8,13 @@
 #[allow(dead_code, reason = "the audit uses more of it")]
 #[path = "../../../tests/signal_safe_audit/code.rs"]
 mod code;
+mod exports;
 #[path = "../support/header.rs"]
 mod header;
 mod tools;
 #[path = "../../../tests/signal_safe_audit/walk.rs"]
 mod walk;
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 use tools::{Language, Link, installed, long_form, output, run, tool, under_valgrind};
@@ -132,25 +132,6 @@ fn unloading_leaves_nothing_behind() {
     under_valgrind(installed().compile_unlinked("unload"), &[library.to_str().unwrap(), "3"]);
 }
 
-/// The functions that the installed header declares.
-fn declared() -> BTreeSet<String> {
-    let text = fs::read_to_string(installed().include("interp_guard.h")).unwrap();
-    header::functions(&text).into_iter().map(|(_, name)| name.to_owned()).collect()
-}
-
-/// What `nm` says of a library: the names that it defines for others.
-fn exported(arguments: &[&str], library: &str) -> BTreeSet<String> {
-    let text = output(tool("nm", "binutils").args(arguments).arg(installed().library(library)));
-    let symbols = text.lines().filter_map(|line| line.rsplit_once(' ')).map(|(_, name)| name.to_owned());
-    symbols.filter(|name| !name.ends_with(':')).collect()
-}
-
-#[test]
-fn the_libraries_export_what_the_header_declares_neither_more_nor_fewer() {
-    assert_eq!(exported(&["-D", "--defined-only"], "libinterp_guard.so"), declared());
-    assert_eq!(exported(&["-g", "--defined-only"], "libinterp_guard.a"), declared());
-}
-
 #[test]
 fn programs_ask_for_the_soname() {
     let program = installed().compile("phases", C, Shared);
@@ -158,33 +139,6 @@ fn programs_ask_for_the_soname() {
     assert!(needed.contains("[libinterp_guard.so.0]"), "{needed}");
     let stripped = fs::metadata(installed().library("libinterp_guard.so")).unwrap().len();
     println!("libinterp_guard.so, stripped: {stripped} bytes");
-}
-
-/// The machine code of the installed static library, from every function whose comment says that a handler may call it.
-#[test]
-fn what_a_handler_may_call_cannot_panic_allocate_or_reach_a_lazy_thread_local() {
-    let code = code::Code::read(&installed().library("libinterp_guard.a"));
-    let text = fs::read_to_string(installed().include("interp_guard.h")).unwrap();
-    let safe =
-        header::functions(&text).into_iter().filter(|(comment, _)| comment.contains("async-signal-safe"));
-    let safe: Vec<&str> = safe.map(|(_, name)| name).collect();
-    assert!(safe.contains(&"ig_lookup") && safe.contains(&"ig_guard_close"), "{safe:?}");
-    for name in &safe {
-        let reached = walk::walk(&code, [code.function(name)], &[]);
-        println!("{name}: {} instructions reached", reached.places.len());
-        let objections: Vec<_> =
-            reached.objections.iter().filter(|what| !is_static_thread_local(what)).collect();
-        assert!(objections.is_empty(), "{name}:\n{objections:#?}");
-    }
-    // And it would object: registering allocates, locks and may panic. (The walk may also give up on its way.)
-    let registering =
-        std::panic::catch_unwind(|| walk::walk(&code, [code.function("ig_register")], &[]).objections);
-    assert!(registering.map_or(true, |objections| !objections.is_empty()));
-}
-
-/// `this_thread`'s two words lie in the static block of each thread: nothing lazy about them.
-fn is_static_thread_local(objection: &str) -> bool {
-    objection.starts_with("a thread-local") && objection.contains("this_thread")
 }
 
 #[test]

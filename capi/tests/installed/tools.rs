@@ -171,9 +171,25 @@ impl Installed {
             .arg("-o")
             .arg(&program)
             .args(self.pkg_config(&["--cflags"]))
-            .arg("-ldl");
+            .args(["-rdynamic", "-ldl"]); // so that the library finds this program's __tls_get_addr
         run(&mut compiler);
         program
+    }
+
+    /// A shared and a static library made of this C text.
+    pub fn build_library(&self, name: &str, source: &str) -> [PathBuf; 2] {
+        let file = |extension| self.programs.join(format!("{name}.{extension}"));
+        let [text, object, shared, archive] = ["c", "o", "so", "a"].map(file);
+        fs::write(&text, source).unwrap();
+        let mut compiler = Language::C.compiler();
+        run(compiler.args(["-fPIC", "-c", "-o"]).args([&object, &text]));
+        let mut linker = tool(&std::env::var("CC").unwrap_or_else(|_| "cc".into()), "gcc");
+        run(linker.args(["-shared", "-o"]).args([&shared, &object]));
+        if archive.exists() {
+            fs::remove_file(&archive).unwrap();
+        }
+        run(tool("ar", "binutils").arg("rcs").args([&archive, &object]));
+        [shared, archive]
     }
 
     /// A file that consists of nothing but `#include <HEADER>`.
