@@ -8,6 +8,7 @@ C and C++ extensions include ``pep788.h`` from ``get_include()``.
 """
 
 import os as _os
+import sys as _sys
 import warnings as _warnings
 
 from . import _native
@@ -15,7 +16,10 @@ from ._native import _C_API  # noqa: F401  what pep788.h imports
 
 __all__ = [
     "Guard",
+    "Holder",
+    "Holders",
     "InterpreterNotFound",
+    "SignalHandler",
     "View",
     "current",
     "drain",
@@ -23,6 +27,7 @@ __all__ = [
     "holders",
     "lookup",
     "main",
+    "on_signal",
 ]
 __version__ = "0.1.0"
 
@@ -34,6 +39,20 @@ except NameError:  # before 3.13
 # The numbers of `ig_status`.
 _OK, _NOT_FOUND, _FINALIZING = 0, 1, 2
 _TIMEOUT, _WOULD_DEADLOCK, _ALREADY_CLOSING = 7, 8, 9
+
+
+# Does the ledger write down who takes each guard? Decided when the process registers its first interpreter.
+_recording = _native.is_recording()
+
+
+def _site():
+    """Where this package was called from, for the ledger."""
+    if not _recording:
+        return None
+    frame = _sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__package__") == __name__:
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
 class InterpreterNotFound(LookupError):
@@ -94,7 +113,7 @@ class Guard:
         """Another guard of the same interpreter. Succeeds also while that is closing."""
         if self._word is None:
             raise ValueError("the guard is closed")
-        return Guard._of(self._id, _native.duplicate(self._word))
+        return Guard._of(self._id, _native.duplicate(self._word, _site()))
 
     def close(self):
         """Gives the guard up. Closing it again does nothing."""
@@ -147,7 +166,7 @@ def lookup(id):
     is closing.
     """
     id = View(id)
-    word = _native.acquire(id)
+    word = _native.acquire(id, _site())
     if word <= 0:
         _refuse(id, -word)
     return Guard._of(id, word)
@@ -175,14 +194,22 @@ def drain(id, timeout=None):
 
 
 def holders(id):
-    """How many guards of an interpreter are out. Raises ``InterpreterNotFound`` if there is no such interpreter."""
+    """Who holds the guards of an interpreter. Raises ``InterpreterNotFound`` if there is no such interpreter.
+
+    The answer is the number of guards that are out. With ``INTERP_GUARD_LEDGER=1`` in the environment its ``details`` say of
+    each guard which thread took it, where, and how long ago; printed, it is a table.
+    """
     id = View(id)
-    out = _native.outstanding(id)
-    if out is None:
+    found = _native.holders(id)
+    if found is None:
         _refuse(id, _NOT_FOUND)
-    return out
+    return Holders._of(*found)
 
 
 def get_include():
-    """The directory that has ``pep788.h``."""
+    """The directory that has ``pep788.h`` and ``pep788_v1.h``."""
     return _os.path.join(_os.path.dirname(_os.path.abspath(__file__)), "include")
+
+
+from ._holders import Holder, Holders  # noqa: E402
+from ._signals import SignalHandler, on_signal  # noqa: E402  these need what is above

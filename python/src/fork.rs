@@ -8,7 +8,7 @@
 
 use crate::module::{Methods, no_arguments};
 use crate::table::REGISTRY;
-use crate::{first_version, levels, python, shutdown};
+use crate::{first_version, levels, python, shutdown, signals};
 use pyo3_ffi::{self as ffi, PyObject};
 use std::ptr::null_mut;
 use std::sync::Once;
@@ -32,7 +32,7 @@ pub unsafe fn install() -> bool {
     static HOOKS: Methods<3> = Methods([
         no_arguments(c"_before_fork", before, c"Keeps threads from making thread states."),
         no_arguments(c"_after_fork", after, c"Lets them."),
-        no_arguments(c"_after_fork_child", after, c"Lets them."),
+        no_arguments(c"_after_fork_child", after_in_child, c"Lets them, and starts our thread anew."),
     ]);
     // SAFETY: attached; objects are checked for null and given back; CPython only reads method definitions.
     unsafe {
@@ -149,6 +149,12 @@ unsafe extern "C" fn after(_: *mut PyObject, _: *mut PyObject) -> *mut PyObject 
         atomic_wait::wake_all(&CREATING);
     }
     none()
+}
+
+unsafe extern "C" fn after_in_child(module: *mut PyObject, arguments: *mut PyObject) -> *mut PyObject {
+    signals::after_fork_child();
+    // SAFETY: the caller's promise.
+    unsafe { after(module, arguments) }
 }
 
 fn none() -> *mut PyObject {

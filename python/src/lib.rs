@@ -13,6 +13,8 @@
 //! | `fork` | what a forked child finds |
 //! | `c_api` | the function table behind `pep788.h` |
 //! | `first_version` | references by pointer, for `pep788_v1.h` |
+//! | `signals` | real handlers that leave a call for an interpreter |
+//! | `report` | holders, and what the machine offers |
 //! | `module` | the functions under the Python package |
 
 mod c_api;
@@ -23,7 +25,9 @@ mod keeper;
 mod levels;
 mod module;
 mod python;
+mod report;
 mod shutdown;
+mod signals;
 mod table;
 mod this_thread;
 mod word;

@@ -4,11 +4,13 @@ use crate::c_api::{self, status};
 use crate::shutdown::{self, Drained};
 use crate::table::{self, REGISTRY};
 use crate::word::GuardWord;
-use crate::{INTERP_GUARD_TABLE_MARK, python};
-use interp_guard::{Counters, InterpreterId, LookupError};
+use crate::{INTERP_GUARD_TABLE_MARK, python, report, signals};
+use interp_guard::{Counters, InterpreterId, LookupError, Site};
 use pyo3_ffi::{self as ffi, PyMethodDef, PyMethodDefPointer, PyObject};
-use std::ffi::{CStr, CString, c_int, c_void};
-use std::ptr::null_mut;
+use std::collections::BTreeMap;
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ptr::{null, null_mut};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// Method definitions; CPython only reads them.
@@ -32,15 +34,27 @@ pub const fn no_arguments(name: &'static CStr, call: Method, doc: &'static CStr)
     method(name, call, ffi::METH_NOARGS, doc)
 }
 
-static METHODS: Methods<9> = Methods([
+static METHODS: Methods<16> = Methods([
     no_arguments(c"current_id", current_id, c"The ID of the calling interpreter."),
     no_arguments(c"main_id", main_id, c"The ID of the main interpreter."),
     no_arguments(c"counters", counters, c"How guards are counted: 'per-cpu' or 'shared'."),
-    method(c"acquire", acquire, ffi::METH_O, c"A guard's word by ID, or minus a status."),
+    method(c"acquire", acquire, ffi::METH_VARARGS, c"acquire(id, site): a guard's word, or minus a status."),
     method(c"release", release, ffi::METH_O, c"Gives up the guard that acquire(id) returned."),
-    method(c"duplicate", duplicate, ffi::METH_O, c"Another guard of the same interpreter."),
+    method(c"duplicate", duplicate, ffi::METH_VARARGS, c"duplicate(word, site): another guard's word."),
     method(c"drain", drain, ffi::METH_VARARGS, c"drain(id, timeout_ns): (status, report)."),
-    method(c"outstanding", outstanding, ffi::METH_O, c"How many guards of an ID are out, or None."),
+    method(c"holders", report::holders, ffi::METH_O, c"(outstanding, report, details) of an ID, or None."),
+    no_arguments(c"is_recording", report::recording, c"Is the ledger on?"),
+    no_arguments(c"machine", report::machine, c"What the machine offers, and what is made of it."),
+    no_arguments(c"new_number", signals::new_number, c"A number for a callable."),
+    method(
+        c"keep_in",
+        signals::keep_in,
+        ffi::METH_VARARGS,
+        c"keep_in(id, number, name): None, or what it raised.",
+    ),
+    method(c"forget_in", signals::forget_in, ffi::METH_VARARGS, c"forget_in(id, number)."),
+    method(c"install", signals::install, ffi::METH_VARARGS, c"install(signum, id, number): a handler."),
+    method(c"counts", signals::counts, ffi::METH_O, c"What came of a handler's signals."),
     PyMethodDef::zeroed(),
 ]);
 
@@ -108,17 +122,6 @@ fn only_copy() -> Result<(), String> {
     }
 }
 
-/// The ID that a Python integer says; `None` with an exception set.
-///
-/// # Safety
-/// Attached; `number` is an object.
-unsafe fn id_from(number: *mut PyObject) -> Option<i64> {
-    // SAFETY: the caller's promise.
-    let id = unsafe { ffi::PyLong_AsLongLong(number) };
-    // SAFETY: attached.
-    (id != -1 || unsafe { ffi::PyErr_Occurred() }.is_null()).then_some(id)
-}
-
 fn integer(number: i64) -> *mut PyObject {
     // SAFETY: the callers are attached.
     unsafe { ffi::PyLong_FromLongLong(number) }
@@ -166,12 +169,38 @@ unsafe extern "C" fn counters(_: *mut PyObject, _: *mut PyObject) -> *mut PyObje
     unsafe { ffi::PyUnicode_FromString(name.as_ptr()) }
 }
 
-unsafe extern "C" fn acquire(_: *mut PyObject, number: *mut PyObject) -> *mut PyObject {
-    // SAFETY: see above.
-    let Some(id) = (unsafe { id_from(number) }) else { return null_mut() };
-    let guard =
-        InterpreterId::try_from(id).map_err(|_| LookupError::NotFound).and_then(|id| REGISTRY.lookup(id));
-    match guard {
+/// The site that Python code gave as text, or null.
+///
+/// Each text is kept once, for good: there are as many as places in the program that take guards.
+///
+/// # Safety
+/// Null or terminated.
+unsafe fn site_from(text: *const c_char) -> Site {
+    static KEPT: Mutex<BTreeMap<&str, &&str>> = Mutex::new(BTreeMap::new());
+    if text.is_null() {
+        return Site::default();
+    }
+    // SAFETY: the caller's promise.
+    let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
+    let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(name) = kept.get(&*text) {
+        return Site::named(name);
+    }
+    let name: &'static &'static str = Box::leak(Box::new(&*text.into_owned().leak()));
+    kept.insert(name, name);
+    Site::named(name)
+}
+
+unsafe extern "C" fn acquire(_: *mut PyObject, arguments: *mut PyObject) -> *mut PyObject {
+    let (mut id, mut site): (i64, *const c_char) = (0, null());
+    // SAFETY: attached, with a tuple; what is written fits the format.
+    if unsafe { ffi::PyArg_ParseTuple(arguments, c"Lz".as_ptr(), &raw mut id, &raw mut site) } == 0 {
+        return null_mut();
+    }
+    // SAFETY: null or terminated, and alive as the arguments are.
+    let site = unsafe { site_from(site) };
+    let guard = InterpreterId::try_from(id).map_err(|_| LookupError::NotFound);
+    match guard.and_then(|id| REGISTRY.lookup_at(id, site)) {
         Ok(guard) => unsigned(GuardWord::new(guard).bits()),
         Err(refused) => integer(-status_of(refused)),
     }
@@ -204,12 +233,19 @@ unsafe extern "C" fn release(_: *mut PyObject, word: *mut PyObject) -> *mut PyOb
     none()
 }
 
-unsafe extern "C" fn duplicate(_: *mut PyObject, word: *mut PyObject) -> *mut PyObject {
-    // SAFETY: see above.
+unsafe extern "C" fn duplicate(_: *mut PyObject, arguments: *mut PyObject) -> *mut PyObject {
+    let (mut word, mut site): (*mut PyObject, *const c_char) = (null_mut(), null());
+    // SAFETY: attached, with a tuple; what is written fits the format.
+    if unsafe { ffi::PyArg_ParseTuple(arguments, c"Oz".as_ptr(), &raw mut word, &raw mut site) } == 0 {
+        return null_mut();
+    }
+    // SAFETY: an object, borrowed from the arguments.
     let Some(word) = (unsafe { word_from(word) }) else { return null_mut() };
+    // SAFETY: null or terminated, and alive as the arguments are.
+    let site = unsafe { site_from(site) };
     // SAFETY: the Python class `Guard` asks for guards that it holds.
     match unsafe { word.borrow() } {
-        Some(guard) => unsigned(GuardWord::new((*guard).clone()).bits()),
+        Some(guard) => unsigned(GuardWord::new(guard.clone_at(site)).bits()),
         None => {
             let text = c"this guard was taken before a fork and protects nothing in this process";
             // SAFETY: attached.
@@ -242,13 +278,4 @@ unsafe extern "C" fn drain(_: *mut PyObject, arguments: *mut PyObject) -> *mut P
     let report = CString::new(report).unwrap_or_default();
     // SAFETY: attached; the format fits the arguments.
     unsafe { ffi::Py_BuildValue(c"is".as_ptr(), status, report.as_ptr()) }
-}
-
-unsafe extern "C" fn outstanding(_: *mut PyObject, number: *mut PyObject) -> *mut PyObject {
-    // SAFETY: see above.
-    let Some(id) = (unsafe { id_from(number) }) else { return null_mut() };
-    match InterpreterId::try_from(id).ok().and_then(|id| REGISTRY.outstanding(id)) {
-        Some(out) => unsigned(out),
-        None => none(),
-    }
 }

@@ -7,7 +7,7 @@
 
 use crate::interrupt::{self, Watch};
 use crate::table::{self, Interpreter, REGISTRY};
-use crate::{fork, keeper, levels, python};
+use crate::{fork, keeper, levels, python, signals};
 use interp_guard::{CloseError, Closing, DrainError, DrainOptions, InterpreterId};
 use pyo3_ffi as ffi;
 use std::io::Write;
@@ -134,6 +134,8 @@ unsafe fn close_and_drain() {
     drop(wait);
     if is_main {
         MAIN_IS_DRAINED.store(true, Ordering::Release);
+        // SAFETY: attached to the main interpreter.
+        unsafe { signals::before_main_ends() };
     } else if pressed > 0 {
         // SAFETY: sends this process a signal, which Python, whose handler is back, now sees.
         unsafe { libc::kill(libc::getpid(), libc::SIGINT) };

@@ -20,6 +20,10 @@ use support::{Package, Python};
 const PROGRAMS: &[(&str, Needs)] = &[
     ("package", Needs::Package),
     ("guards", Needs::Package),
+    ("stubs", Needs::Package),
+    ("holders", Needs::Package),
+    ("late_import", Needs::Package),
+    ("on_signal", Needs::Package),
     ("shutdown_order", Needs::Package),
     ("c_api", Needs::Extension),
     ("first_version", Needs::Extension),

@@ -1,0 +1,24 @@
+"""A first import while atexit callbacks run already: the interpreter gives out no guards, and its end waits for nobody."""
+
+import subprocess
+import sys
+
+PROGRAM = """
+import atexit, sys, threading
+def late():
+    import interp_guard
+    finalizing = getattr(__builtins__, "PythonFinalizationError", RuntimeError)
+    try:
+        interp_guard.lookup(0)
+    except finalizing as refused:
+        print("refused:", refused)
+    print(int(interp_guard.holders(0)))
+atexit.register(late)
+"""
+ended = subprocess.run(
+    [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60, text=True
+)
+lines = ended.stdout.splitlines()
+assert (ended.returncode, ended.stderr) == (0, "") and len(lines) == 2, ended
+assert lines[0].startswith("refused: interpreter 0 is finalizing") and lines[1] == "0", ended
+print("ok")
