@@ -25,6 +25,7 @@ const PROGRAMS: &[(&str, Needs)] = &[
     ("late_import", Needs::Package),
     ("on_signal", Needs::Package),
     ("shutdown_order", Needs::Package),
+    ("command", Needs::Package),
     ("c_api", Needs::Extension),
     ("first_version", Needs::Extension),
     ("ends", Needs::Extension),

@@ -219,7 +219,16 @@ impl Package {
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/extension");
         for name in ["ig_test", "ig_test_v1"] {
             let output = Command::new("cc")
-                .args(["-std=c11", "-D_GNU_SOURCE", "-O2", "-g", "-Wall", "-Wextra", "-Werror"])
+                .args([
+                    "-std=c11",
+                    "-D_GNU_SOURCE",
+                    "-DPEP788_USE_TABLE",
+                    "-O2",
+                    "-g",
+                    "-Wall",
+                    "-Wextra",
+                    "-Werror",
+                ])
                 .args(["-shared", "-fPIC", "-pthread", "-I"])
                 .arg(&python.include)
                 .arg("-I")
