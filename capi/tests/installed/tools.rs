@@ -127,6 +127,25 @@ impl Installed {
         output(&mut command).split_whitespace().map(str::to_owned).collect()
     }
 
+    /// What the linker is told.
+    fn libraries(&self, link: Link) -> Vec<String> {
+        match link {
+            Link::Shared => {
+                let rpath = format!("-Wl,-rpath,{}", self.prefix.join("lib").display());
+                self.pkg_config(&["--libs"]).into_iter().chain([rpath]).collect()
+            }
+            Link::Static | Link::WhollyStatic => {
+                // pkg-config has no word for "this one static": the linker prefers a shared library where both are.
+                let libs = self.pkg_config(&["--static", "--libs"]);
+                let this = |flag: String| match flag.as_str() {
+                    "-linterp_guard" => "-l:libinterp_guard.a".to_owned(),
+                    _ => flag,
+                };
+                libs.into_iter().map(this).collect()
+            }
+        }
+    }
+
     fn source(name: &str) -> PathBuf {
         let package = Path::new(env!("CARGO_MANIFEST_DIR"));
         let file = if name.contains('.') { name.to_owned() } else { format!("{name}.c") };
@@ -140,21 +159,7 @@ impl Installed {
         let mut compiler = language.compiler();
         compiler.arg(Self::source(name)).args(["-x", "none"]).arg("-o").arg(&program);
         compiler.args(self.pkg_config(&["--cflags"]));
-        match link {
-            Link::Shared => {
-                compiler.args(self.pkg_config(&["--libs"]));
-                compiler.arg(format!("-Wl,-rpath,{}", self.prefix.join("lib").display()));
-            }
-            Link::Static | Link::WhollyStatic => {
-                // pkg-config has no word for "this one static": the linker prefers a shared library where both are.
-                let libs = self.pkg_config(&["--static", "--libs"]);
-                let this = |flag: String| match flag.as_str() {
-                    "-linterp_guard" => "-l:libinterp_guard.a".to_owned(),
-                    _ => flag,
-                };
-                compiler.args(libs.into_iter().map(this));
-            }
-        }
+        compiler.args(self.libraries(link));
         if matches!(link, Link::WhollyStatic) {
             compiler.arg("-static");
         }
@@ -174,6 +179,18 @@ impl Installed {
             .args(["-rdynamic", "-ldl"]); // so that the library finds this program's __tls_get_addr
         run(&mut compiler);
         program
+    }
+
+    /// A library to be loaded at run time, made of `source`. With `Link::Static` our library's code is in it, and is called as
+    /// directly as in a program.
+    pub fn compile_plugin(&self, source: &Path, name: &str, link: Link) -> PathBuf {
+        let plugin = self.programs.join(format!("{name}-{link:?}.so"));
+        let mut compiler = Language::C.compiler();
+        compiler.args(["-fPIC", "-shared", "-Wl,-Bsymbolic", "-o"]).args([&plugin, source]);
+        compiler.args(self.pkg_config(&["--cflags"])).args(["-x", "none"]);
+        compiler.args(self.libraries(link));
+        run(&mut compiler);
+        plugin
     }
 
     /// A shared and a static library made of this C text.
