@@ -16,9 +16,9 @@ use std::time::Duration;
 
 fn main() -> ExitCode {
     let scenarios: &[Scenario] = &[
-        ("a_thousand_forks_under_fire_per_cpu", || a_thousand_forks(Counters::PerCpu, false)),
-        ("a_thousand_forks_under_fire_shared", || a_thousand_forks(Counters::Shared, false)),
-        ("a_thousand_forks_under_fire_with_the_ledger", || a_thousand_forks(best(), true)),
+        ("forks_under_fire_per_cpu", || forks(Counters::PerCpu, false)),
+        ("forks_under_fire_shared", || forks(Counters::Shared, false)),
+        ("forks_under_fire_with_the_ledger", || forks(best(), true)),
         ("a_childs_handlers_look_up_while_it_finalizes", a_childs_handlers_look_up),
         ("signals_wait_until_the_child_has_counted_anew", signals_wait_until_the_child_has_counted),
     ];
@@ -31,7 +31,7 @@ fn best() -> Counters {
 
 const INTERPRETERS: usize = 6;
 const THREADS: usize = 8;
-const FORKS: usize = 1_000;
+const FORKS: usize = harness::short_of(1_000);
 
 /// How long a child may take; a failure deadline.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -127,7 +127,7 @@ fn begin_child() {
 
 /// Every child finalizes every interpreter: what its vanished threads held, and wherever they stood, holds nobody; what
 /// it keeps does.
-fn a_thousand_forks(counters: Counters, ledger: bool) {
+fn forks(counters: Counters, ledger: bool) {
     if counters == Counters::PerCpu && interp_guard::platform::missing_for_per_cpu().is_some() {
         return println!("this machine has no per-CPU counters");
     }

@@ -30,7 +30,7 @@ fn main() -> ExitCode {
         ("the_process_exits_under_fire", the_process_exits_under_fire),
         ("beside_signal_hook_and_an_earlier_handler", beside_signal_hook_and_an_earlier_handler),
         ("a_drain_survives_interruptions", a_drain_survives_interruptions),
-        ("a_million_delivered_signals", a_million_delivered_signals),
+        ("a_storm_of_delivered_signals", a_storm_of_delivered_signals),
     ];
     harness::main(scenarios)
 }
@@ -141,6 +141,9 @@ fn register_the_fixed_ones() {
     REGISTRY.finalize(id(RETIRED), None).expect("finalized");
 }
 
+/// Signals to be delivered while the table changes.
+const MANY: u64 = harness::short_of(50_000) as u64;
+
 fn this_thread_changes_the_table(counters: Counters) {
     // SAFETY: this process has one thread so far.
     unsafe { std::env::set_var("INTERP_GUARD_COUNTERS", counters.name()) };
@@ -152,7 +155,7 @@ fn this_thread_changes_the_table(counters: Counters) {
     register_the_fixed_ones();
     install(Signal::SIGUSR1, probe_everything, SaFlags::empty());
     let sender = Sender::at_this_thread(Signal::SIGUSR1);
-    change_the_table(|| DELIVERED.load(SeqCst) >= 50_000);
+    change_the_table(|| DELIVERED.load(SeqCst) >= MANY);
     drop(sender);
     assert!(HITS.load(SeqCst) > 0, "no handler ever met a changing interpreter live");
     assert_eq!(REGISTRY.outstanding(id(ALWAYS)), Some(0));
@@ -162,9 +165,9 @@ fn while_another_thread_changes_the_table() {
     register_the_fixed_ones();
     install(Signal::SIGUSR1, probe_everything, SaFlags::empty());
     std::thread::scope(|scope| {
-        scope.spawn(|| change_the_table(|| DELIVERED.load(SeqCst) >= 50_000));
+        scope.spawn(|| change_the_table(|| DELIVERED.load(SeqCst) >= MANY));
         let _timer = timer_at_this_thread(Signal::SIGUSR1, Duration::from_micros(20));
-        while DELIVERED.load(SeqCst) < 50_000 {
+        while DELIVERED.load(SeqCst) < MANY {
             raise(Signal::SIGUSR1).expect("raise");
         }
     });
@@ -444,8 +447,8 @@ fn a_drain_survives_interruptions() {
     drop(sender);
 }
 
-fn a_million_delivered_signals() {
-    const STORM: u64 = 1_000_000;
+fn a_storm_of_delivered_signals() {
+    const STORM: u64 = harness::short_of(1_000_000) as u64;
     register_the_fixed_ones();
     install(Signal::SIGUSR1, probe_everything, SaFlags::empty());
     std::thread::scope(|scope| {

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 fn main() -> ExitCode {
     let scenarios: &[Scenario] = &[
-        ("a_million_calls_pushed_from_nested_signals", a_million_calls_pushed_from_nested_signals),
+        ("calls_pushed_from_nested_signals", calls_pushed_from_nested_signals),
         ("latency_of_one_call_at_a_time", latency_of_one_call_at_a_time),
         ("a_push_at_every_instruction_of_a_push", || stepped(8192, 0, push)),
         ("a_push_at_every_instruction_of_a_push_to_a_crowded_queue", || stepped(64, 56, push)),
@@ -59,14 +59,15 @@ fn nanos() -> u64 {
 
 // --- an account of every call ----------------------------------------------------------------------------------------
 
-const MILLION: usize = 1_000_000;
+/// A million in a release build.
+const CALLS_IN_ALL: usize = harness::short_of(1_000_000);
 
 /// How often each call was run, and whether it was handed back.
-static RUN: [AtomicU8; MILLION] = [const { AtomicU8::new(0) }; MILLION];
-static BACK: [AtomicU8; MILLION] = [const { AtomicU8::new(0) }; MILLION];
+static RUN: [AtomicU8; CALLS_IN_ALL] = [const { AtomicU8::new(0) }; CALLS_IN_ALL];
+static BACK: [AtomicU8; CALLS_IN_ALL] = [const { AtomicU8::new(0) }; CALLS_IN_ALL];
 /// When each was pushed, and how long after that it ran.
-static PUSHED: [AtomicU64; MILLION] = [const { AtomicU64::new(0) }; MILLION];
-static LATENCY: [AtomicU32; MILLION] = [const { AtomicU32::new(0) }; MILLION];
+static PUSHED: [AtomicU64; CALLS_IN_ALL] = [const { AtomicU64::new(0) }; CALLS_IN_ALL];
+static LATENCY: [AtomicU32; CALLS_IN_ALL] = [const { AtomicU32::new(0) }; CALLS_IN_ALL];
 /// The next call's number: one per push, from whatever depth.
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 /// Pushes in progress on the one thread that pushes; how many began inside another.
@@ -78,7 +79,7 @@ static DEEPEST: AtomicU32 = AtomicU32::new(0);
 fn push_one() {
     let (Some(queue), Some(&id)) = (QUEUE.get(), ID.get()) else { return note() };
     let number = NEXT.fetch_add(1, SeqCst);
-    if number >= MILLION {
+    if number >= CALLS_IN_ALL {
         return;
     }
     let Ok(guard) = REGISTRY.lookup(id) else { return note() };
@@ -109,7 +110,7 @@ fn called(guard: &Guard<'_, ()>, number: usize) {
 
 /// Every call was run exactly once, or handed back: how many of each.
 fn settle() -> (usize, usize) {
-    let numbers = NEXT.load(SeqCst).min(MILLION);
+    let numbers = NEXT.load(SeqCst).min(CALLS_IN_ALL);
     let count = |list: &[AtomicU8]| list.iter().map(|times| usize::from(times.load(SeqCst))).sum::<usize>();
     for number in 0..numbers {
         let (run, back) = (RUN[number].load(SeqCst), BACK[number].load(SeqCst));
@@ -130,7 +131,7 @@ fn percentiles(numbers: usize) -> String {
 
 /// Issue 3, must show 2. This thread pushes, and is interrupted all the time by two signals whose handlers push and
 /// interrupt each other; a worker runs.
-fn a_million_calls_pushed_from_nested_signals() {
+fn calls_pushed_from_nested_signals() {
     let (queue, id) = set_up(1024);
     let worker = queue.start_worker().expect("a worker");
     for signal in [Signal::SIGUSR1, Signal::SIGUSR2] {
@@ -138,7 +139,7 @@ fn a_million_calls_pushed_from_nested_signals() {
     }
     {
         let _senders = [Signal::SIGUSR1, Signal::SIGUSR2].map(Sender::at_this_thread);
-        while NEXT.load(SeqCst) < MILLION {
+        while NEXT.load(SeqCst) < CALLS_IN_ALL {
             (0..64).for_each(|_| push_one());
             std::thread::yield_now();
         }
@@ -150,9 +151,9 @@ fn a_million_calls_pushed_from_nested_signals() {
     let (within, deepest) = (WITHIN.load(SeqCst), DEEPEST.load(SeqCst));
     assert!(within > 0, "no push ever interrupted another");
     println!(
-        "{MILLION} pushed: {run} run exactly once, {back} handed back; {within} inside another push, up to {deepest} deep"
+        "{CALLS_IN_ALL} pushed: {run} run exactly once, {back} handed back; {within} inside another push, up to {deepest} deep"
     );
-    println!("under overload, {}", percentiles(MILLION));
+    println!("under overload, {}", percentiles(CALLS_IN_ALL));
 }
 
 /// From the push in a handler to the call on the worker, with nothing else queued.

@@ -21,7 +21,7 @@ fn main() -> ExitCode {
     ])
 }
 
-const ROUNDS: usize = 1000;
+const ROUNDS: usize = harness::short_of(1_000);
 const THREADS: usize = 8;
 const INTERPRETERS: usize = 4;
 

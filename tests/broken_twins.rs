@@ -59,7 +59,7 @@ fn the_stress_sees(mistake: &str) {
     let copy = command.with_file_name(format!("interp-guard-{mistake}"));
     std::fs::copy(&command, &copy).expect("copied");
     drop(building);
-    for seconds in ["3", "10", "17"] {
+    for seconds in ["1", "4", "25"] {
         let stress = Command::new(&copy)
             .args([
                 "stress",

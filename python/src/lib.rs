@@ -15,6 +15,7 @@
 //! | `first_version` | references by pointer, for `pep788_v1.h` |
 //! | `signals` | real handlers that leave a call for an interpreter |
 //! | `report` | holders, and what the machine offers |
+//! | `stress` | the native part of `python -m interp_guard stress` |
 //! | `module` | the functions under the Python package |
 
 mod c_api;
@@ -28,6 +29,7 @@ mod python;
 mod report;
 mod shutdown;
 mod signals;
+mod stress;
 mod table;
 mod this_thread;
 mod word;

@@ -4,7 +4,7 @@ use crate::c_api::{self, status};
 use crate::shutdown::{self, Drained};
 use crate::table::{self, REGISTRY};
 use crate::word::GuardWord;
-use crate::{INTERP_GUARD_TABLE_MARK, python, report, signals};
+use crate::{INTERP_GUARD_TABLE_MARK, python, report, signals, stress};
 use interp_guard::{Counters, InterpreterId, LookupError, Site};
 use pyo3_ffi::{self as ffi, PyMethodDef, PyMethodDefPointer, PyObject};
 use std::collections::BTreeMap;
@@ -34,7 +34,7 @@ pub const fn no_arguments(name: &'static CStr, call: Method, doc: &'static CStr)
     method(name, call, ffi::METH_NOARGS, doc)
 }
 
-static METHODS: Methods<16> = Methods([
+static METHODS: Methods<20> = Methods([
     no_arguments(c"current_id", current_id, c"The ID of the calling interpreter."),
     no_arguments(c"main_id", main_id, c"The ID of the main interpreter."),
     no_arguments(c"counters", counters, c"How guards are counted: 'per-cpu' or 'shared'."),
@@ -54,6 +54,10 @@ static METHODS: Methods<16> = Methods([
     ),
     method(c"forget_in", signals::forget_in, ffi::METH_VARARGS, c"forget_in(id, number)."),
     method(c"install", signals::install, ffi::METH_VARARGS, c"install(signum, id, number): a handler."),
+    method(c"stress_start", stress::start, ffi::METH_VARARGS, c"stress_start(threads, seats, path)."),
+    method(c"stress_cycle", stress::cycle, ffi::METH_O, c"Ends who sits there, and seats another."),
+    no_arguments(c"stress_finish", stress::finish, c"Ends the stress."),
+    no_arguments(c"stress_counts", stress::counts, c"What the stress has seen so far."),
     method(c"counts", signals::counts, ffi::METH_O, c"What came of a handler's signals."),
     PyMethodDef::zeroed(),
 ]);

@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use support::{Package, Python};
 
-/// Scenarios, and whether they need the C extensions in `tests/extension`.
+/// Scenarios, and whether they need the C extensions in `tests/extension`, or the example of `python/pyo3`.
 const PROGRAMS: &[(&str, Needs)] = &[
     ("package", Needs::Package),
     ("guards", Needs::Package),
@@ -25,18 +25,21 @@ const PROGRAMS: &[(&str, Needs)] = &[
     ("late_import", Needs::Package),
     ("on_signal", Needs::Package),
     ("shutdown_order", Needs::Package),
+    ("command", Needs::Package),
     ("c_api", Needs::Extension),
     ("first_version", Needs::Extension),
     ("ends", Needs::Extension),
     ("forks", Needs::Extension),
     ("fire", Needs::Extension),
     ("signals", Needs::Extension),
+    ("pyo3", Needs::PyO3),
 ];
 
 #[derive(Clone, Copy, PartialEq)]
 enum Needs {
     Package,
     Extension,
+    PyO3,
 }
 
 fn main() {
@@ -107,8 +110,10 @@ fn print_table(records: &[Record]) {
 /// What the program said, if it ended well.
 fn run(python: &Python, package: &Package, program: &str, needs: Needs) -> Result<String, Failed> {
     let mut path = vec![package.root.clone()];
-    if needs == Needs::Extension {
-        path.push(package.extension_for(python)?);
+    match needs {
+        Needs::Package => {}
+        Needs::Extension => path.push(package.extension_for(python)?),
+        Needs::PyO3 => path.push(package.pyo3_example()?),
     }
     let output = python.run(program, &path)?;
     if output.status.success() && output.stdout.lines().any(|line| line == "ok") {

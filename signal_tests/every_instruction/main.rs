@@ -39,7 +39,8 @@ fn main() -> ExitCode {
         ("child_at_each_instruction_of_ledger_push_and_fork", || child_beside(PerCpu)),
     ];
     let release = if cfg!(debug_assertions) { &[] } else { release };
-    harness::main(&[every_build, release].concat())
+    // A tracer and its tracee take turns, so two scenarios keep two cores busy.
+    harness::main_with_threads(2, &[every_build, release].concat())
 }
 
 /// The long form visits each; the short one each `release`th or, of a debug build's many more, each `debug`th.
@@ -71,7 +72,7 @@ fn run(plan: Plan, work: fn(&'static Shared, Counters), counters: Counters) {
 }
 
 fn signal_at_each(counters: Counters) {
-    let plan = Plan::Signal { nth: nth(1, 37), phase: nth(1, 5), nested: nth(1, 149) };
+    let plan = Plan::Signal { nth: nth(1, 97), phase: nth(1, 7), nested: nth(1, 307) };
     run(plan, stepped::every_operation, counters);
 }
 

@@ -31,11 +31,23 @@ pub fn long_form() -> bool {
     std::env::var_os("INTERP_GUARD_LONG").is_some_and(|value| value != "0" && !value.is_empty())
 }
 
+/// How many of `full` to do: all in a release build, a tenth in a debug build, which is to be over while one waits.
+pub const fn short_of(full: usize) -> usize {
+    if cfg!(debug_assertions) { full / 10 } else { full }
+}
+
 /// One scenario: its name, and what its process does. Panicking, or a failed check in a handler, fails it.
 pub type Scenario = (&'static str, fn());
 
 /// Runs the scenarios, or the one that this process was started for.
+///
+/// One at a time: on two cores, more processes would only take each other's deadlines.
 pub fn main(scenarios: &[Scenario]) -> ExitCode {
+    main_with_threads(1, scenarios)
+}
+
+/// The same, `threads` scenarios at a time unless the command line says otherwise.
+pub fn main_with_threads(threads: usize, scenarios: &[Scenario]) -> ExitCode {
     if let Some(name) = std::env::var_os(SCENARIO) {
         let run = scenarios.iter().find(|(known, _)| *known == name).expect("a scenario of this target").1;
         run();
@@ -43,8 +55,7 @@ pub fn main(scenarios: &[Scenario]) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let mut arguments = Arguments::from_args();
-    // Two cores: more processes at a time would only take each other's deadlines.
-    arguments.test_threads = arguments.test_threads.or(Some(1));
+    arguments.test_threads = arguments.test_threads.or(Some(threads));
     let trials = scenarios.iter().map(|&(name, _)| Trial::test(name, move || supervise(name))).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }

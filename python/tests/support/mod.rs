@@ -134,7 +134,7 @@ impl Python {
 #[derive(Clone)]
 pub struct Package {
     pub root: PathBuf,
-    /// By version: where the C extension for it is, or why it could not be built.
+    /// By version: where the C extensions for it are, or why they could not be built; and so for "PyO3".
     extensions: Arc<Mutex<BTreeMap<String, Result<PathBuf, String>>>>,
 }
 
@@ -170,6 +170,38 @@ impl Package {
     pub fn extension_for(&self, python: &Python) -> Result<PathBuf, String> {
         let mut extensions = self.extensions.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         extensions.entry(python.version.clone()).or_insert_with(|| self.build_extension(python)).clone()
+    }
+
+    /// The folder that has the example of `python/pyo3`, one stable-ABI module for all Pythons, built on first use.
+    pub fn pyo3_example(&self) -> Result<PathBuf, String> {
+        let mut extensions = self.extensions.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        extensions.entry("PyO3".to_owned()).or_insert_with(|| self.build_pyo3_example()).clone()
+    }
+
+    fn build_pyo3_example(&self) -> Result<PathBuf, String> {
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("library");
+        let built = Command::new(env!("CARGO"))
+            .args([
+                "build",
+                "--quiet",
+                "--package",
+                "interp-guard-pyo3",
+                "--example",
+                "attach_pool",
+                "--target-dir",
+            ])
+            .arg(&target)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output()
+            .map_err(|error| error.to_string())?;
+        if !built.status.success() {
+            return Err(format!("the PyO3 example: {}", String::from_utf8_lossy(&built.stderr)));
+        }
+        let folder = self.root.join("pyo3");
+        fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
+        let library = target.join("debug/examples/libattach_pool.so");
+        fs::copy(library, folder.join("attach_pool.abi3.so")).map_err(|error| error.to_string())?;
+        Ok(folder)
     }
 
     /// Compiles files that use every name of a header: as C and C++, with and without the limited API. One that includes
@@ -219,7 +251,16 @@ impl Package {
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/extension");
         for name in ["ig_test", "ig_test_v1"] {
             let output = Command::new("cc")
-                .args(["-std=c11", "-D_GNU_SOURCE", "-O2", "-g", "-Wall", "-Wextra", "-Werror"])
+                .args([
+                    "-std=c11",
+                    "-D_GNU_SOURCE",
+                    "-DPEP788_USE_TABLE",
+                    "-O2",
+                    "-g",
+                    "-Wall",
+                    "-Wextra",
+                    "-Werror",
+                ])
                 .args(["-shared", "-fPIC", "-pthread", "-I"])
                 .arg(&python.include)
                 .arg("-I")

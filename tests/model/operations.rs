@@ -1,19 +1,18 @@
-//! Random operations against a plain model: a map of what should be there.
-#![allow(missing_docs)]
+//! Operations, and a plain model of what they should do. Proptest and the fuzzer (`fuzz/`) make sequences of them.
 
 use interp_guard::{
     CloseError, Closing, Counters, DrainError, FinalizeError, Guard, InterpreterId, LookupError,
-    RegisterError, Registry, platform,
+    RegisterError, Registry,
 };
-use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 const CAPACITY: usize = 6;
 const NOW: Option<Duration> = Some(Duration::ZERO);
 
+/// One call on a registry. Numbers choose an interpreter, or one of the guards or closings that are held.
 #[derive(Clone, Debug)]
-enum Op {
+pub enum Op {
     Register,
     RegisterWithId(i64),
     Lookup(i64),
@@ -24,23 +23,6 @@ enum Op {
     Drain(usize),
     Finalize(i64),
     SetMain(i64),
-}
-
-fn op() -> impl Strategy<Value = Op> {
-    // Few IDs, and strides that collide, so that operations meet.
-    let id = prop_oneof![0_i64..12, (0_i64..6).prop_map(|n| n * 17_711), Just(i64::MAX - 1)];
-    prop_oneof![
-        3 => Just(Op::Register),
-        3 => id.clone().prop_map(Op::RegisterWithId),
-        6 => id.clone().prop_map(Op::Lookup),
-        2 => any::<usize>().prop_map(Op::Clone),
-        4 => any::<usize>().prop_map(Op::Drop),
-        3 => id.clone().prop_map(Op::Close),
-        1 => any::<usize>().prop_map(Op::Abandon),
-        3 => any::<usize>().prop_map(Op::Drain),
-        2 => id.clone().prop_map(Op::Finalize),
-        1 => id.prop_map(Op::SetMain),
-    ]
 }
 
 /// What should be there.
@@ -83,8 +65,9 @@ impl Model {
     }
 }
 
-fn run(counters: Counters, ops: &[Op]) {
-    let registry: Registry<i64> = Registry::with_capacity(CAPACITY).counters(counters);
+/// Does what `ops` say, and panics where a registry and the model disagree.
+pub fn run(counters: Counters, ledger: bool, ops: &[Op]) {
+    let registry: Registry<i64> = Registry::with_capacity(CAPACITY).counters(counters).ledger(ledger);
     let mut model = Model::default();
     let mut guards: Vec<Guard<'_, i64>> = Vec::new();
     let mut closings: Vec<Closing<'_, i64>> = Vec::new();
@@ -195,19 +178,5 @@ fn run(counters: Counters, ops: &[Op]) {
                 guards.iter().filter(|guard| guard.id() == id).all(|guard| guard.is_closing() == closing)
             );
         }
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn shared_counters_agree_with_the_model(ops in prop::collection::vec(op(), 0..120)) {
-        run(Counters::Shared, &ops);
-    }
-
-    #[test]
-    fn the_best_counters_agree_with_the_model(ops in prop::collection::vec(op(), 0..120)) {
-        run(platform::best_counters(), &ops);
     }
 }

@@ -1,0 +1,77 @@
+"""``python -m interp_guard``: what this machine offers; ``python -m interp_guard stress``: see it hold under real signals."""
+
+import argparse
+import json
+import platform
+import sys
+
+import interp_guard
+from . import _native, _stress
+
+_EPILOG = """exit status: 0, 1 if the stress found a violation, 2 on bad usage.
+Ctrl-C stops the stress early and still prints the result; a second one ends at once."""
+
+
+def _in(first, last):
+    def parse(text):
+        number = int(text)
+        if not first <= number <= last:
+            raise argparse.ArgumentTypeError(f"{number} is not in {first} to {last}")
+        return number
+
+    parse.__name__ = "int"
+    return parse
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="python -m interp_guard",
+        description=__doc__.replace("``", ""),
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object to standard output and nothing else")
+    parser.set_defaults(run=_doctor)
+    commands = parser.add_subparsers(metavar="command")
+    doctor = commands.add_parser("doctor", help="say what this machine and this Python offer (the default)")
+    stress = commands.add_parser(
+        "stress",
+        help="fire real SIGUSR1 at every thread while subinterpreters come and go",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    doctor.set_defaults(run=_doctor)
+    stress.set_defaults(run=_stress.run)
+    stress.add_argument("--seconds", type=_in(1, 86_400), default=10, help="how long to run (default: 10)")
+    stress.add_argument(
+        "--threads",
+        type=_in(1, 200),
+        default=4,
+        help="native threads that hold guards, or ensure and call Python (default: 4)",
+    )
+    stress.add_argument(
+        "--interpreters", type=_in(1, 64), default=6, help="subinterpreters at a time (default: 6)"
+    )
+    for command in (doctor, stress):
+        command.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="as above")
+    return parser
+
+
+def _doctor(options):
+    facts = {
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "interp_guard": interp_guard.__version__,
+        **_native.machine(),
+        "include": interp_guard.get_include(),
+    }
+    if options.json:
+        print(json.dumps(facts))
+    else:
+        for name, value in facts.items():
+            print(f"{name.replace('_', ' '):<16} {value}")
+    return 0
+
+
+if __name__ == "__main__":
+    options = _parser().parse_args()
+    sys.exit(options.run(options))

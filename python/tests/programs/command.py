@@ -1,0 +1,84 @@
+"""python -m interp_guard: the doctor, and the stress with its progress, its table, Ctrl-C, and its exit statuses."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+LONG = bool(os.environ.get("INTERP_GUARD_LONG"))
+
+
+def start(*arguments, **environment):
+    return subprocess.Popen(
+        [sys.executable, "-m", "interp_guard", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+def run(*arguments, **environment):
+    process = start(*arguments, **environment)
+    out, err = process.communicate(timeout=200)
+    return process.returncode, out, err
+
+
+status, out, err = run()
+assert status == 0 and "counters" in out and "possible cpus" in out, (out, err)
+assert run("doctor")[1] == out
+status, out, err = run("doctor", "--json", INTERP_GUARD_COUNTERS="shared", INTERP_GUARD_LEDGER="1")
+facts = json.loads(out)
+assert (status, err) == (0, "") and facts["counters"] == "shared" and facts["ledger"] is True, (facts, err)
+assert facts["counters_why"] == "INTERP_GUARD_COUNTERS=shared" and facts["registered"] == 1, facts
+assert os.path.isfile(os.path.join(facts["include"], "pep788_v1.h"))
+
+for bad in (("stress", "--seconds", "0"), ("stress", "--threads", "many"), ("stress", "--nothing"), ("nothing",)):
+    status, out, err = run(*bad)
+    assert (status, out) == (2, "") and err.startswith("usage:"), (bad, status, out, err)
+for arguments in (("--help",), ("stress", "--help")):
+    status, out, err = run(*arguments)
+    assert (status, err) == (0, "") and "stress" in out and "exit status" in out, (out, err)
+
+# The whole of it.
+for counters in ("per-cpu", "shared"):
+    status, out, err = run(
+        "stress", "--seconds", "20" if LONG else "2", "--json", INTERP_GUARD_COUNTERS=counters, INTERP_GUARD_LEDGER="0"
+    )
+    seen = json.loads(out)
+    assert status == 0 and seen["violations"] == 0, (status, seen, err)
+    assert seen["counters"] == counters and seen["registered"] == seen["finalized"] > 0, seen
+    assert min(seen[key] for key in ("signals", "hits", "not_found", "ensures", "pending_run", "lookups")) > 0, seen
+    assert seen["lookups"] == seen["hits"] + seen["finalizing"] + seen["not_found"], seen
+    assert 0 < seen["lookup_ns"]["p50"] <= seen["lookup_ns"]["p99"] <= seen["lookup_ns"]["max"], seen
+    assert 0 < seen["end_ns"]["p50"] <= seen["end_ns"]["max"] and seen["seconds"] >= 2, seen
+    assert "1/" in err and " signals, " in err, err
+    print(
+        f"record: python -m interp_guard stress, {counters} | {seen['signals']} signals, {seen['lookups']} lookups, "
+        f"{seen['ensures']} ensures, {seen['finalized']} subinterpreters, {seen['violations']} violations"
+    )
+
+# Ctrl-C stops it early and prints the table all the same. (A shell starts background jobs with SIGINT ignored.)
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+process = start("stress", "--seconds", "3600", "--threads", "2", "--interpreters", "2")
+assert "1/3600 s" in process.stderr.readline()
+process.send_signal(signal.SIGINT)
+out, err = process.communicate(timeout=200)
+assert process.returncode == 0 and "stopped after" in err, (process.returncode, out, err)
+assert "SIGUSR1 delivered" in out and "violations" in out, out
+
+# A violation is status 1, and is said: what the native part counts is what decides.
+program = """
+import sys
+from interp_guard import _native, __main__
+counts = _native.stress_counts
+_native.stress_counts = lambda: {**counts(), "violations": 3, "violated": "3 x something that must not be"}
+options = __main__._parser().parse_args(["stress", "--seconds", "1", "--threads", "1", "--interpreters", "1"])
+sys.exit(options.run(options))
+"""
+ended = subprocess.run(
+    [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=200, text=True
+)
+assert ended.returncode == 1 and "3 x something that must not be" in ended.stdout, ended
+print("ok")
