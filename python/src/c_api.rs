@@ -8,7 +8,7 @@ use crate::levels::{self, Level, Misuse};
 use crate::shutdown::{self, Drained};
 use crate::table::{self, Interpreter, REGISTRY};
 use crate::word::{GuardWord, ViewWord};
-use interp_guard::raw::{OverRelease, RawGuard};
+use interp_guard::raw::OverRelease;
 use interp_guard::{Guard, InterpreterId, LookupError, Site};
 use pyo3_ffi::{self as ffi, PyInterpreterState};
 use std::ffi::{CStr, c_int, c_void};
@@ -204,7 +204,7 @@ unsafe extern "C" fn guard_from_view_at(view: ViewPointer, caller: usize) -> Gua
 unsafe extern "C" fn guard_close(guard: GuardPointer) {
     if let Some(word) = GuardWord::from_bits(guard as u64) {
         // SAFETY: the header says that a guard is closed once.
-        drop(unsafe { word.into_guard() });
+        let _ = unsafe { word.give_up() };
     }
 }
 
@@ -314,8 +314,7 @@ unsafe extern "C" fn close(guard: *mut InterpGuard) -> c_int {
     guard.id = 0;
     // SAFETY: the word was taken out, so that this guard is closed once; what was closed through a copy, the ledger knows,
     // if it is on.
-    let raw: RawGuard<'_> = unsafe { word.into_guard() }.into_raw();
-    match raw.release() {
+    match unsafe { word.give_up() } {
         Ok(()) => status::OK,
         Err(OverRelease) => status::INVALID,
     }

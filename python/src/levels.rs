@@ -141,26 +141,18 @@ pub fn ensure_id(id: InterpreterId, site: Site) -> Result<NonNull<Level>, Refuse
 /// A guard of `id`: of a level of this thread that has one, also while the interpreter is closing; or a new one.
 #[inline(always)]
 fn guard_by_id(id: InterpreterId, site: Site) -> Result<InterpreterGuard, Refused> {
-    if let Some(guard) = if_any(top(), || guard_in_levels(id, site)) {
+    if !top().is_null()
+        && let Some(guard) = guard_of_a_level(id, site)
+    {
         return Ok(guard);
     }
     REGISTRY.lookup_at(id, site).map_err(|_| Refused::NoGuard)
 }
 
-fn guard_in_levels(id: InterpreterId, site: Site) -> Option<InterpreterGuard> {
+#[inline(never)]
+fn guard_of_a_level(id: InterpreterId, site: Site) -> Option<InterpreterGuard> {
     let mut guards = levels().filter(|level| level.id == id).filter_map(|level| level.guard.as_ref());
     guards.next().map(|guard| guard.another(site))
-}
-
-/// What `search` finds, if there are levels, from `innermost` on: most ensures are a thread's first.
-#[inline(always)]
-fn if_any<R>(innermost: *mut Level, search: impl FnOnce() -> Option<R>) -> Option<R> {
-    #[cold]
-    #[inline(never)]
-    fn call<R>(search: impl FnOnce() -> Option<R>) -> Option<R> {
-        search()
-    }
-    if innermost.is_null() { None } else { call(search) }
 }
 
 /// Attaches this thread to the interpreter of `guard`, in a level of its own, which has the guard.
@@ -174,13 +166,63 @@ pub fn enter(guard: InterpreterGuard) -> Result<NonNull<Level>, Refused> {
 fn push(id: InterpreterId, guard: InterpreterGuard) -> Result<NonNull<Level>, Refused> {
     let interpreter = guard.state;
     let guard = Held::new(guard);
-    let here = this_thread();
-    let outer = here.top.get();
-    // Where it stays, for it is large: nothing of it is moved about.
-    let memory = here.take_memory();
-    // SAFETY: a level's memory, which nobody else has.
-    let level = unsafe {
-        (*memory).write(Level {
+    // Most ensures are a thread's first, with nothing attached.
+    if top().is_null()
+        && python::attached(null_mut()).is_null()
+        && let Some((state, origin)) = attach_first(interpreter)
+    {
+        return Ok(Level { state, origin, ..Level::new(null_mut(), id, guard) }.put());
+    }
+    push_beside(id, guard, interpreter)
+}
+
+/// Attaches this thread, which is in no level and has nothing attached, by its own state or a new one. `None` if its own is
+/// another interpreter's, or without memory.
+#[inline(always)]
+fn attach_first(interpreter: *mut PyInterpreterState) -> Option<(*mut PyThreadState, Origin)> {
+    // SAFETY: reads a thread-specific value.
+    let bound = unsafe { ffi::PyGILState_GetThisThreadState() };
+    let (state, origin) = if bound.is_null() {
+        // SAFETY: guarded, so the interpreter exists; needs no GIL.
+        (fork::creating(|| unsafe { ffi::PyThreadState_New(interpreter) }), Origin::Created)
+    } else {
+        (bound, Origin::FoundDetached)
+    };
+    // SAFETY: just made, or bound to this thread, so it exists.
+    if state.is_null() || unsafe { PyThreadState_GetInterpreter(state) } != interpreter {
+        return None;
+    }
+    // SAFETY: a detached state of this thread; its interpreter is guarded, and so it is not finalizing.
+    unsafe { ffi::PyEval_RestoreThread(state) };
+    Some((state, origin))
+}
+
+/// Attaches this thread, whatever it is in and has attached.
+#[inline(never)]
+fn push_beside(
+    id: InterpreterId,
+    guard: Held,
+    interpreter: *mut PyInterpreterState,
+) -> Result<NonNull<Level>, Refused> {
+    let outer = top();
+    let mut level = Level::new(outer, id, guard);
+    // SAFETY: `outer` is null or this thread's innermost level.
+    let ours = unsafe { outer.as_ref() }.map_or(null_mut(), |level| level.state);
+    let current = python::attached(ours);
+    // SAFETY: `current` is attached here, so it exists.
+    if !current.is_null() && unsafe { PyThreadState_GetInterpreter(current) } == interpreter {
+        level.state = current;
+    } else {
+        level.switch(interpreter, current)?;
+    }
+    Ok(level.put())
+}
+
+impl Level {
+    /// A level that has attached nothing yet.
+    #[inline(always)]
+    fn new(outer: *mut Level, id: InterpreterId, guard: Held) -> Self {
+        Self {
             outer,
             id,
             guard: Some(guard),
@@ -190,27 +232,19 @@ fn push(id: InterpreterId, guard: InterpreterGuard) -> Result<NonNull<Level>, Re
             previous: null_mut(),
             bound: null_mut(),
             left_behind: None,
-        })
-    };
-    // SAFETY: `outer` is null or this thread's innermost level.
-    let ours = unsafe { outer.as_ref() }.map_or(null_mut(), |level| level.state);
-    let current = python::attached(ours);
-    // SAFETY: `current` is attached here, so it exists.
-    if !current.is_null() && unsafe { PyThreadState_GetInterpreter(current) } == interpreter {
-        level.state = current;
-    } else if let Err(refused) = level.switch(interpreter, current) {
-        // SAFETY: initialised above, and nobody else knows of it.
-        unsafe {
-            std::ptr::drop_in_place(level);
-            here.keep_memory(level);
         }
-        return Err(refused);
     }
-    here.top.set(level);
-    Ok(NonNull::from(level))
-}
 
-impl Level {
+    /// Makes this the innermost level of this thread.
+    #[inline(always)]
+    fn put(self) -> NonNull<Level> {
+        let here = this_thread();
+        // SAFETY: a level's memory, which nobody else has.
+        let level = unsafe { (*here.take_memory()).write(self) };
+        here.top.set(level);
+        NonNull::from(level)
+    }
+
     /// Is the state of this level, one of this thread's, attached on this thread?
     #[inline(always)]
     fn is_attached(&self) -> bool {
@@ -219,7 +253,6 @@ impl Level {
     }
 
     /// Detaches `current`, if that is not null, and attaches a state of `interpreter`.
-    #[inline(always)]
     fn switch(
         &mut self,
         interpreter: *mut PyInterpreterState,
@@ -227,7 +260,7 @@ impl Level {
     ) -> Result<(), Refused> {
         // SAFETY: reads a thread-specific value.
         let bound = unsafe { ffi::PyGILState_GetThisThreadState() };
-        let found = find_detached(self.outer, interpreter, bound);
+        let found = find_detached(interpreter, bound);
         if !current.is_null() {
             self.left_behind = guard_of(current);
             self.previous = current;
@@ -303,19 +336,15 @@ fn guard_of(state: *mut PyThreadState) -> Option<Held> {
 
 /// A state of this thread for `interpreter` that is not attached: in its levels first, for up to 3.11 and between levels
 /// the bound one may be another.
-#[inline(always)]
 fn find_detached(
-    innermost: *mut Level,
     interpreter: *mut PyInterpreterState,
     bound: *mut PyThreadState,
 ) -> Option<*mut PyThreadState> {
-    let fits = |state: *mut PyThreadState| {
+    let in_levels = levels().flat_map(|level| [level.state, level.previous, level.bound]);
+    in_levels.chain([bound]).find(|&state| {
         // SAFETY: levels' states live as long as the levels; the bound one as in `guard_of`.
         !state.is_null() && unsafe { PyThreadState_GetInterpreter(state) } == interpreter
-    };
-    let states = |level: &Level| [level.state, level.previous, level.bound];
-    let in_levels = if_any(innermost, || levels().flat_map(states).find(|&state| fits(state)));
-    in_levels.or(fits(bound).then_some(bound))
+    })
 }
 
 /// Undoes the innermost ensure of this thread, which must be the one that returned `token`.

@@ -10,7 +10,7 @@
 //! Never null, and one passed for the other is noticed.
 
 use crate::table::{Interpreter, REGISTRY};
-use interp_guard::raw::{GuardParts, LEDGER_ENTRIES};
+use interp_guard::raw::{GuardParts, LEDGER_ENTRIES, OverRelease};
 use interp_guard::{Guard, InterpreterId, Site};
 use std::mem::ManuallyDrop;
 use std::num::NonZeroU64;
@@ -86,6 +86,29 @@ impl GuardWord {
         unsafe { REGISTRY.guard_from_parts(self.parts(id)) }
     }
 
+    /// Gives the guard up.
+    ///
+    /// # Safety
+    /// As for [`GuardWord::into_guard`].
+    ///
+    /// # Errors
+    /// [`OverRelease`] if the ledger knows that it was given up before.
+    #[inline(always)]
+    pub unsafe fn give_up(self) -> Result<(), OverRelease> {
+        #[cold]
+        #[inline(never)]
+        unsafe fn give_up_recorded(word: GuardWord) -> Result<(), OverRelease> {
+            // SAFETY: the caller's promise.
+            unsafe { word.into_guard() }.into_raw().release()
+        }
+        if self.bits() & TAG == GUARD {
+            // SAFETY: the caller's promise.
+            return unsafe { self.into_guard() }.into_raw().release();
+        }
+        // SAFETY: the caller's promise.
+        unsafe { give_up_recorded(self) }
+    }
+
     /// The guard, to look at and to clone; not given up. `None` if it was taken before a fork, and protects nothing here.
     ///
     /// # Safety
@@ -105,6 +128,7 @@ impl GuardWord {
         Some(ManuallyDrop::new(unsafe { self.into_guard_of(guard.id) }))
     }
 
+    #[inline(always)]
     fn parts(self, id: InterpreterId) -> GuardParts {
         let (place, ticket) = match self.bits() & TAG {
             RECORDED_GUARD => {
@@ -165,7 +189,7 @@ impl Drop for Held {
     #[inline(always)]
     fn drop(&mut self) {
         // SAFETY: from `new`, and not given up before.
-        drop(unsafe { self.0.into_guard() });
+        let _ = unsafe { self.0.give_up() };
     }
 }
 

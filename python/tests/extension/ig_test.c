@@ -891,56 +891,109 @@ static void by_lookup(void) {
 
 static PyInterpreterView *measured_view;
 
+/* What two calls through the function table cost, whatever they do. */
+static void empty_calls(void) {
+    PyInterpreterView_Close(measured_view);
+    PyInterpreterView_Close(measured_view);
+}
+
 static void from_view(void) { PyInterpreterGuard_Close(PyInterpreterGuard_FromView(measured_view)); }
 static void from_current(void) { PyInterpreterGuard_Close(PyInterpreterGuard_FromCurrent()); }
 static void ensure_once(void) { PyThreadState_Release(PyThreadState_EnsureFromView(measured_view)); }
 static void legacy_once(void) { PyGILState_Release(PyGILState_Ensure()); }
 
-static void measure(double *best, void (*operation)(void), int times) {
+/* Nanoseconds per call of each operation, in rounds that are short and close together, so that the operations of one see
+ * the same machine. */
+enum { FLOOR, CALLS, LOOKUP, VIEW, CURRENT, NESTED, LEGACY_NESTED, REATTACH, LEGACY_REATTACH, FRESH, LEGACY_FRESH, COSTS };
+enum { ROUNDS = 500 };
+static double costs_ns[ROUNDS][COSTS];
+
+static double measure(void (*operation)(void), int times) {
     long began = nanoseconds();
     for (int i = 0; i < times; i++) operation();
-    double each = (double)(nanoseconds() - began) / times;
-    if (*best == 0 || each < *best) *best = each;
+    return (double)(nanoseconds() - began) / times;
 }
 
-enum { FLOOR, LOOKUP, VIEW, CURRENT, NESTED, LEGACY_NESTED, REATTACH, LEGACY_REATTACH, FRESH, LEGACY_FRESH, COSTS };
-static double costs_ns[COSTS];
-
-static Wrong measure_all(void) {
-    measured_view = PyInterpreterView_FromMain();
-    memset(costs_ns, 0, sizeof costs_ns);
-    for (int round = 0; round < 25; round++) {
-        measure(&costs_ns[FLOOR], locked_adds, 20000);
-        measure(&costs_ns[LOOKUP], by_lookup, 20000);
-        measure(&costs_ns[VIEW], from_view, 20000);
-        measure(&costs_ns[FRESH], ensure_once, 4000);
-        measure(&costs_ns[LEGACY_FRESH], legacy_once, 4000);
-        PyGILState_STATE legacy = PyGILState_Ensure();
-        measure(&costs_ns[CURRENT], from_current, 20000);
-        PyThreadState *own = PyEval_SaveThread();
-        measure(&costs_ns[REATTACH], ensure_once, 10000);
-        measure(&costs_ns[LEGACY_REATTACH], legacy_once, 10000);
-        PyEval_RestoreThread(own);
-        measure(&costs_ns[LEGACY_NESTED], legacy_once, 20000);
-        PyThreadStateToken *token = PyThreadState_EnsureFromView(measured_view);
-        CHECK(token != NULL);
-        measure(&costs_ns[NESTED], ensure_once, 20000);
-        PyThreadState_Release(token);
-        PyGILState_Release(legacy);
-    }
+static Wrong measure_round(double *ns) {
+    ns[FLOOR] = measure(locked_adds, 2000);
+    ns[CALLS] = measure(empty_calls, 2000);
+    ns[LOOKUP] = measure(by_lookup, 2000);
+    ns[VIEW] = measure(from_view, 2000);
+    ns[FRESH] = measure(ensure_once, 200);
+    ns[LEGACY_FRESH] = measure(legacy_once, 200);
+    PyGILState_STATE legacy = PyGILState_Ensure();
+    ns[CURRENT] = measure(from_current, 2000);
+    PyThreadState *own = PyEval_SaveThread();
+    ns[REATTACH] = measure(ensure_once, 500);
+    ns[LEGACY_REATTACH] = measure(legacy_once, 500);
+    PyEval_RestoreThread(own);
+    ns[LEGACY_NESTED] = measure(legacy_once, 2000);
+    PyThreadStateToken *token = PyThreadState_EnsureFromView(measured_view);
+    CHECK(token != NULL);
+    ns[NESTED] = measure(ensure_once, 2000);
+    PyThreadState_Release(token);
+    PyGILState_Release(legacy);
     return NULL;
 }
 
+static Wrong measure_all(void) {
+    Wrong wrong = NULL;
+    measured_view = PyInterpreterView_FromMain();
+    for (int i = 0; i < ROUNDS && !wrong; i++) wrong = measure_round(costs_ns[i]);
+    return wrong;
+}
+
+/* A list of the rounds' costs. */
 static PyObject *costs(PyObject *self, PyObject *unused) {
     (void)self, (void)unused;
     Wrong wrong = in_native_thread(measure_all);
     if (wrong) return PyErr_Format(PyExc_AssertionError, "%s", wrong);
-    return Py_BuildValue("{s:d,s:d,s:d,s:d,s:d,s:d,s:d,s:d,s:d,s:d}", "floor", costs_ns[FLOOR],
-                         "InterpGuard_Lookup + Close", costs_ns[LOOKUP], "FromView + Close", costs_ns[VIEW],
-                         "FromCurrent + Close", costs_ns[CURRENT], "nested", costs_ns[NESTED], "PyGILState nested",
-                         costs_ns[LEGACY_NESTED], "re-attach", costs_ns[REATTACH], "PyGILState re-attach",
-                         costs_ns[LEGACY_REATTACH], "fresh", costs_ns[FRESH], "PyGILState fresh",
-                         costs_ns[LEGACY_FRESH]);
+    PyObject *rounds = PyList_New(0);
+    for (int i = 0; rounds && i < ROUNDS; i++) {
+        double *ns = costs_ns[i];
+        PyObject *round = Py_BuildValue(
+            "{s:d,s:d,s:d,s:d,s:d,s:d,s:d,s:d,s:d,s:d,s:d}", "floor", ns[FLOOR], "calls", ns[CALLS], "lookup", ns[LOOKUP], "view", ns[VIEW],
+            "current", ns[CURRENT], "nested", ns[NESTED], "PyGILState nested", ns[LEGACY_NESTED], "re-attach",
+            ns[REATTACH], "PyGILState re-attach", ns[LEGACY_REATTACH], "fresh", ns[FRESH], "PyGILState fresh",
+            ns[LEGACY_FRESH]);
+        PyList_Append(rounds, round);
+        Py_XDECREF(round);
+    }
+    return rounds;
+}
+
+/* costs_among(n): with n subinterpreters live, what a guard by ID costs: of the main interpreter, of the oldest and the
+ * newest subinterpreter, and one that is refused; and the floor. They stay until end_many(). */
+static Sub many[1000];
+static int live_subs;
+static int64_t measured_id;
+
+static void by_measured_id(void) {
+    InterpGuard guard;
+    InterpGuard_Lookup(measured_id, &guard);
+    InterpGuard_Close(&guard);
+}
+
+static PyObject *costs_among(PyObject *self, PyObject *count) {
+    (void)self;
+    long wanted_subs = PyLong_AsLong(count);
+    for (; live_subs < wanted_subs && live_subs < 1000; live_subs++) {
+        Wrong wrong = sub_begin(&many[live_subs], 0);
+        if (wrong) return PyErr_Format(PyExc_AssertionError, "%d: %s", live_subs, wrong);
+    }
+    int64_t ids[] = {0, many[0].id, many[live_subs - 1].id, (int64_t)1 << 39};
+    double took[4];
+    for (int i = 0; i < 4; i++) {
+        measured_id = ids[i];
+        took[i] = measure(by_measured_id, 20000);
+    }
+    return Py_BuildValue("ddddd", measure(locked_adds, 20000), took[0], took[1], took[2], took[3]);
+}
+
+static PyObject *end_many(PyObject *self, PyObject *unused) {
+    (void)self, (void)unused;
+    while (live_subs > 0) sub_end(&many[--live_subs]);
+    Py_RETURN_NONE;
 }
 
 /* --- the module -------------------------------------------------------------------------------------------------------- */
@@ -955,6 +1008,8 @@ static PyMethodDef methods[] = {
     {"signals", signals, METH_VARARGS, NULL},
     {"raw_forks", raw_forks, METH_O, NULL},
     {"costs", costs, METH_NOARGS, NULL},
+    {"costs_among", costs_among, METH_O, NULL},
+    {"end_many", end_many, METH_NOARGS, NULL},
     {"leave_level", leave_level, METH_NOARGS, NULL},
     {"leave_guard", leave_guard, METH_NOARGS, NULL},
     {"give_back", give_back, METH_NOARGS, NULL},
