@@ -146,6 +146,11 @@ static Wrong daemons(void) {
     main_interpreter = PyInterpreterState_Hold();
     CHECK(PyThreadState_SetDaemon(1) == 0 && PyThreadState_GetDaemon() == 1 && PyThreadState_SetDaemon(1) == 0);
     CHECK(PyThreadState_Ensure(main_interpreter) == 0 && PyThreadState_GetDaemon() == 0);
+    PyThreadState_Release();
+    /* Others are not counted under a daemon, which has nothing for them to count under. */
+    PyThreadStateToken *token = InterpGuard_EnsureID(0);
+    CHECK(token != NULL && PyThreadState_GetDaemon() == 0 && InterpGuard_Release(token) == INTERP_GUARD_OK);
+    CHECK(PyThreadState_GetDaemon() == 1 && PyThreadState_Ensure(main_interpreter) == 0);
     PyThreadState *saved = PyEval_SaveThread();
     CHECK(PyThreadState_GetDaemon() == -1 && PyThreadState_SetDaemon(1) == -1);
     PyEval_RestoreThread(saved);
