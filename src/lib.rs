@@ -54,4 +54,5 @@ pub mod raw {
     /// How many guards a ledger can record at a time. A ticket that is not 0, modulo this, is a number that no other
     /// recorded guard of the registry has meanwhile.
     pub use crate::signal_safe::ledger::ENTRIES as LEDGER_ENTRIES;
+    pub use crate::signal_safe::table::NotAtHome;
 }

@@ -1,6 +1,7 @@
 //! How far a lookup has to probe, for dense, random and strided IDs. `docs/hash.md` says how the hash was chosen.
 #![allow(missing_docs)]
 
+use interp_guard::raw::NotAtHome;
 use interp_guard::{InterpreterId, Registry};
 
 /// The largest displacement of a registry with these IDs in it.
@@ -66,4 +67,45 @@ fn displacement_shrinks_again_when_what_caused_it_is_gone() {
         registry.finalize(id, None).expect("finalized");
     }
     assert!(ids.iter().all(|&id| registry.displacement(id) == 0));
+}
+
+/// What bindings ask first never contradicts the whole lookup, and leaves to it what is elsewhere.
+#[test]
+fn a_lookup_at_home_says_what_a_lookup_says_or_leaves_it_to_that() {
+    let registry = Registry::with_capacity(64);
+    let ids: Vec<InterpreterId> =
+        (0..64).map(|index| InterpreterId::try_from(index * 1_597).expect("an ID")).collect();
+    for &id in &ids[..48] {
+        registry.register_with_id(id, ()).expect("room");
+    }
+    let held: Vec<_> = ids[..16].iter().map(|&id| registry.lookup(id).expect("live")).collect();
+    for &id in &ids[..16] {
+        drop(registry.close(id).expect("live"));
+    }
+    let (mut guards, mut refused, mut elsewhere) = (0, 0, 0);
+    for &id in &ids {
+        match registry.lookup_at_home(id) {
+            Ok(guard) => {
+                assert_eq!((guard.id(), registry.outstanding(id)), (id, Some(1)));
+                guards += 1;
+            }
+            Err(NotAtHome::Refused(why)) => {
+                assert_eq!(registry.lookup(id).err(), Some(why), "{id}");
+                refused += 1;
+            }
+            Err(NotAtHome::Elsewhere) => elsewhere += 1,
+            Err(NotAtHome::Counted(at)) => panic!("nobody closes {id} in slot {at} meanwhile"),
+        }
+    }
+    assert!(guards > 0 && refused > 0 && elsewhere > 0, "{guards} {refused} {elsewhere}");
+    drop(held);
+
+    let recorded = Registry::new().ledger(true);
+    let id = recorded.register(()).expect("room");
+    assert_eq!(
+        recorded.lookup_at_home(id).err(),
+        Some(NotAtHome::Elsewhere),
+        "the ledger is not its business"
+    );
+    assert_eq!(recorded.outstanding(id), Some(0));
 }

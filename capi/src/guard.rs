@@ -4,7 +4,7 @@
 
 use crate::registry::{Interp, ig_registry};
 use crate::status::ig_status::{self, *};
-use interp_guard::raw::{GuardParts, OverRelease};
+use interp_guard::raw::{GuardParts, NotAtHome, OverRelease};
 use interp_guard::{Guard, InterpreterId, Site};
 use std::arch::naked_asm;
 use std::ffi::c_void;
@@ -78,38 +78,90 @@ pub unsafe fn borrow<'r>(guard: *const ig_guard) -> Option<ManuallyDrop<Guard<'r
 /// # Safety
 /// `registry` is null or not freed during the call; `out` is null or may be written to.
 #[must_use]
-#[unsafe(naked)]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ig_lookup(registry: *mut ig_registry, id: i64, out: *mut ig_guard) -> ig_status {
-    // For the ledger: the return address as one more argument.
-    naked_asm!("mov rcx, [rsp]", "jmp {}", sym lookup_from)
+    // What is rare is called in the tail: then the rest needs next to no frame.
+    // SAFETY: the caller's promise.
+    let (Some(found), false) = (unsafe { registry.as_ref() }, out.is_null()) else {
+        // SAFETY: the caller's promise.
+        return unsafe { null_argument(out) };
+    };
+    let status = match InterpreterId::try_from(id).map(|id| found.rust.lookup_at_home(id)) {
+        Ok(Ok(guard)) => {
+            // SAFETY: the caller's promise.
+            unsafe { store(out, registry, guard) };
+            return IG_OK;
+        }
+        // SAFETY: the same promise.
+        Ok(Err(NotAtHome::Elsewhere)) => return unsafe { lookup_elsewhere(registry, id, out) },
+        // SAFETY: the same promise, and what it has just said.
+        Ok(Err(NotAtHome::Counted(at))) => return unsafe { back_out(registry, id, out, at) },
+        Ok(Err(NotAtHome::Refused(why))) => why.into(),
+        Err(_) => IG_NOT_FOUND,
+    };
+    // SAFETY: the caller's promise.
+    unsafe { out.write(ZEROED) };
+    status
 }
 
 /// # Safety
-/// As [`ig_lookup`].
+/// `out` is null or may be written to.
+#[cold]
+#[inline(never)]
+unsafe fn null_argument(out: *mut ig_guard) -> ig_status {
+    if !out.is_null() {
+        // SAFETY: the caller's promise.
+        unsafe { out.write(ZEROED) };
+    }
+    IG_INVALID
+}
+
+/// # Safety
+/// As [`ig_lookup`], none null; `lookup_at_home` has answered `Counted(at)` for `id`.
+#[cold]
+#[inline(never)]
+unsafe fn back_out(registry: *mut ig_registry, id: i64, out: *mut ig_guard, at: u32) -> ig_status {
+    // SAFETY: the caller's promise.
+    unsafe { out.write(ZEROED) };
+    // SAFETY: the caller's promise.
+    let found = unsafe { &(*registry).rust };
+    match InterpreterId::try_from(id) {
+        // SAFETY: the caller's promise.
+        Ok(id) => unsafe { found.back_out_at_home(at, id) }.into(),
+        Err(_) => IG_NOT_FOUND,
+    }
+}
+
+/// [`lookup_from`], told for the ledger from where `ig_lookup` was called: that jumps here, so that the return address on the
+/// stack is its caller's. (Built without optimization it calls instead, and the ledger shows a place in `ig_lookup`.)
+///
+/// # Safety
+/// As [`ig_lookup`], none null.
+#[unsafe(naked)]
+unsafe extern "C" fn lookup_elsewhere(registry: *mut ig_registry, id: i64, out: *mut ig_guard) -> ig_status {
+    naked_asm!("mov rcx, [rsp]", "jmp {}", sym lookup_from)
+}
+
+/// The whole lookup.
+///
+/// # Safety
+/// As [`ig_lookup`], none null.
 unsafe extern "C" fn lookup_from(
     registry: *mut ig_registry,
     id: i64,
     out: *mut ig_guard,
     caller: usize,
 ) -> ig_status {
-    if out.is_null() {
-        return IG_INVALID;
-    }
     // SAFETY: the caller's promise.
-    let status = match unsafe { registry.as_ref() } {
-        None => IG_INVALID,
-        Some(found) => {
-            match InterpreterId::try_from(id).map(|id| found.rust.lookup_at(id, Site::code(caller))) {
-                Ok(Ok(guard)) => {
-                    // SAFETY: the caller's promise.
-                    unsafe { store(out, registry, guard) };
-                    return IG_OK;
-                }
-                Ok(Err(why)) => why.into(),
-                Err(_) => IG_NOT_FOUND,
-            }
+    let found = unsafe { &(*registry).rust };
+    let status = match InterpreterId::try_from(id).map(|id| found.lookup_at(id, Site::code(caller))) {
+        Ok(Ok(guard)) => {
+            // SAFETY: the caller's promise.
+            unsafe { store(out, registry, guard) };
+            return IG_OK;
         }
+        Ok(Err(why)) => why.into(),
+        Err(_) => IG_NOT_FOUND,
     };
     // SAFETY: the caller's promise.
     unsafe { out.write(ZEROED) };

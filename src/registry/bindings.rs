@@ -1,13 +1,55 @@
-//! For bindings to languages without borrows: a right to drain that the registry keeps.
+//! For bindings: a right to drain that the registry keeps, for languages without borrows; a lookup in two halves, for functions
+//! that others call.
 
 use super::{CloseError, Registry};
 use crate::blockers;
 use crate::finalizer::{Closing, FinalizeError};
 use crate::pending::Waiting;
+use crate::signal_safe::table::NotAtHome;
 use crate::signal_safe::word::InterpreterId;
+use crate::{Guard, LookupError};
 use std::time::Duration;
 
 impl<T: Send + Sync + 'static> Registry<T> {
+    /// [`lookup`](Self::lookup) where it is nearly always over: at the ID's own place in the table, with no ledger. Calls
+    /// nothing, so that an exported function whose other calls are in its tail needs next to no frame.
+    ///
+    /// Context: any, async-signal-safe, wait-free, O(1).
+    ///
+    /// # Errors
+    /// [`NotAtHome`]: no guard, or not yet.
+    ///
+    /// ```
+    /// # use interp_guard::{LookupError, Registry, raw::NotAtHome};
+    /// let registry = Registry::new();
+    /// let id = registry.register("an interpreter").unwrap();
+    /// let guard = match registry.lookup_at_home(id) {
+    ///     Ok(guard) => guard,
+    ///     Err(NotAtHome::Elsewhere) => registry.lookup(id)?,
+    ///     Err(NotAtHome::Refused(why)) => return Err(why),
+    ///     // SAFETY: as it says, and once.
+    ///     Err(NotAtHome::Counted(at)) => return Err(unsafe { registry.back_out_at_home(at, id) }),
+    /// };
+    /// assert_eq!(*guard, "an interpreter");
+    /// # Ok::<(), LookupError>(())
+    /// ```
+    #[inline(always)]
+    pub fn lookup_at_home(&self, id: InterpreterId) -> Result<Guard<'_, T>, NotAtHome> {
+        // SAFETY: every payload is a `T`, as in `lookup`.
+        self.table().lookup_at_home(id).map(|raw| unsafe { Guard::from_raw(raw) })
+    }
+
+    /// Gives back what [`lookup_at_home`](Self::lookup_at_home) has counted in vain, and says why it was in vain.
+    ///
+    /// Context: any, async-signal-safe, wait-free.
+    ///
+    /// # Safety
+    /// It answered `Counted(at)` for `id`, and this is done once.
+    pub unsafe fn back_out_at_home(&self, at: u32, id: InterpreterId) -> LookupError {
+        // SAFETY: the caller's promise.
+        unsafe { self.table().back_out_at_home(at, id) }
+    }
+
     /// Closes an interpreter that is live. Unlike [`close`](Self::close), it leaves alone what somebody else has closed
     /// and left: that is [`take_up`](Self::take_up)'s.
     ///

@@ -71,6 +71,15 @@ impl<'t> RawGuard<'t> {
         Self { table, id, slot, generation, ticket }
     }
 
+    /// [`counted`](Self::counted), where there is no ledger.
+    ///
+    /// # Safety
+    /// As there, and the table has no ledger.
+    #[inline(always)]
+    pub(super) unsafe fn unrecorded(table: &'t Table, state: State, id: InterpreterId, slot: u32) -> Self {
+        Self { table, id, slot, generation: state.generation(), ticket: Ticket::NONE }
+    }
+
     /// Takes one more guard of the same interpreter, as [`Clone`] does, and says where.
     ///
     /// Context: any, async-signal-safe, wait-free.

@@ -256,6 +256,56 @@ impl Table {
         self.acquire(mapped, at, id, site)
     }
 
+    /// [`lookup`](Self::lookup) where it is nearly always over: at home, with no ledger. Calls nothing, so that an exported
+    /// function whose other calls are in its tail needs next to no frame.
+    ///
+    /// Context: any, async-signal-safe, wait-free.
+    ///
+    /// # Errors
+    /// [`NotAtHome`]: no guard, or not yet.
+    #[inline(always)]
+    pub fn lookup_at_home(&self, id: InterpreterId) -> Result<RawGuard<'_>, NotAtHome> {
+        let mapped = self.mapped().ok_or(NotAtHome::Refused(LookupError::NotFound))?;
+        let home = mapped.home(id);
+        let slot = mapped.slot(home);
+        // A1. Acquire: pairs with the Release in `insert`.
+        let word = slot.word.load(Ordering::Acquire);
+        if word != Word::live(id) {
+            // Relaxed: as in `lookup`.
+            let reach = slot.displacement.load(Ordering::Relaxed);
+            return Err(match word == Word::closing(id) || reach == 0 {
+                true => NotAtHome::Refused(LookupError::because_of(word, id)),
+                false => NotAtHome::Elsewhere,
+            });
+        }
+        if mapped.state.records() {
+            return Err(NotAtHome::Elsewhere);
+        }
+        mapped.add(home, Side::Acquired); // A2, A3
+        // Both asked for again, rather than kept over A2: registers are what is scarce here.
+        let state = self.state();
+        // SAFETY: published, or there would have been no word.
+        let slot = unsafe { self.mapped_for_guard(state) }.slot(home);
+        // A4. SeqCst: as in `acquire`.
+        if slot.word.load(Ordering::SeqCst) != Word::live(id) {
+            return Err(NotAtHome::Counted(home));
+        }
+        // SAFETY: A2 counted this guard, and A4 has seen that it counts; no ledger, as seen above.
+        Ok(unsafe { RawGuard::unrecorded(self, state, id, home) })
+    }
+
+    /// Gives back what [`lookup_at_home`](Self::lookup_at_home) has counted in vain, and says why it was in vain.
+    ///
+    /// Context: any, async-signal-safe, wait-free.
+    ///
+    /// # Safety
+    /// It answered `Counted(at)` for `id`, and this is done once.
+    pub unsafe fn back_out_at_home(&self, at: u32, id: InterpreterId) -> LookupError {
+        // Acquire: what A4 saw, or later. (Published, or nothing would have been counted.)
+        let word = self.mapped().map_or(Word::VACANT, |mapped| mapped.slot(at).word.load(Ordering::Acquire));
+        self.back_out(at, word, id)
+    }
+
     /// A1 in the rest of the probe, at most `reach` slots: where `id` is, live or closing, and the word there; Vacant if it
     /// is nowhere. Takes and returns nothing that would have to go through memory, so that the caller keeps what it has
     /// in registers.
@@ -609,6 +659,17 @@ impl Drop for Entry<'_> {
     fn drop(&mut self) {
         self.table.leave(self.slot);
     }
+}
+
+/// Why [`Table::lookup_at_home`] has no guard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotAtHome {
+    /// There is none to be had.
+    Refused(LookupError),
+    /// It is not for this function to say: a whole lookup does.
+    Elsewhere,
+    /// Closed meanwhile, with a guard counted in this slot: to be backed out of.
+    Counted(u32),
 }
 
 impl<'t> Mapped<'t> {

@@ -20,7 +20,7 @@ use std::process::Command;
 use tools::{Language, Link, installed, long_form, output, run, tool, under_valgrind};
 
 use Language::{C, Cxx};
-use Link::{Shared, Static, WhollyStatic};
+use Link::{Loaded, Shared, Static, WhollyStatic};
 
 const LANGUAGES: [Language; 2] = [C, Cxx];
 const MODES: [&str; 2] = ["per-cpu", "shared"];
@@ -28,9 +28,9 @@ const MODES: [&str; 2] = ["per-cpu", "shared"];
 /// A program of `tests/c`, in both languages, linked in every way.
 fn everywhere(name: &str, arguments: &[&str]) {
     for language in LANGUAGES {
-        for link in [Shared, Static] {
+        for link in [Shared, Static, Loaded] {
             let program = installed().compile(name, language, link);
-            run(Command::new(program).args(arguments));
+            run(installed().command(program).args(arguments));
         }
     }
 }
@@ -63,7 +63,7 @@ fn ensure_and_release_over_a_table_of_callbacks() {
 
 #[test]
 fn pending_calls() {
-    everywhere("pending", &[if long_form() { "200000" } else { "20000" }]);
+    everywhere("pending", &[if long_form() { "200000" } else { "5000" }]);
     under_valgrind(installed().compile("pending", C, Shared), &["2000", "self"]);
 }
 
@@ -75,8 +75,8 @@ fn the_ledger() {
 
 #[test]
 fn the_cxx_guard() {
-    for link in [Shared, Static] {
-        run(&mut Command::new(installed().compile("guard.cpp", Cxx, link)));
+    for link in [Shared, Static, Loaded] {
+        run(&mut installed().command(installed().compile("guard.cpp", Cxx, link)));
     }
     under_valgrind(installed().compile("guard.cpp", Cxx, Shared), &[]);
 }
@@ -97,9 +97,17 @@ fn the_examples() {
 #[test]
 fn a_storm_of_signals() {
     let signals = if long_form() { "1000000" } else { "100000" };
-    for (language, link, mode) in [(C, Shared, MODES[0]), (Cxx, Static, MODES[1])] {
+    let all = [
+        (C, Shared, MODES[0]),
+        (Cxx, Static, MODES[1]),
+        (C, Loaded, MODES[0]),
+        (Cxx, Shared, MODES[0]),
+        (C, Static, MODES[1]),
+        (Cxx, Loaded, MODES[1]),
+    ];
+    for (language, link, mode) in all {
         let program = installed().compile("storm", language, link);
-        run(Command::new(program).arg(signals).env("INTERP_GUARD_COUNTERS", mode));
+        run(installed().command(program).arg(signals).env("INTERP_GUARD_COUNTERS", mode));
     }
 }
 

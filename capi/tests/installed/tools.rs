@@ -57,6 +57,8 @@ pub enum Link {
     Static,
     /// The C library's code too.
     WhollyStatic,
+    /// Not linked: loaded by `dlopen` when the program begins, and closed at its end (`loaded.h`).
+    Loaded,
 }
 
 impl Language {
@@ -127,6 +129,27 @@ impl Installed {
         output(&mut command).split_whitespace().map(str::to_owned).collect()
     }
 
+    /// What the linker is told.
+    fn libraries(&self, link: Link) -> Vec<String> {
+        match link {
+            Link::Loaded => vec!["-ldl".into()],
+            Link::Shared => {
+                let rpath = format!("-Wl,-rpath,{}", self.prefix.join("lib").display());
+                self.pkg_config(&["--libs"]).into_iter().chain([rpath]).collect()
+            }
+            Link::Static | Link::WhollyStatic => {
+                // pkg-config has no word for "this one static": the linker prefers a shared library where both are.
+                let libs = self.pkg_config(&["--static", "--libs"]);
+                let this = |flag: String| match flag.as_str() {
+                    "-linterp_guard" => "-l:libinterp_guard.a".to_owned(),
+                    _ => flag,
+                };
+                let wholly = matches!(link, Link::WhollyStatic).then(|| "-static".to_owned());
+                libs.into_iter().map(this).chain(wholly).collect()
+            }
+        }
+    }
+
     fn source(name: &str) -> PathBuf {
         let package = Path::new(env!("CARGO_MANIFEST_DIR"));
         let file = if name.contains('.') { name.to_owned() } else { format!("{name}.c") };
@@ -138,28 +161,40 @@ impl Installed {
     pub fn compile(&self, name: &str, language: Language, link: Link) -> PathBuf {
         let program = self.programs.join(format!("{name}-{language:?}-{link:?}-{}", unique()));
         let mut compiler = language.compiler();
+        if let Link::Loaded = link {
+            compiler.arg("-I").arg(self.every_function()).args(["-include", "loaded.h"]);
+            compiler.arg("-I").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/c"));
+        }
         compiler.arg(Self::source(name)).args(["-x", "none"]).arg("-o").arg(&program);
-        compiler.args(self.pkg_config(&["--cflags"]));
-        match link {
-            Link::Shared => {
-                compiler.args(self.pkg_config(&["--libs"]));
-                compiler.arg(format!("-Wl,-rpath,{}", self.prefix.join("lib").display()));
-            }
-            Link::Static | Link::WhollyStatic => {
-                // pkg-config has no word for "this one static": the linker prefers a shared library where both are.
-                let libs = self.pkg_config(&["--static", "--libs"]);
-                let this = |flag: String| match flag.as_str() {
-                    "-linterp_guard" => "-l:libinterp_guard.a".to_owned(),
-                    _ => flag,
-                };
-                compiler.args(libs.into_iter().map(this));
-            }
-        }
-        if matches!(link, Link::WhollyStatic) {
-            compiler.arg("-static");
-        }
+        compiler.args(self.pkg_config(&["--cflags"])).args(self.libraries(link));
         run(&mut compiler);
         program
+    }
+
+    /// Runs a program that `compile` made.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command.env("LIBRARY", self.library("libinterp_guard.so"));
+        // A backtrace would map the library's file for its names, and keep it mapped.
+        command.env("RUST_BACKTRACE", "0");
+        command
+    }
+
+    /// A folder with `each.h` in it, for `loaded.h`: every function of the header.
+    fn every_function(&self) -> PathBuf {
+        let header = fs::read_to_string(self.include("interp_guard.h")).unwrap();
+        let names: Vec<&str> = crate::header::functions(&header).into_iter().map(|(_, name)| name).collect();
+        let each: String = names.iter().map(|name| format!(" X({name})")).collect();
+        let renamed: String = names.iter().map(|name| format!("#define {name} loaded_{name}\n")).collect();
+        let folder = self.programs.join("each");
+        fs::create_dir_all(&folder).unwrap();
+        // Whole, also where another test's compiler reads it meanwhile.
+        let made = folder.join(format!("each-{}", unique()));
+        fs::write(&made, format!("#define EACH(X){each}\n")).unwrap();
+        fs::rename(&made, folder.join("each.h")).unwrap();
+        fs::write(&made, renamed).unwrap();
+        fs::rename(&made, folder.join("renamed.h")).unwrap();
+        folder
     }
 
     /// Compiles a program that loads the library at run time.
@@ -174,6 +209,19 @@ impl Installed {
             .args(["-rdynamic", "-ldl"]); // so that the library finds this program's __tls_get_addr
         run(&mut compiler);
         program
+    }
+
+    /// A library to be loaded at run time, made of `source`. With `Link::Static` our library's code is in it, and is called as
+    /// directly as in a program.
+    #[allow(dead_code, reason = "the benchmark uses it")]
+    pub fn compile_plugin(&self, source: &Path, name: &str, link: Link) -> PathBuf {
+        let plugin = self.programs.join(format!("{name}-{link:?}.so"));
+        let mut compiler = Language::C.compiler();
+        compiler.args(["-fPIC", "-shared", "-Wl,-Bsymbolic", "-o"]).args([&plugin, source]);
+        compiler.args(self.pkg_config(&["--cflags"])).args(["-x", "none"]);
+        compiler.args(self.libraries(link));
+        run(&mut compiler);
+        plugin
     }
 
     /// A shared and a static library made of this C text.
