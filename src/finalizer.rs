@@ -421,9 +421,9 @@ pub enum DrainError<'r, T: Send + Sync + 'static> {
 impl<'r, T: Send + Sync + 'static> DrainError<'r, T> {
     fn parts(&self) -> (&'static str, &'static str, &DrainTimeout<'r, T>) {
         match self {
-            Self::Timeout(timeout) => ("Timeout", "timed out", timeout),
-            Self::Interrupted(timeout) => ("Interrupted", "was interrupted", timeout),
-            Self::WouldDeadlock(timeout) => ("WouldDeadlock", "would wait for its own thread", timeout),
+            Self::Timeout(timeout) => ("Timeout", "the drain timed out", timeout),
+            Self::Interrupted(timeout) => ("Interrupted", "the drain was interrupted", timeout),
+            Self::WouldDeadlock(timeout) => ("WouldDeadlock", "the drain would wait for its own thread", timeout),
             Self::Unbalanced(timeout) => ("Unbalanced", "more guards were released than taken", timeout),
             Self::FenceFailed(timeout) => ("FenceFailed", "the kernel refuses the memory barrier", timeout),
             Self::Superseded(timeout) => ("Superseded", "somebody else has taken the drain up", timeout),
@@ -497,7 +497,11 @@ impl<T: Send + Sync + 'static> fmt::Debug for DrainError<'_, T> {
 impl<T: Send + Sync + 'static> fmt::Display for DrainError<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (_, what, timeout) = self.parts();
-        write!(f, "the drain {what}: {timeout}")
+        match self {
+            // Without a fence, or in somebody else's hands, nobody here can say what is out.
+            Self::FenceFailed(_) | Self::Superseded(_) => write!(f, "interpreter {}: {what}", timeout.closing.id),
+            _ => write!(f, "{what}: {timeout}"),
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 //! time is that of one operation between two serialised time stamps, less the median for a candidate that does nothing.
 
 use super::clock::{tick_ns, ticks};
-use super::measure::median;
+use super::measure::Summary;
 use std::arch::x86_64::{_mm_clflush, _mm_mfence};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -69,7 +69,7 @@ fn flush(pages: &[usize]) {
 
 /// The median time of one operation of each candidate, flushed before every single one, in nanoseconds. The first
 /// candidate does nothing; its time is taken off and not returned.
-pub fn times(rounds: usize, operations: &[&dyn Fn()]) -> Vec<f64> {
+pub fn times(rounds: usize, operations: &[&dyn Fn()]) -> Vec<Summary> {
     let pages = data_pages();
     let mut times = vec![Vec::with_capacity(rounds); operations.len()];
     for _ in 0..rounds {
@@ -83,7 +83,13 @@ pub fn times(rounds: usize, operations: &[&dyn Fn()]) -> Vec<f64> {
             times.push((ticks() - start) as f64 * tick_ns());
         }
     }
-    let mut medians: Vec<f64> = times.iter_mut().map(|times| median(times)).collect();
-    let nothing = medians.remove(0);
-    medians.iter().map(|time| time - nothing).collect()
+    let mut nothing = times.remove(0);
+    let nothing = Summary::of(&mut nothing).ns;
+    times
+        .iter_mut()
+        .map(|times| {
+            times.iter_mut().for_each(|time| *time -= nothing);
+            Summary::of(times)
+        })
+        .collect()
 }

@@ -14,7 +14,7 @@ mod row;
 mod writes;
 
 use clock::{answered, opaque};
-use measure::{Effort, Task, compare};
+use measure::{Effort, Summary, Task, compare};
 use peers::{
     ArcSwap, DashMap, Epoch, HalfLock, List, Nothing, Ours, Papaya, PapayaPin, ParkingLot, Peer,
     SharedCounter, StdRwLock,
@@ -37,7 +37,8 @@ Usage: cargo bench --bench peers [-- OPTIONS]
 
 ns is CPU time per operation and thread, the median over interleaved rounds; in the cases
 cold-*, in-handler*, wake and churn-read* it is elapsed time. floor_ratio is ns over the
-floor of the same round. The table goes to stdout, progress to stderr.
+floor of the same round. The table, which shows the quartiles of ns too, goes to stdout,
+progress to stderr.
 ";
 
 fn main() -> ExitCode {
@@ -254,7 +255,8 @@ impl Bench {
     }
 
     /// A figure that was not measured in rounds with the floor.
-    fn record(&mut self, name: &str, kind: &str, case: &str, interpreters: usize, ns: f64) {
+    fn record(&mut self, name: &str, kind: &str, case: &str, interpreters: usize, of: Summary) {
+        let Summary { ns, quartiles } = of;
         let (name, kind, case) = (name.into(), kind.into(), case.into());
         self.rows.push(Row {
             name,
@@ -263,6 +265,7 @@ impl Bench {
             interpreters,
             threads: 1,
             ns,
+            quartiles,
             floor_ratio: ns / self.floor_ns,
         });
     }
@@ -371,8 +374,8 @@ impl Bench {
                 tasks.iter().map(|task| Box::new(|| (task.run)(0, 1)) as Box<dyn Fn()>).collect();
             let operations: Vec<&dyn Fn()> = operations.iter().map(|operation| &**operation).collect();
             let times = cold::times(rounds, &operations);
-            for (task, ns) in tasks[1..].iter().zip(times) {
-                self.record(task.name, task.kind, case, interpreters, ns);
+            for (task, times) in tasks[1..].iter().zip(times) {
+                self.record(task.name, task.kind, case, interpreters, times);
             }
         }
     }
@@ -383,7 +386,7 @@ impl Bench {
         for trips in handler::round_trips(self.pick(30_000, 200_000)) {
             for (case, ns) in ["in-handler", "in-handler-p99", "in-handler-p99.99"].into_iter().zip(trips.ns)
             {
-                self.record(trips.name, trips.kind, case, 1, ns);
+                self.record(trips.name, trips.kind, case, 1, Summary::only(ns));
             }
         }
     }
@@ -393,13 +396,13 @@ impl Bench {
             self.measure_floor();
             self.progress(&format!("finalize-idle, {live} others"));
             for figure in writes::finalize_idle(self.pick(200, 1000), live) {
-                self.record(figure.name, figure.kind, figure.case, figure.interpreters, figure.ns);
+                self.record(figure.name, figure.kind, figure.case, figure.interpreters, figure.times);
             }
         }
         self.measure_floor();
         self.progress("wake");
         for figure in writes::wake(self.pick(300, 3000)) {
-            self.record(figure.name, figure.kind, figure.case, figure.interpreters, figure.ns);
+            self.record(figure.name, figure.kind, figure.case, figure.interpreters, figure.times);
         }
     }
 
@@ -419,8 +422,8 @@ impl Bench {
     fn churn_of<P: Peer>(&mut self, live: usize) {
         self.progress(&format!("churn-read, {live} interpreters, {}", P::NAME));
         if let Some((quiet, churned)) = churn::read_p99::<P>(live, self.pick(3000, 20_000)) {
-            self.record(P::NAME, P::KIND, "churn-read-quiet", live, quiet);
-            self.record(P::NAME, P::KIND, "churn-read", live, churned);
+            self.record(P::NAME, P::KIND, "churn-read-quiet", live, Summary::only(quiet));
+            self.record(P::NAME, P::KIND, "churn-read", live, Summary::only(churned));
         }
     }
 }
@@ -453,8 +456,11 @@ fn table(rows: &[Row]) -> String {
     for this in groups {
         let (case, interpreters, threads) = &this;
         let _ = writeln!(text, "\n{case}, {interpreters} interpreters, {threads} threads");
-        for Row { name, kind, ns, floor_ratio, .. } in rows.iter().filter(|row| group(row) == this) {
-            let _ = writeln!(text, "  {name:<32} {kind:<10} {ns:>12.2} ns {floor_ratio:>10.2} x");
+        for row in rows.iter().filter(|row| group(row) == this) {
+            let Row { name, kind, ns, quartiles, floor_ratio, .. } = row;
+            let quartiles = quartiles.map_or(String::new(), |[low, high]| format!("{low:.2} to {high:.2}"));
+            let _ =
+                writeln!(text, "  {name:<32} {kind:<10} {ns:>12.2} ns {floor_ratio:>10.2} x   {quartiles}");
         }
     }
     text

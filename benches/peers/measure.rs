@@ -31,6 +31,27 @@ pub fn median(values: &mut [f64]) -> f64 {
     quantile(values, 0.5)
 }
 
+/// What a series comes to, in nanoseconds.
+#[derive(Clone, Copy)]
+pub struct Summary {
+    pub ns: f64,
+    /// Half of the series lies between them. `None` where `ns` is not a median.
+    pub quartiles: Option<[f64; 2]>,
+}
+
+impl Summary {
+    /// Of a median and the quartiles around it.
+    pub fn of(values: &mut [f64]) -> Self {
+        let ns = median(values);
+        Self { ns, quartiles: Some([quantile(values, 0.25), quantile(values, 0.75)]) }
+    }
+
+    /// Of a single number.
+    pub fn only(ns: f64) -> Self {
+        Self { ns, quartiles: None }
+    }
+}
+
 pub fn quantile(values: &mut [f64], q: f64) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(((values.len().max(1) - 1) as f64 * q).round() as usize).copied().unwrap_or(f64::NAN)
@@ -86,13 +107,15 @@ pub fn compare(
         .zip(&mut ns)
         .map(|(task, ns)| {
             let mut ratios: Vec<f64> = ns.iter().zip(&floors).map(|(ns, floor)| ns / floor).collect();
+            let Summary { ns, quartiles } = Summary::of(ns);
             Row {
                 name: task.name.into(),
                 kind: task.kind.into(),
                 case: case.into(),
                 interpreters,
                 threads,
-                ns: median(ns),
+                ns,
+                quartiles,
                 floor_ratio: median(&mut ratios),
             }
         })

@@ -9,5 +9,9 @@ pub struct Row {
     pub interpreters: usize,
     pub threads: usize,
     pub ns: f64,
+    /// The quartiles of `ns`: half of the rounds lie between them. For the table only.
+    #[serde(skip)]
+    #[allow(dead_code, reason = "the charts do not draw it")]
+    pub quartiles: Option<[f64; 2]>,
     pub floor_ratio: f64,
 }

@@ -1,19 +1,19 @@
 //! The other side: finalizing an idle interpreter, and from the last drop to the finalizer running.
 
 use super::clock::{thread_cpu_ns, tick_ns, ticks};
-use super::measure::median;
+use super::measure::Summary;
 use interp_guard::{Counters, InterpreterId, Registry};
 use std::hint::{black_box, spin_loop};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex};
 
-/// A named series and its median in nanoseconds.
+/// A named series.
 pub struct Figure {
     pub name: &'static str,
     pub kind: &'static str,
     pub case: &'static str,
     pub interpreters: usize,
-    pub ns: f64,
+    pub times: Summary,
 }
 
 const MODES: [(&str, Counters); 2] =
@@ -64,7 +64,7 @@ pub fn finalize_idle(rounds: usize, live: usize) -> Vec<Figure> {
         kind,
         case,
         interpreters: live,
-        ns: median(times),
+        times: Summary::of(times),
     };
     let mut figures = vec![figure("membarrier and a mutex, twice", "floor", "finalize-idle", &mut bare)];
     for (at, (name, _)) in registries.iter().enumerate() {
@@ -154,7 +154,7 @@ pub fn wake(rounds: usize) -> Vec<Figure> {
         (MODES[1].0, "ours"),
     ];
     for ((name, kind), times) in names.into_iter().zip(&mut times) {
-        figures.push(Figure { name, kind, case: "wake", interpreters: 1, ns: median(times) });
+        figures.push(Figure { name, kind, case: "wake", interpreters: 1, times: Summary::of(times) });
     }
     figures
 }
