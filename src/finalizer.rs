@@ -423,7 +423,9 @@ impl<'r, T: Send + Sync + 'static> DrainError<'r, T> {
         match self {
             Self::Timeout(timeout) => ("Timeout", "the drain timed out", timeout),
             Self::Interrupted(timeout) => ("Interrupted", "the drain was interrupted", timeout),
-            Self::WouldDeadlock(timeout) => ("WouldDeadlock", "the drain would wait for its own thread", timeout),
+            Self::WouldDeadlock(timeout) => {
+                ("WouldDeadlock", "the drain would wait for its own thread", timeout)
+            }
             Self::Unbalanced(timeout) => ("Unbalanced", "more guards were released than taken", timeout),
             Self::FenceFailed(timeout) => ("FenceFailed", "the kernel refuses the memory barrier", timeout),
             Self::Superseded(timeout) => ("Superseded", "somebody else has taken the drain up", timeout),
@@ -499,7 +501,9 @@ impl<T: Send + Sync + 'static> fmt::Display for DrainError<'_, T> {
         let (_, what, timeout) = self.parts();
         match self {
             // Without a fence, or in somebody else's hands, nobody here can say what is out.
-            Self::FenceFailed(_) | Self::Superseded(_) => write!(f, "interpreter {}: {what}", timeout.closing.id),
+            Self::FenceFailed(_) | Self::Superseded(_) => {
+                write!(f, "interpreter {}: {what}", timeout.closing.id)
+            }
             _ => write!(f, "{what}: {timeout}"),
         }
     }

@@ -36,12 +36,10 @@
 //! if it found every cell in use, each at the time when it looked at it.
 
 use super::guard::{GuardParts, RawGuard};
-use super::sync::{Atomic, Ordering, fence};
+use super::sync::{Atomic, Ordering, Plain, fence};
 #[cfg(not(loom))]
 use super::sys;
 use super::word::InterpreterId;
-use core::cell::UnsafeCell;
-use core::mem::MaybeUninit;
 use core::num::NonZeroU64;
 use core::ptr::NonNull;
 
@@ -85,16 +83,12 @@ pub struct Cell {
     state: Atomic<u64>,
     /// Whose call it is, for who looks without taking.
     id: Atomic<i64>,
-    entry: UnsafeCell<MaybeUninit<Entry>>,
+    entry: Plain<Entry>,
 }
 
 impl Default for Cell {
     fn default() -> Self {
-        Self {
-            state: Atomic::new(State::FREE.0),
-            id: Atomic::new(-1),
-            entry: UnsafeCell::new(MaybeUninit::uninit()),
-        }
+        Self { state: Atomic::new(State::FREE.0), id: Atomic::new(-1), entry: Plain::uninit() }
     }
 }
 
@@ -155,9 +149,13 @@ impl Ring {
         // Relaxed: published by P4.
         cell.id.store(id.into(), Ordering::Relaxed);
         // P3. SAFETY: this push made the cell Busy (Q1).
-        unsafe { (*cell.entry.get()).write(Entry { guard, call, data }) };
+        unsafe { cell.entry.write(Entry { guard, call, data }) };
         // P4. Release: pairs with the Acquire in `ready` and of R3.
-        cell.state.store(State::ready(ticket).0, Ordering::Release);
+        let order = match cfg!(interp_guard_inject = "ready_relaxed") {
+            false => Ordering::Release,
+            true => Ordering::Relaxed,
+        };
+        cell.state.store(State::ready(ticket).0, order);
         // P5. The call may have run and the interpreter may be gone: the table is still there, and a needless wake-up
         // is harmless. SeqCst: pairs with the heavy fence of close: either this sees Closing, or the drain, which looks
         // at the queue after that fence, sees Ready.
@@ -224,7 +222,7 @@ impl Ring {
         let (ready, busy) = (State::ready(found.ticket).0, State::busy(found.ticket).0);
         cell.state.compare_exchange(ready, busy, Ordering::Acquire, Ordering::Relaxed).ok()?; // R3
         // R4. SAFETY: this made the cell Busy (Q1), and it was Ready, so P3 wrote it.
-        let entry = unsafe { (*cell.entry.get()).assume_init() };
+        let entry = unsafe { cell.entry.read() };
         // R5. Release: pairs with the Acquire of P2.
         cell.state.store(State::FREE.0, Ordering::Release);
         Some(entry)

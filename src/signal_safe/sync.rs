@@ -16,6 +16,34 @@ pub fn light_fence() {
     fence(Ordering::SeqCst);
 }
 
+/// Plain memory that one party at a time reads or writes. Loom, in its place, objects to accesses that are not ordered.
+#[cfg(not(loom))]
+pub struct Plain<T>(core::cell::UnsafeCell<core::mem::MaybeUninit<T>>);
+
+#[cfg(not(loom))]
+impl<T: Copy> Plain<T> {
+    /// Memory that was not written yet.
+    pub const fn uninit() -> Self {
+        Self(core::cell::UnsafeCell::new(core::mem::MaybeUninit::uninit()))
+    }
+
+    /// # Safety
+    /// Nobody else reads or writes it meanwhile.
+    #[inline(always)]
+    pub unsafe fn write(&self, value: T) {
+        // SAFETY: the caller's promise.
+        unsafe { (*self.0.get()).write(value) };
+    }
+
+    /// # Safety
+    /// It was written, and nobody writes it meanwhile.
+    #[inline(always)]
+    pub unsafe fn read(&self) -> T {
+        // SAFETY: the caller's promise.
+        unsafe { (*self.0.get()).assume_init() }
+    }
+}
+
 #[cfg(loom)]
 pub use checked::*;
 
@@ -104,6 +132,29 @@ mod checked {
         })* };
     }
     packed!(State, Word);
+
+    /// See the other `Plain`.
+    pub struct Plain<T>(loom::cell::UnsafeCell<core::mem::MaybeUninit<T>>);
+
+    impl<T: Copy> Plain<T> {
+        pub fn uninit() -> Self {
+            Self(loom::cell::UnsafeCell::new(core::mem::MaybeUninit::uninit()))
+        }
+        /// # Safety
+        /// Loom checks it.
+        #[track_caller]
+        pub unsafe fn write(&self, value: T) {
+            // SAFETY: loom has just checked it.
+            self.0.with_mut(|place| unsafe { _ = (*place).write(value) });
+        }
+        /// # Safety
+        /// It was written; loom checks the rest.
+        #[track_caller]
+        pub unsafe fn read(&self) -> T {
+            // SAFETY: the caller's promise, and what loom has just checked.
+            self.0.with(|place| unsafe { (*place).assume_init() })
+        }
+    }
 
     /// The interface of `atomic::Atomic` that the core uses, over loom's `AtomicU64`.
     pub struct Atomic<T>(loom::sync::atomic::AtomicU64, PhantomData<T>);
