@@ -8,7 +8,7 @@ use crate::levels::{self, Level, Misuse};
 use crate::shutdown::{self, Drained};
 use crate::table::{self, Interpreter, REGISTRY};
 use crate::word::{GuardWord, ViewWord};
-use interp_guard::raw::OverRelease;
+use interp_guard::raw::{NotAtHome, OverRelease};
 use interp_guard::{Guard, InterpreterId, LookupError, Site};
 use pyo3_ffi::{self as ffi, PyInterpreterState};
 use std::ffi::{CStr, c_int, c_void};
@@ -186,18 +186,47 @@ pub unsafe fn set_no_guard() {
 unsafe extern "C" fn guard_from_current_at(caller: usize) -> GuardPointer {
     // SAFETY: the header asks for an attached caller.
     let (_, id) = unsafe { table::current() };
-    if let Some(Ok(guard)) = id.map(|id| REGISTRY.lookup_at(id, Site::code(caller))) {
-        return as_pointer(GuardWord::new(guard).bits());
+    let guard = match id {
+        Some(id) => take_guard(id, caller),
+        None => null_mut(),
+    };
+    if guard.is_null() {
+        // SAFETY: as above.
+        unsafe { set_no_guard() };
     }
-    // SAFETY: as above.
-    unsafe { set_no_guard() };
+    guard
+}
+
+/// A guard's word, or null. What is rare is called in the tail, so that the rest needs no frame.
+#[inline(always)]
+fn take_guard(id: InterpreterId, caller: usize) -> GuardPointer {
+    match REGISTRY.lookup_at_home(id) {
+        Ok(guard) => as_pointer(GuardWord::new(guard).bits()),
+        Err(NotAtHome::Refused(_)) => null_mut(),
+        Err(NotAtHome::Elsewhere) => take_guard_elsewhere(id, caller),
+        Err(NotAtHome::Counted(at)) => back_out(at, id),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn take_guard_elsewhere(id: InterpreterId, caller: usize) -> GuardPointer {
+    let guard = REGISTRY.lookup_at(id, Site::code(caller));
+    guard.map_or(null_mut(), |guard| as_pointer(GuardWord::new(guard).bits()))
+}
+
+#[cold]
+#[inline(never)]
+fn back_out(at: u32, id: InterpreterId) -> GuardPointer {
+    // SAFETY: called where `lookup_at_home` has said so, once.
+    let _ = unsafe { REGISTRY.back_out_at_home(at, id) };
     null_mut()
 }
 
 unsafe extern "C" fn guard_from_view_at(view: ViewPointer, caller: usize) -> GuardPointer {
-    match view_of(view).map(|id| REGISTRY.lookup_at(id, Site::code(caller))) {
-        Some(Ok(guard)) => as_pointer(GuardWord::new(guard).bits()),
-        _ => null_mut(),
+    match view_of(view) {
+        Some(id) => take_guard(id, caller),
+        None => null_mut(),
     }
 }
 
@@ -285,14 +314,43 @@ unsafe extern "C" fn release_checked(level: *mut Level) -> c_int {
 }
 
 unsafe extern "C" fn lookup_at(id: i64, out: *mut InterpGuard, caller: usize) -> c_int {
-    let Ok(id) = InterpreterId::try_from(id) else { return status::NOT_FOUND };
+    let Ok(named) = InterpreterId::try_from(id) else { return status::NOT_FOUND };
+    let (word, answer) = match REGISTRY.lookup_at_home(named) {
+        Ok(guard) => (GuardWord::new(guard).bits(), status::OK),
+        Err(NotAtHome::Refused(refused)) => (0, status_of(refused)),
+        // SAFETY: the caller's promise.
+        Err(NotAtHome::Elsewhere) => return unsafe { lookup_elsewhere(named, out, caller) },
+        // SAFETY: the caller's promise; as it has just said.
+        Err(NotAtHome::Counted(at)) => return unsafe { lookup_backs_out(named, out, at) },
+    };
+    // SAFETY: the header asks for a writable `out`.
+    unsafe { out.write(InterpGuard { word, id, reserved: [0; 2] }) };
+    answer
+}
+
+/// # Safety
+/// `out` is writable.
+#[cold]
+#[inline(never)]
+unsafe fn lookup_elsewhere(id: InterpreterId, out: *mut InterpGuard, caller: usize) -> c_int {
     let (word, answer) = match REGISTRY.lookup_at(id, Site::code(caller)) {
         Ok(guard) => (GuardWord::new(guard).bits(), status::OK),
         Err(refused) => (0, status_of(refused)),
     };
-    // SAFETY: the header asks for a writable `out`.
+    // SAFETY: the caller's promise.
     unsafe { out.write(InterpGuard { word, id: id.into(), reserved: [0; 2] }) };
     answer
+}
+
+/// # Safety
+/// `out` is writable, and `lookup_at_home` has answered `Counted(at)` for `id`.
+#[cold]
+#[inline(never)]
+unsafe fn lookup_backs_out(id: InterpreterId, out: *mut InterpGuard, at: u32) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe { out.write(InterpGuard { word: 0, id: id.into(), reserved: [0; 2] }) };
+    // SAFETY: the caller's promise.
+    status_of(unsafe { REGISTRY.back_out_at_home(at, id) })
 }
 
 unsafe extern "C" fn dup_at(guard: *const InterpGuard, out: *mut InterpGuard, caller: usize) -> c_int {
