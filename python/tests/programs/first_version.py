@@ -7,7 +7,7 @@ import sys
 import interp_guard
 import ig_test_v1
 
-count = 1_000_000 if os.environ.get("INTERP_GUARD_LONG") else 10_000
+LONG = bool(os.environ.get("INTERP_GUARD_LONG"))
 
 
 def run(code, **environment):
@@ -43,9 +43,11 @@ status, out, err = run("ig_test_v1.release_without_ensure()")
 assert status != 0 and "this thread is in no PyThreadState_Ensure" in err, (status, out, err)
 
 # Real signals.
-# In nanoseconds, so that the target gets on between two; the short form's library is not optimised.
-BETWEEN = {False: 40_000, True: 200_000} if count == 1_000_000 else {False: 150_000, True: 400_000}
-for subs, between in BETWEEN.items():
+# (with subinterpreters, how many, nanoseconds between two, so that the target gets on; the short form's library is slow)
+ROUNDS = ((False, 10_000, 150_000), (True, 2_000, 400_000))
+if LONG:
+    ROUNDS = ((False, 1_000_000, 40_000), (True, 1_000_000, 200_000))
+for subs, count, between in ROUNDS:
     seen = ig_test_v1.signals(subs, count, between)
     target = "the thread that creates and ends subinterpreters" if subs else "a thread looping on references and ensure"
     print(
@@ -58,7 +60,7 @@ assert interp_guard.holders(0) == 0
 # With the ledger each lookup makes system calls, so that the handler takes longer.
 ledger = (
     "for subs in False, True:\n"
-    f"    seen = ig_test_v1.signals(subs, {count // 50}, 800_000)\n"
+    "    seen = ig_test_v1.signals(subs, 200, 800_000)\n"
     "    assert seen['wrong'] == 0, seen\n"
     "assert interp_guard.holders(0) == 0\n"
 )
