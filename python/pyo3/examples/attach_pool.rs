@@ -49,6 +49,30 @@ fn call_until_it_ends(view: View, number: usize, callable: &Py<PyAny>) -> Finali
     }
 }
 
+/// For comparison: the same with PyO3's own attach.
+#[pyfunction]
+fn start_unguarded(py: Python<'_>, threads: usize, callable: Py<PyAny>) {
+    // SAFETY: a plain function.
+    unsafe { libc::atexit(report_unguarded) };
+    for _ in 0..threads {
+        let callable = callable.clone_ref(py);
+        std::thread::spawn(move || {
+            UNGUARDED.fetch_add(1, Relaxed);
+            loop {
+                let raised = Python::attach(|py| callable.call1(py, ("a line\n",)).is_err());
+                if raised { &RAISED } else { &CALLS }.fetch_add(1, Relaxed);
+            }
+        });
+    }
+}
+
+static UNGUARDED: AtomicU64 = AtomicU64::new(0);
+
+/// They never end: Python has parked or killed them, or ended the process before this is called.
+extern "C" fn report_unguarded() {
+    println!("{} threads were never told", UNGUARDED.load(Relaxed));
+}
+
 /// How often the threads have called.
 #[pyfunction]
 fn calls() -> u64 {
@@ -97,6 +121,7 @@ extern "C" fn report() {
 fn attach_pool(module: &Bound<'_, PyModule>) -> PyResult<()> {
     View::current(module.py())?; // registers the interpreter, and says at import if the package is missing
     module.add_function(wrap_pyfunction!(start, module)?)?;
+    module.add_function(wrap_pyfunction!(start_unguarded, module)?)?;
     module.add_function(wrap_pyfunction!(calls, module)?)?;
     module.add_function(wrap_pyfunction!(check, module)?)
 }
