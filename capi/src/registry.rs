@@ -2,7 +2,7 @@
 
 use crate::boundary::contained;
 use crate::status::ig_status::{self, *};
-use interp_guard::{Counters, FinalizeError, InterpreterId, Registry};
+use interp_guard::{Counters, InterpreterId, Registry};
 use std::ffi::{c_char, c_uint, c_void};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -218,17 +218,14 @@ pub unsafe extern "C" fn ig_drain(
     timeout_ns: i64,
     interp: *mut *mut c_void,
 ) -> ig_status {
+    let drain = |rust: &Registry<Interp>, id| match rust.take_up(id) {
+        // Dropping the error parks the right to drain in the registry.
+        Ok(Some(closing)) => closing.drain(timeout(timeout_ns)).map_err(ig_status::from),
+        Ok(None) => Err(IG_INVALID),
+        Err(refused) => Err(refused.into()),
+    };
     // SAFETY: the caller's promise.
-    let out = unsafe { cleared(interp) };
-    // SAFETY: the caller's promise.
-    with_id(unsafe { registry.as_ref() }, id, |rust, id| {
-        let Some(out) = out else { return IG_INVALID };
-        match rust.take_up(id) {
-            Ok(Some(closing)) => hand_back(closing.drain(timeout(timeout_ns)), out),
-            Ok(None) => IG_INVALID,
-            Err(refused) => refused.into(),
-        }
-    })
+    unsafe { hand_back(registry, id, interp, drain) }
 }
 
 /// Closes an interpreter and drains it: ig_close and ig_drain in one.
@@ -248,18 +245,10 @@ pub unsafe extern "C" fn ig_finalize(
     timeout_ns: i64,
     interp: *mut *mut c_void,
 ) -> ig_status {
+    let finalize =
+        |rust: &Registry<Interp>, id| rust.finalize_live(id, timeout(timeout_ns)).map_err(ig_status::from);
     // SAFETY: the caller's promise.
-    let out = unsafe { cleared(interp) };
-    // SAFETY: the caller's promise.
-    with_id(unsafe { registry.as_ref() }, id, |rust, id| {
-        let Some(out) = out else { return IG_INVALID };
-        match rust.finalize_live(id, timeout(timeout_ns)) {
-            Ok(interp) => hand_back(Ok(interp), out),
-            Err(FinalizeError::NotFound) => IG_NOT_FOUND,
-            Err(FinalizeError::AlreadyClosing) => IG_ALREADY_CLOSING,
-            Err(FinalizeError::Drain(unfinished)) => hand_back(Err(unfinished), out),
-        }
-    })
+    unsafe { hand_back(registry, id, interp, finalize) }
 }
 
 /// How many guards of an interpreter are out.
@@ -371,35 +360,33 @@ pub fn with_id(
     with(registry, |registry| InterpreterId::try_from(id).map_or(IG_NOT_FOUND, |id| body(registry, id)))
 }
 
-/// The place for an answer, null until there is one.
+/// The body of an export that hands an interpreter back: into `out`, which is null until then.
 ///
 /// # Safety
-/// `out` is null or may be written to, for as long as the result lives.
-unsafe fn cleared<'a>(out: *mut *mut c_void) -> Option<&'a mut *mut c_void> {
+/// `registry` is null or not freed during the call; `out` is null or may be written to.
+unsafe fn hand_back(
+    registry: *mut ig_registry,
+    id: i64,
+    out: *mut *mut c_void,
+    end: impl FnOnce(&Registry<Interp>, InterpreterId) -> Result<Interp, ig_status>,
+) -> ig_status {
     if out.is_null() {
-        return None;
+        return IG_INVALID;
     }
     // SAFETY: the caller's promise.
     unsafe { out.write(std::ptr::null_mut()) };
-    // SAFETY: the caller's promise, and initialised by the line above.
-    unsafe { out.as_mut() }
+    // SAFETY: the caller's promise.
+    with_id(unsafe { registry.as_ref() }, id, |rust, id| match end(rust, id) {
+        Ok(interp) => {
+            // SAFETY: the caller's promise.
+            unsafe { out.write(interp.0) };
+            IG_OK
+        }
+        Err(status) => status,
+    })
 }
 
 /// Negative: no limit.
 fn timeout(nanoseconds: i64) -> Option<Duration> {
     u64::try_from(nanoseconds).ok().map(Duration::from_nanos)
-}
-
-/// Dropping the error parks the right to drain in the registry.
-fn hand_back(
-    drained: Result<Interp, interp_guard::DrainError<'_, Interp>>,
-    out: &mut *mut c_void,
-) -> ig_status {
-    match drained {
-        Ok(interp) => {
-            *out = interp.0;
-            IG_OK
-        }
-        Err(unfinished) => unfinished.into(),
-    }
 }

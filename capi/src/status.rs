@@ -1,7 +1,7 @@
 //! Status codes, and how the library's errors become them.
 
 use interp_guard::pending::QueueError;
-use interp_guard::{CloseError, DrainError, LookupError, RegisterError};
+use interp_guard::{CloseError, DrainError, FinalizeError, LookupError, RegisterError};
 use std::ffi::{CStr, c_char, c_uint};
 
 /// What a call says. The numbers are stable; new ones are only added at the end.
@@ -149,6 +149,16 @@ impl<T: Send + Sync> From<DrainError<'_, T>> for ig_status {
             DrainError::FenceFailed(_) => IG_UNAVAILABLE,
             DrainError::Superseded(_) => IG_ALREADY_CLOSING,
             _ => IG_INTERNAL,
+        }
+    }
+}
+
+impl<T: Send + Sync> From<FinalizeError<'_, T>> for ig_status {
+    fn from(error: FinalizeError<'_, T>) -> Self {
+        match error {
+            FinalizeError::NotFound => IG_NOT_FOUND,
+            FinalizeError::AlreadyClosing => IG_ALREADY_CLOSING,
+            FinalizeError::Drain(unfinished) => unfinished.into(),
         }
     }
 }
