@@ -92,7 +92,9 @@ pub fn installed() -> &'static Installed {
 impl Installed {
     fn make() -> Self {
         let package = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("capi");
+        // A folder per test or benchmark: two of them may run at a time.
+        let temporary = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let folder = temporary.join("capi").join(env!("CARGO_CRATE_NAME"));
         let prefix = folder.join("prefix");
         let programs = folder.join("programs");
         if prefix.exists() {
@@ -103,7 +105,7 @@ impl Installed {
         make.arg("-C").arg(package).arg("install");
         make.arg(format!("PREFIX={}", prefix.display()));
         // A target folder of its own: cargo may hold the lock of the one that this test was built in.
-        make.arg(format!("CARGO_TARGET_DIR={}", folder.join("target").display()));
+        make.arg(format!("CARGO_TARGET_DIR={}", temporary.join("capi/target").display()));
         make.env("CARGO", env!("CARGO"));
         // Flags meant for the crates under test, coverage or a sanitizer say, are not what is installed.
         for variable in
