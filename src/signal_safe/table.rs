@@ -661,7 +661,7 @@ impl Drop for Entry<'_> {
     }
 }
 
-/// Why [`Table::lookup_at_home`] has no guard.
+/// Why [`Registry::lookup_at_home`](crate::Registry::lookup_at_home) has no guard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotAtHome {
     /// There is none to be had.
