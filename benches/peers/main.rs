@@ -30,7 +30,7 @@ Measures interp-guard against its peers and against the machine's floor (two bar
 
 Usage: cargo bench --bench peers [-- OPTIONS]
 
-  --quick        about half a minute instead of about five
+  --quick        fewer rounds: about half of the minute that it takes on an idle machine
   --json FILE    writes every figure to FILE, an array of
                  {name, kind, case, interpreters, threads, ns, floor_ratio}
   --help         this text
