@@ -2,6 +2,7 @@
 
 use crate::shared::{Order, Shared};
 use interp_guard::pending::{PendingQueue, QueueOptions};
+use interp_guard::raw::NotAtHome;
 use interp_guard::{Counters, Guard, InterpreterId, LookupError, Registry};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use std::cell::UnsafeCell;
@@ -248,6 +249,8 @@ pub fn every_operation(page: &'static Shared, counters: Counters) {
     let guard = step("lookup, hit", &[], || registry.lookup(id(1)).expect("live"));
     let far = step("lookup, hit, displaced", &[], || registry.lookup(id(third)).expect("live"));
     step("lookup, miss", &[], || registry.lookup(id(never)).map(drop).expect_err("never used"));
+    let again = step("lookup in halves, hit", &[], || look_up_in_halves(registry, id(1)).expect("live"));
+    step("drop of that", &[], || drop(again));
     let clone = step("clone", &[], || guard.clone());
     step("drop", &[], || drop(clone));
     HELD.put(guard.clone());
@@ -346,6 +349,31 @@ fn intrude() {
 
 /// Lookup, clone and drop, with the interpreter taken away between any two instructions.
 pub fn intruded(page: &'static Shared, counters: Counters) {
+    lose_it_under(page, counters, |registry, id| registry.lookup(id));
+}
+
+/// The same with a lookup as bindings make it.
+pub fn intruded_in_halves(page: &'static Shared, counters: Counters) {
+    lose_it_under(page, counters, look_up_in_halves);
+}
+
+/// What an exported function does.
+fn look_up_in_halves(
+    registry: &'static Registry<Canary>,
+    id: InterpreterId,
+) -> Result<Guard<'static, Canary>, LookupError> {
+    match registry.lookup_at_home(id) {
+        Ok(guard) => Ok(guard),
+        Err(NotAtHome::Refused(why)) => Err(why),
+        Err(NotAtHome::Elsewhere) => registry.lookup(id),
+        // SAFETY: it answered so, and this is done once.
+        Err(NotAtHome::Counted(at)) => Err(unsafe { registry.back_out_at_home(at, id) }),
+    }
+}
+
+type Lookup = fn(&'static Registry<Canary>, InterpreterId) -> Result<Guard<'static, Canary>, LookupError>;
+
+fn lose_it_under(page: &'static Shared, counters: Counters, look_up: Lookup) {
     set_up(page, counters, false);
     let [neighbour] = neighbours();
     NEIGHBOUR.store(neighbour, SeqCst);
@@ -355,7 +383,7 @@ pub fn intruded(page: &'static Shared, counters: Counters) {
     step("register", &[(1, Live)], || registry.register_with_id(id(1), canary(1)).expect("room"));
     watched(1).to.store(Retired as u8, SeqCst);
     page.set_order(Order::Intrude);
-    let guard = step("lookup, intruded", &[], || registry.lookup(id(1)));
+    let guard = step("lookup, intruded", &[], || look_up(registry, id(1)));
     let clone = guard.as_ref().ok().map(|guard| step("clone, intruded", &[], || guard.clone()));
     if let Some(clone) = clone {
         assert_eq!(clone.0.load(SeqCst), 1 ^ 0x5AFE_5AFE, "a guard of an interpreter that was finalized");
