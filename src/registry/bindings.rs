@@ -2,12 +2,11 @@
 //! that others call.
 
 use super::{CloseError, Registry};
-use crate::blockers;
 use crate::finalizer::{Closing, FinalizeError};
 use crate::pending::Waiting;
 use crate::signal_safe::table::NotAtHome;
 use crate::signal_safe::word::InterpreterId;
-use crate::{Guard, LookupError};
+use crate::{DrainOptions, Guard, LookupError};
 use std::time::Duration;
 
 impl<T: Send + Sync + 'static> Registry<T> {
@@ -113,11 +112,7 @@ impl<T: Send + Sync + 'static> Registry<T> {
         id: InterpreterId,
         timeout: Option<Duration>,
     ) -> Result<T, FinalizeError<'_, T>> {
-        if blockers::this_thread_blocks(self.table(), id) {
-            return Err(FinalizeError::Drain(Closing::would_deadlock(self, id)));
-        }
-        let closing = self.close_live(id).map_err(FinalizeError::from)?;
-        closing.drain(timeout).map_err(FinalizeError::Drain)
+        self.close_and_drain(id, false, DrainOptions::new().timeout(timeout))
     }
 
     /// The pending queues in which calls of an interpreter wait: what a drain's report would say of them.

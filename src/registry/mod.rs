@@ -467,10 +467,20 @@ impl<T: Send + Sync + 'static> Registry<T> {
         id: InterpreterId,
         options: DrainOptions<'_>,
     ) -> Result<T, FinalizeError<'_, T>> {
+        self.close_and_drain(id, true, options)
+    }
+
+    /// To finalize: with `take_up`, also what somebody else has closed and left.
+    fn close_and_drain(
+        &self,
+        id: InterpreterId,
+        take_up: bool,
+        options: DrainOptions<'_>,
+    ) -> Result<T, FinalizeError<'_, T>> {
         if blockers::this_thread_blocks(&self.table, id) {
             return Err(FinalizeError::Drain(Closing::would_deadlock(self, id)));
         }
-        let closing = self.close(id).map_err(FinalizeError::from)?;
+        let closing = Closing::begin(self, id, take_up).map_err(FinalizeError::from)?;
         closing.drain_with(options).map_err(FinalizeError::Drain)
     }
 
