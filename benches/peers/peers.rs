@@ -22,22 +22,20 @@ pub trait Peer: Send + Sync + 'static {
     const WALKS: bool = false;
 
     /// What it is asked by.
-    type Key: Copy + Send + Sync + 'static;
+    type Key: TryFrom<i64> + Copy + Send + Sync + 'static;
 
     /// Holds these IDs, registered in this order.
     fn with(ids: &[i64]) -> Self;
     /// The ID as this candidate's callers have it.
-    fn key(id: i64) -> Self::Key;
+    fn key(id: i64) -> Self::Key {
+        id.try_into().ok().expect("an ID")
+    }
     /// Finds the interpreter, keeps it alive, gives it up. Was it there?
     fn visit(&self, key: Self::Key) -> bool;
     /// Adds an interpreter and takes it out again; `None` where that is not part of the job.
     fn churn(&self, _id: i64) -> Option<()> {
         None
     }
-}
-
-fn interpreter_id(raw: i64) -> InterpreterId {
-    InterpreterId::try_from(raw).expect("an ID")
 }
 
 /// Ours, in one of its two modes.
@@ -53,14 +51,10 @@ impl<const SHARED: bool> Peer for Ours<SHARED> {
         let registry = Registry::with_capacity((ids.len() + 64).max(1024)).counters(mode);
         for &raw in ids {
             registry
-                .register_with_id(interpreter_id(raw), Interp { id: raw })
+                .register_with_id(Self::key(raw), Interp { id: raw })
                 .unwrap_or_else(|error| panic!("{raw}: {error}"));
         }
         Self(registry)
-    }
-
-    fn key(id: i64) -> InterpreterId {
-        interpreter_id(id)
     }
 
     #[inline(always)]
@@ -92,10 +86,6 @@ impl Peer for Nothing {
         Self
     }
 
-    fn key(id: i64) -> i64 {
-        id
-    }
-
     #[inline(always)]
     fn visit(&self, _id: i64) -> bool {
         used(self);
@@ -113,10 +103,6 @@ impl Peer for SharedCounter {
 
     fn with(_ids: &[i64]) -> Self {
         Self(AtomicU64::new(0))
-    }
-
-    fn key(id: i64) -> i64 {
-        id
     }
 
     #[inline(always)]
@@ -141,6 +127,15 @@ fn visited(found: Option<Arc<Interp>>) -> bool {
     })
 }
 
+/// The same where it cannot leave the scope that found it.
+#[inline(always)]
+fn visited_in_place(found: Option<&Arc<Interp>>) -> bool {
+    found.is_some_and(|interp| {
+        used(Arc::as_ptr(interp));
+        true
+    })
+}
+
 /// The standard library's reader-writer lock.
 pub struct StdRwLock(RwLock<Map>);
 
@@ -151,10 +146,6 @@ impl Peer for StdRwLock {
 
     fn with(ids: &[i64]) -> Self {
         Self(RwLock::new(map(ids)))
-    }
-
-    fn key(id: i64) -> i64 {
-        id
     }
 
     #[inline(always)]
@@ -180,10 +171,6 @@ impl Peer for ParkingLot {
         Self(parking_lot::RwLock::new(map(ids)))
     }
 
-    fn key(id: i64) -> i64 {
-        id
-    }
-
     #[inline(always)]
     fn visit(&self, id: i64) -> bool {
         visited(self.0.read().get(&id).cloned())
@@ -205,10 +192,6 @@ impl Peer for DashMap {
 
     fn with(ids: &[i64]) -> Self {
         Self(map(ids).into_iter().collect())
-    }
-
-    fn key(id: i64) -> i64 {
-        id
     }
 
     #[inline(always)]
@@ -234,10 +217,6 @@ impl Peer for Papaya {
         Self(map(ids).into_iter().collect())
     }
 
-    fn key(id: i64) -> i64 {
-        id
-    }
-
     #[inline(always)]
     fn visit(&self, id: i64) -> bool {
         visited(self.0.pin().get(&id).cloned())
@@ -261,16 +240,9 @@ impl Peer for PapayaPin {
         Self(map(ids).into_iter().collect())
     }
 
-    fn key(id: i64) -> i64 {
-        id
-    }
-
     #[inline(always)]
     fn visit(&self, id: i64) -> bool {
-        self.0.pin().get(&id).is_some_and(|interp| {
-            used(Arc::as_ptr(interp));
-            true
-        })
+        visited_in_place(self.0.pin().get(&id))
     }
 }
 
@@ -284,10 +256,6 @@ impl Peer for ArcSwap {
 
     fn with(ids: &[i64]) -> Self {
         Self(arc_swap::ArcSwap::from_pointee(map(ids)))
-    }
-
-    fn key(id: i64) -> i64 {
-        id
     }
 
     #[inline(always)]
@@ -322,19 +290,12 @@ impl Peer for Epoch {
         Self(crossbeam_epoch::Atomic::new(map(ids)))
     }
 
-    fn key(id: i64) -> i64 {
-        id
-    }
-
     #[inline(always)]
     fn visit(&self, id: i64) -> bool {
         let pin = crossbeam_epoch::pin();
         // SAFETY: set in `with`, never replaced, freed in `drop` only.
         let map = unsafe { self.0.load(Ordering::Acquire, &pin).deref() };
-        map.get(&id).is_some_and(|interp| {
-            used(Arc::as_ptr(interp));
-            true
-        })
+        visited_in_place(map.get(&id))
     }
 }
 
@@ -364,20 +325,13 @@ impl Peer for HalfLock {
         Self { map, generation: AtomicUsize::new(0), readers: Default::default() }
     }
 
-    fn key(id: i64) -> i64 {
-        id
-    }
-
     #[inline(always)]
     fn visit(&self, id: i64) -> bool {
         let readers = &self.readers[self.generation.load(Ordering::SeqCst) % 2];
         readers.fetch_add(1, Ordering::SeqCst);
         // SAFETY: set in `with`, freed in `drop` only.
         let map = unsafe { &*self.map.load(Ordering::SeqCst) };
-        let found = map.get(&id).is_some_and(|interp| {
-            used(Arc::as_ptr(interp));
-            true
-        });
+        let found = visited_in_place(map.get(&id));
         readers.fetch_sub(1, Ordering::SeqCst);
         found
     }
@@ -409,10 +363,6 @@ impl Peer for List {
         Self(Mutex::new(ids.iter().fold(None, |next, &id| {
             Some(Box::new(Node { interp: Interp { id }, guards: AtomicU64::new(0), next }))
         })))
-    }
-
-    fn key(id: i64) -> i64 {
-        id
     }
 
     #[inline(always)]
