@@ -28,10 +28,12 @@ fn main() -> ExitCode {
         ("child_at_each_instruction_shared", || child_at_each(SharedCounters)),
         ("last_guard_dropped_at_each_instruction_of_a_drain_per_cpu", || waiting(PerCpu)),
         ("last_guard_dropped_at_each_instruction_of_a_drain_shared", || waiting(SharedCounters)),
-        ("interpreter_taken_away_at_each_instruction_per_cpu", || intruded(PerCpu)),
-        ("interpreter_taken_away_at_each_instruction_shared", || intruded(SharedCounters)),
-        ("the_same_under_a_lookup_in_halves_per_cpu", || intruded_in_halves(PerCpu)),
-        ("the_same_under_a_lookup_in_halves_shared", || intruded_in_halves(SharedCounters)),
+        ("interpreter_taken_away_at_each_instruction_per_cpu", || intruded(stepped::intruded, PerCpu)),
+        ("interpreter_taken_away_at_each_instruction_shared", || intruded(stepped::intruded, SharedCounters)),
+        ("the_same_under_a_lookup_in_halves_per_cpu", || intruded(stepped::intruded_in_halves, PerCpu)),
+        ("the_same_under_a_lookup_in_halves_shared", || {
+            intruded(stepped::intruded_in_halves, SharedCounters)
+        }),
     ];
     // Walking the ledger takes too many instructions in a debug build to step them all. `.ci/steps/60-every-instruction`
     // has them.
@@ -96,10 +98,6 @@ fn waiting(counters: Counters) {
     run(Plan::Child { nth: nth(31, 211) }, stepped::waiting, counters);
 }
 
-fn intruded(counters: Counters) {
-    run(Plan::Child { nth: nth(3, 31) }, stepped::intruded, counters);
-}
-
-fn intruded_in_halves(counters: Counters) {
-    run(Plan::Child { nth: nth(3, 31) }, stepped::intruded_in_halves, counters);
+fn intruded(work: fn(&'static Shared, Counters), counters: Counters) {
+    run(Plan::Child { nth: nth(3, 31) }, work, counters);
 }
