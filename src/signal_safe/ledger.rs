@@ -340,7 +340,8 @@ fn claim(word: &Atomic<u64>) -> Option<u32> {
 impl Entry {
     /// F1: strikes the entry out if it still stands for the guard with this number.
     fn retire(&self, sequence: u64) -> bool {
-        // AcqRel: Acquire pairs with R3, of whichever thread took the guard; Release hands the entry on through F2.
+        // AcqRel: Acquire pairs with R3, of whichever thread took the guard; Release hands the entry on through F2. Relaxed when
+        // it fails: nothing is read on the strength of it.
         let (was, next) = (sequence, sequence.wrapping_add(1));
         self.sequence.compare_exchange(was, next, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
@@ -348,11 +349,13 @@ impl Entry {
     fn name_thread(&self, name: [u8; 16]) {
         let name = u128::from_ne_bytes(name);
         let [low, high] = &self.name;
+        // Relaxed: facts as the others in `record`.
         low.store(name as u64, Ordering::Relaxed);
         high.store((name >> 64) as u64, Ordering::Relaxed);
     }
 
     fn name(&self) -> [u8; 16] {
+        // Relaxed: as the other facts in `read`.
         let [low, high] = self.name.each_ref().map(|half| u128::from(half.load(Ordering::Relaxed)));
         (high << 64 | low).to_ne_bytes()
     }
@@ -361,6 +364,7 @@ impl Entry {
     fn read(&self) -> Option<Record> {
         // Acquire: pairs with R3.
         let before = self.sequence.load(Ordering::Acquire);
+        // Relaxed, all of them and the number once more: ordered by the Acquire above and the fence below (L3).
         let record = Record {
             id: self.id.load(Ordering::Relaxed),
             since: self.since.load(Ordering::Relaxed),

@@ -150,7 +150,7 @@ impl Ring {
         cell.id.store(id.into(), Ordering::Relaxed);
         // P3. SAFETY: this push made the cell Busy (Q1).
         unsafe { cell.entry.write(Entry { guard, call, data }) };
-        // P4. Release: pairs with the Acquire in `ready` and of R3.
+        // P4. Release: pairs with the Acquire in `ready` and of R3. (Relaxed is a broken twin's.)
         let order = match cfg!(interp_guard_inject = "ready_relaxed") {
             false => Ordering::Release,
             true => Ordering::Relaxed,
@@ -174,7 +174,8 @@ impl Ring {
         let first = (ticket % self.len) as usize;
         let (before, from) = self.cells().split_at_checked(first)?;
         from.iter().chain(before).find(|cell| {
-            // Relaxed load: a guess. Acquire: pairs with R5, so that the taker's read of the last call is over.
+            // Relaxed load: a guess. Acquire: pairs with R5, so that the taker's read of the last call is over; Relaxed when it
+            // fails: the cell is passed by.
             cell.state.load(Ordering::Relaxed) == State::FREE.0
                 && cell
                     .state
