@@ -75,7 +75,10 @@ fn shutdown_under_fire(counters: Counters) {
     let threads: Vec<_> =
         (0..THREADS as u64).map(|seed| std::thread::spawn(move || worker(seed + 1))).collect();
     let mut probes: Vec<Probe> = Vec::new();
-    for round in 0..ROUNDS {
+    // What is to be met is waited for, not hoped for: an ensure that a finalizer refuses, a signal while attached.
+    let met = || REFUSED.load(SeqCst) > 0 && SIGNALS_ATTACHED.load(SeqCst) > 0;
+    let rounds = (0..).take_while(|&round| round < ROUNDS || !met());
+    for round in rounds {
         let made: Vec<_> = (0..INTERPRETERS).map(|at| make(round + at)).collect();
         probes.extend(made.iter().map(|(_, probe)| *probe));
         *TARGETS.write().unwrap() = made.into_iter().map(|(target, _)| target).collect();
@@ -107,7 +110,7 @@ fn shutdown_under_fire(counters: Counters) {
     }
     assert!(REGISTRY.is_empty());
     println!(
-        "{counters}: {ROUNDS} rounds, {} interpreters, {} ensures, {} refused, {} daemons lost theirs, {} signals while \
+        "{counters}: {} interpreters, {} ensures, {} refused, {} daemons lost theirs, {} signals while \
          attached",
         probes.len(),
         ENSURED.load(SeqCst),
@@ -115,7 +118,6 @@ fn shutdown_under_fire(counters: Counters) {
         lost.len(),
         SIGNALS_ATTACHED.load(SeqCst)
     );
-    assert!(REFUSED.load(SeqCst) > 0 && SIGNALS_ATTACHED.load(SeqCst) > 0, "no shutdown was under fire");
 }
 
 fn make(number: usize) -> (Arc<Target>, Probe) {
