@@ -222,3 +222,21 @@ fn displacement_lowered_early_under_the_stepper() {
 fn no_second_look_under_the_stepper() {
     the_test_sees("no_a4", "every_instruction", "interpreter_taken_away_at_each_instruction_shared");
 }
+
+#[test]
+fn a_cell_freed_before_it_is_read_under_the_stepper() {
+    the_test_sees(
+        "freed_early",
+        "every_instruction",
+        "signal_at_each_instruction_of_ledger_push_and_fork_shared",
+    );
+}
+
+#[test]
+fn a_ledger_entry_given_away_too_early_under_the_stepper() {
+    the_test_sees(
+        "bit_cleared_early",
+        "every_instruction",
+        "signal_at_each_instruction_of_ledger_push_and_fork_shared",
+    );
+}

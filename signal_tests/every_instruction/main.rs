@@ -1,8 +1,8 @@
 //! A handler at *every instruction*: the operations are single-stepped, and at each boundary a real SIGUSR1 is taken,
 //! whose handler looks up every ID that matters and checks each answer against what is allowed at that point.
 //!
-//! In a release build, whose instructions are those that users get, the long runs visit every boundary, and the children a
-//! sample; `INTERP_GUARD_LONG=1` forks a child at every one. A debug build visits a sample of its many more.
+//! In a release build, whose instructions are those that users get, every boundary is visited. A debug build visits a
+//! sample of its many more.
 //!
 //! While stepped, a restartable sequence always aborts, so per-CPU mode counts on the spare stripe; in the children the
 //! sequence that the fork interrupted goes on and commits. `rseq_fire` has the sequences at full speed.
@@ -40,20 +40,17 @@ fn main() -> ExitCode {
     let release: &[harness::Scenario] = &[
         ("signal_at_each_instruction_of_ledger_push_and_fork_per_cpu", || beside(PerCpu)),
         ("signal_at_each_instruction_of_ledger_push_and_fork_shared", || beside(SharedCounters)),
-        ("child_at_each_instruction_of_ledger_push_and_fork", || child_beside(PerCpu)),
+        ("child_at_each_instruction_of_ledger_push_and_fork_per_cpu", || child_beside(PerCpu)),
+        ("child_at_each_instruction_of_ledger_push_and_fork_shared", || child_beside(SharedCounters)),
     ];
     let release = if cfg!(debug_assertions) { &[] } else { release };
     // A tracer and its tracee take turns, so two scenarios keep two cores busy.
     harness::main_with_threads(2, &[every_build, release].concat())
 }
 
-/// The long form visits each; the short one each `release`th or, of a debug build's many more, each `debug`th.
-fn nth(release: u64, debug: u64) -> u64 {
-    match (harness::long_form(), cfg!(debug_assertions)) {
-        (true, _) => 1,
-        (false, true) => debug,
-        (false, false) => release,
-    }
+/// Each boundary; of a debug build's many more, each `debug`th, unless the long form is asked for.
+fn each(debug: u64) -> u64 {
+    if cfg!(debug_assertions) && !harness::long_form() { debug } else { 1 }
 }
 
 fn run(plan: Plan, work: fn(&'static Shared, Counters), counters: Counters) {
@@ -76,28 +73,27 @@ fn run(plan: Plan, work: fn(&'static Shared, Counters), counters: Counters) {
 }
 
 fn signal_at_each(counters: Counters) {
-    let plan = Plan::Signal { nth: nth(1, 97), phase: nth(1, 7), nested: nth(1, 307) };
+    let plan = Plan::Signal { nth: each(97), phase: each(7), nested: each(307) };
     run(plan, stepped::every_operation, counters);
 }
 
 fn beside(counters: Counters) {
-    // A sample in release too: what walks the whole ledger takes many instructions.
-    let plan = Plan::Signal { nth: nth(11, 101), phase: nth(5, 11), nested: nth(61, 307) };
+    let plan = Plan::Signal { nth: each(101), phase: each(11), nested: each(307) };
     run(plan, stepped::recorded_pushed_forked, counters);
 }
 
 fn child_beside(counters: Counters) {
-    run(Plan::Child { nth: nth(223, 1009) }, stepped::recorded_pushed_forked, counters);
+    run(Plan::Child { nth: each(1009) }, stepped::recorded_pushed_forked, counters);
 }
 
 fn child_at_each(counters: Counters) {
-    run(Plan::Child { nth: nth(211, 1009) }, stepped::every_operation, counters);
+    run(Plan::Child { nth: each(1009) }, stepped::every_operation, counters);
 }
 
 fn waiting(counters: Counters) {
-    run(Plan::Child { nth: nth(31, 211) }, stepped::waiting, counters);
+    run(Plan::Child { nth: each(211) }, stepped::waiting, counters);
 }
 
 fn intruded(work: fn(&'static Shared, Counters), counters: Counters) {
-    run(Plan::Child { nth: nth(3, 31) }, work, counters);
+    run(Plan::Child { nth: each(31) }, work, counters);
 }

@@ -1,11 +1,13 @@
 //! The process that steps: stops a child at each instruction of an operation and signals it there.
 
-use crate::shared::Shared;
+use crate::shared::{Order, Shared};
+use crate::stepped::STOPS;
 use nix::sys::ptrace::{self, Event, Options};
 use nix::sys::signal::{Signal, kill, raise};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::atomic::Ordering::SeqCst;
 
 /// What is done at an instruction boundary.
@@ -39,6 +41,17 @@ struct Tracer {
     page: &'static Shared,
     plan: Plan,
     covered: Covered,
+    /// The kernel's code in every process, which reads the clock.
+    vdso: Range<u64>,
+}
+
+/// Where the vDSO is mapped, in this process and in those it forks.
+fn vdso() -> Range<u64> {
+    let maps = std::fs::read_to_string("/proc/self/maps").expect("maps");
+    let line = maps.lines().find(|line| line.ends_with("[vdso]"));
+    let bounds = line.and_then(|line| line.split_once(' ')?.0.split_once('-'));
+    let number = |hex| u64::from_str_radix(hex, 16).expect("an address");
+    bounds.map_or(0..0, |(start, end)| number(start)..number(end))
 }
 
 /// Forks a process that does `work`, and steps the operations that it names.
@@ -56,7 +69,7 @@ pub fn trace(page: &'static Shared, plan: Plan, work: impl FnOnce()) -> Covered 
     assert_eq!(wait(stepped), WaitStatus::Stopped(stepped, Signal::SIGSTOP));
     let options = Options::PTRACE_O_EXITKILL | Options::PTRACE_O_TRACECLONE | Options::PTRACE_O_TRACESYSGOOD;
     ptrace::setoptions(stepped, options).expect("setoptions");
-    let mut tracer = Tracer { stepped, page, plan, covered: Covered::default() };
+    let mut tracer = Tracer { stepped, page, plan, covered: Covered::default(), vdso: vdso() };
     tracer.run();
     tracer.covered
 }
@@ -87,6 +100,7 @@ impl Tracer {
         let name = self.page.operation().expect("an operation begins");
         self.covered.operations.insert(name);
         let (mut boundary, mut seen) = (0_u64, None);
+        let mut read_clock = BTreeSet::new();
         while self.page.operation().is_some() {
             if self.is_blocked() {
                 // On to the next system call, which may unblock it.
@@ -95,9 +109,13 @@ impl Tracer {
                 self.expect_trap();
                 continue;
             }
+            // The clock is read again if it ticked meanwhile, and with something done at each instruction it always has: each
+            // instruction of that is visited once.
+            let at = ptrace::getregs(self.stepped).expect("getregs").rip;
+            let again = self.vdso.contains(&at) && !read_clock.insert(at);
             match self.plan {
                 Plan::Signal { nth, phase, nested } => {
-                    if is_sampled(boundary, nth) {
+                    if is_sampled(boundary, nth) && !again {
                         self.covered.boundaries += 1;
                         self.signal();
                         let sees = self.page.seen.load(SeqCst);
@@ -110,7 +128,7 @@ impl Tracer {
                     }
                 }
                 Plan::Child { nth } => {
-                    if is_sampled(boundary, nth) {
+                    if is_sampled(boundary, nth) && !again {
                         self.covered.boundaries += 1;
                         self.child(false);
                     }
@@ -204,7 +222,7 @@ impl Tracer {
         let wait = (libc::FUTEX_WAIT_BITSET | libc::FUTEX_PRIVATE_FLAG) as u64;
         registers.rax == libc::SYS_futex as u64
             && registers.rsi == wait
-            && self.page.order() == crate::shared::Order::DropHeld
+            && self.page.order() == Order::DropHeld
             && ptrace::read(self.stepped, registers.rip as *mut _).expect("code") & 0xFFFF == 0x050F
     }
 
@@ -244,14 +262,14 @@ impl Tracer {
             assert_eq!(wait(child), WaitStatus::Stopped(child, Signal::SIGUSR1));
             self.covered.sleepers += 1;
         }
+        // The child does the operations that follow unstepped, and without a stop, unless one needs its signal too.
+        ptrace::write(child, STOPS.as_ptr().cast(), 0).expect("the child's own copy");
         ptrace::cont(child, Signal::SIGUSR1).expect("cont");
         loop {
             match wait(child) {
                 WaitStatus::Exited(_, 0) => break,
-                // Operations that follow: the child does them unstepped. A second waiting one needs its signal too.
                 WaitStatus::Stopped(_, Signal::SIGTRAP) => {
-                    let signal =
-                        (self.page.order() == crate::shared::Order::DropHeld).then_some(Signal::SIGUSR1);
+                    let signal = (self.page.order() == Order::DropHeld).then_some(Signal::SIGUSR1);
                     ptrace::cont(child, signal).expect("cont");
                 }
                 other => self.fail(&format!("a child: {other:?}")),

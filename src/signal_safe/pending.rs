@@ -222,6 +222,11 @@ impl Ring {
         // Acquire: pairs with P4, for the call.
         let (ready, busy) = (State::ready(found.ticket).0, State::busy(found.ticket).0);
         cell.state.compare_exchange(ready, busy, Ordering::Acquire, Ordering::Relaxed).ok()?; // R3
+        if cfg!(interp_guard_inject = "freed_early") {
+            // A broken twin's: R5, and some time later R4.
+            cell.state.store(State::FREE.0, Ordering::Release);
+            (0..64).for_each(|_| core::hint::spin_loop());
+        }
         // R4. SAFETY: this made the cell Busy (Q1), and it was Ready, so P3 wrote it.
         let entry = unsafe { cell.entry.read() };
         // R5. Release: pairs with the Acquire of P2.
