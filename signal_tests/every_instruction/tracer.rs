@@ -2,6 +2,7 @@
 
 use crate::shared::{Order, Shared};
 use crate::stepped::STOPS;
+use nix::sched::{CpuSet, sched_getcpu, sched_setaffinity};
 use nix::sys::ptrace::{self, Event, Options};
 use nix::sys::signal::{Signal, kill, raise};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -54,8 +55,17 @@ fn vdso() -> Range<u64> {
     bounds.map_or(0..0, |(start, end)| number(start)..number(end))
 }
 
+/// Keeps this process and those it forks on the processor where it is: tracer and tracee take turns, and to wake each
+/// other on another, idle processor would take most of the time.
+fn stay() {
+    let mut here = CpuSet::new();
+    here.set(sched_getcpu().expect("getcpu")).expect("a processor's number");
+    sched_setaffinity(Pid::from_raw(0), &here).expect("allowed here, where it runs");
+}
+
 /// Forks a process that does `work`, and steps the operations that it names.
 pub fn trace(page: &'static Shared, plan: Plan, work: impl FnOnce()) -> Covered {
+    stay();
     // SAFETY: this process has one thread.
     let stepped = match unsafe { fork() }.expect("fork") {
         ForkResult::Child => {
