@@ -214,6 +214,12 @@ fn set_up(page: &'static Shared, counters: Counters, ledger: bool) {
     let registry = Box::new(Registry::with_capacity(4).counters(counters).ledger(ledger));
     REGISTRY.store(Box::into_raw(registry), SeqCst);
     page.fork_site.store(fork_site(), SeqCst);
+    // A failed operation is over: what prints the failure is not to be stepped.
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |failed| {
+        page.end();
+        print(failed);
+    }));
     // No SA_RESTART: a drain has to cope. SA_NODEFER: the handler is interrupted too.
     let flags = SaFlags::SA_NODEFER;
     let action = SigAction::new(SigHandler::Handler(handler), flags, SigSet::empty());
