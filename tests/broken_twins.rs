@@ -191,6 +191,11 @@ fn counters_that_wrap_are_no_mistake() {
 }
 
 #[test]
+fn sums_that_do_not_wrap() {
+    the_test_sees("sums_saturate", "edges", "guards_across_the_wrap");
+}
+
+#[test]
 fn guard_dropped_before_restoring() {
     the_test_sees("guard_before_restore", "thread_state_nesting", "guards_are_given_up_after_restoring");
 }

@@ -168,7 +168,7 @@ impl Layout {
             mask: self.slots as u32 - 1,
         };
         // SAFETY: the counters just mapped, of as many slots.
-        #[cfg(interp_guard_inject = "counters_near_wrap")]
+        #[cfg(any(interp_guard_inject = "counters_near_wrap", interp_guard_inject = "sums_saturate"))]
         unsafe {
             geometry.stripes.start_near_wrap(geometry.mask + 1);
         }

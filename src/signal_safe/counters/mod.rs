@@ -195,6 +195,9 @@ impl Stripes {
         let released = sum(Side::Released);
         #[cfg(interp_guard_inject = "pause_between_sums")]
         pause_between_sums();
+        if cfg!(interp_guard_inject = "sums_saturate") {
+            return sum(Side::Acquired).saturating_sub(released) as i64;
+        }
         sum(Side::Acquired).wrapping_sub(released) as i64
     }
 
@@ -202,7 +205,7 @@ impl Stripes {
     ///
     /// # Safety
     /// As for [`reset`](Self::reset); nobody counts yet.
-    #[cfg(interp_guard_inject = "counters_near_wrap")]
+    #[cfg(any(interp_guard_inject = "counters_near_wrap", interp_guard_inject = "sums_saturate"))]
     pub unsafe fn start_near_wrap(&self, slots: u32) {
         for stripe in 0..=self.cpus {
             for slot in 0..slots {
