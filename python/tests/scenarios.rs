@@ -1,8 +1,9 @@
-//! Every scenario on every CPython of this machine, each in a process of its own.
+//! Every scenario on the CPython that `PATH` finds first, each in a process of its own; with `INTERP_GUARD_PYTHONS=all` on every
+//! CPython of this machine.
 //!
 //! A scenario is a program in `tests/programs`, run by the Python under test with the package staged from the sources
 //! and the library that cargo has just built. It passes if it ends by itself, in time, with status 0 and has
-//! said `ok`: a program that ends early by accident has not. `INTERP_GUARD_LONG=1` asks for the long forms.
+//! said `ok`: a program that ends early by accident has not. `INTERP_GUARD_LONG=1` asks for the long forms, on all.
 //!
 //! The long forms run on the library as it is in the wheel, the short ones on one with debug assertions.
 //! Lines `record: what | result` of the programs make the table that is printed at the end.
@@ -18,6 +19,7 @@ use support::{Package, Python};
 
 /// Scenarios, and whether they need the C extensions in `tests/extension`, or the example of `python/pyo3`.
 const PROGRAMS: &[(&str, Needs)] = &[
+    ("pyo3", Needs::PyO3), // the longest
     ("package", Needs::Package),
     ("guards", Needs::Package),
     ("stubs", Needs::Package),
@@ -32,7 +34,6 @@ const PROGRAMS: &[(&str, Needs)] = &[
     ("forks", Needs::Extension),
     ("fire", Needs::Extension),
     ("signals", Needs::Extension),
-    ("pyo3", Needs::PyO3),
 ];
 
 #[derive(Clone, Copy, PartialEq)]

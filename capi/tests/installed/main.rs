@@ -96,7 +96,7 @@ fn the_examples() {
 
 #[test]
 fn a_storm_of_signals() {
-    let signals = if long_form() { "1000000" } else { "100000" };
+    let signals = if long_form() { "1000000" } else { "20000" };
     let all = [
         (C, Shared, MODES[0]),
         (Cxx, Static, MODES[1]),

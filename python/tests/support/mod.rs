@@ -34,7 +34,7 @@ pub struct Output {
     pub stderr: String,
 }
 
-/// Every CPython from 3.9 on, one of each version.
+/// CPythons from 3.9 on: the first on `PATH`, or all, one of each version. Said, if there are more than are used.
 pub fn find_pythons() -> Vec<Python> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
@@ -46,12 +46,23 @@ pub fn find_pythons() -> Vec<Python> {
     let names: Vec<_> = names.collect();
     let candidates = folders.iter().flat_map(|folder| names.iter().map(move |name| folder.join(name)));
     let mut found = BTreeMap::new();
+    let mut first = None;
     for executable in candidates.filter(|candidate| candidate.is_file()) {
         if let Some(python) = Python::probe(&executable) {
+            first.get_or_insert(python.version.clone());
             found.entry(sort_key(&python.version)).or_insert(python);
         }
     }
-    found.into_values().collect()
+    if is_long() || std::env::var("INTERP_GUARD_PYTHONS").is_ok_and(|which| which == "all") {
+        return found.into_values().collect();
+    }
+    let (used, others): (Vec<_>, Vec<_>) =
+        found.into_values().partition(|python| Some(&python.version) == first.as_ref());
+    if !others.is_empty() {
+        let others: Vec<_> = others.iter().map(|python| python.version.as_str()).collect();
+        eprintln!("INTERP_GUARD_PYTHONS=all would use these as well: {}", others.join(", "));
+    }
+    used
 }
 
 fn sort_key(version: &str) -> Vec<u32> {
