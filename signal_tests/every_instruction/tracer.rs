@@ -2,6 +2,7 @@
 
 use crate::shared::{Order, Shared};
 use crate::stepped::STOPS;
+use libc::user_regs_struct;
 use nix::sched::{CpuSet, sched_getcpu, sched_setaffinity};
 use nix::sys::ptrace::{self, Event, Options};
 use nix::sys::signal::{Signal, kill, raise};
@@ -110,7 +111,7 @@ impl Tracer {
         let name = self.page.operation().expect("an operation begins");
         self.covered.operations.insert(name);
         let (mut boundary, mut seen) = (0_u64, None);
-        let mut read_clock = BTreeSet::new();
+        let mut visited = BTreeSet::new();
         while self.page.operation().is_some() {
             if self.is_blocked() {
                 // On to the next system call, which may unblock it.
@@ -119,13 +120,15 @@ impl Tracer {
                 self.expect_trap();
                 continue;
             }
+            let here = ptrace::getregs(self.stepped).expect("getregs");
             // The clock is read again if it ticked meanwhile, and with something done at each instruction it always has: each
             // instruction of that is visited once.
-            let at = ptrace::getregs(self.stepped).expect("getregs").rip;
-            let again = self.vdso.contains(&at) && !read_clock.insert(at);
+            let mut is_due = |nth| {
+                is_sampled(boundary, nth) && (!self.vdso.contains(&here.rip) || visited.insert(here.rip))
+            };
             match self.plan {
                 Plan::Signal { nth, phase, nested } => {
-                    if is_sampled(boundary, nth) && !again {
+                    if is_due(nth) {
                         self.covered.boundaries += 1;
                         self.signal();
                         let sees = self.page.seen.load(SeqCst);
@@ -138,12 +141,12 @@ impl Tracer {
                     }
                 }
                 Plan::Child { nth } => {
-                    if is_sampled(boundary, nth) && !again {
+                    if is_due(nth) {
                         self.covered.boundaries += 1;
-                        self.child(false);
+                        self.child(here, false);
                     }
-                    if self.would_sleep() {
-                        self.child(true);
+                    if self.would_sleep(&here) {
+                        self.child(here, true);
                         // So that this process can go on: it takes the signal too.
                         self.signal();
                     }
@@ -227,8 +230,7 @@ impl Tracer {
     }
 
     /// Is the next instruction the system call in which a drain waits?
-    fn would_sleep(&self) -> bool {
-        let registers = ptrace::getregs(self.stepped).expect("getregs");
+    fn would_sleep(&self, registers: &user_regs_struct) -> bool {
         let wait = (libc::FUTEX_WAIT_BITSET | libc::FUTEX_PRIVATE_FLAG) as u64;
         registers.rax == libc::SYS_futex as u64
             && registers.rsi == wait
@@ -236,10 +238,9 @@ impl Tracer {
             && ptrace::read(self.stepped, registers.rip as *mut _).expect("code") & 0xFFFF == 0x050F
     }
 
-    /// Forks the process where it stands. The child takes a signal there, or in the system call that comes next, and
+    /// Forks the process where it stands, with the registers `here`. The child takes a signal there, or in the system call that comes next, and
     /// runs to its end.
-    fn child(&mut self, asleep: bool) {
-        let mut here = ptrace::getregs(self.stepped).expect("getregs");
+    fn child(&mut self, mut here: user_regs_struct, asleep: bool) {
         here.orig_rax = u64::MAX; // no system call to restart
         let mut forking = here;
         // A fork, but for whose child it is: this process's, so that the stepped one is sent no SIGCHLD.
