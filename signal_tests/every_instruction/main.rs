@@ -21,7 +21,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use tracer::{Plan, trace};
 
 fn main() -> ExitCode {
-    let every_build: &[harness::Scenario] = &[
+    let scenarios: &[harness::Scenario] = &[
         ("signal_at_each_instruction_per_cpu", || signal_at_each(PerCpu)),
         ("signal_at_each_instruction_shared", || signal_at_each(SharedCounters)),
         ("child_at_each_instruction_per_cpu", || child_at_each(PerCpu)),
@@ -34,18 +34,13 @@ fn main() -> ExitCode {
         ("the_same_under_a_lookup_in_halves_shared", || {
             intruded(stepped::intruded_in_halves, SharedCounters)
         }),
-    ];
-    // Walking the ledger takes too many instructions in a debug build to step them all. `.ci/steps/60-every-instruction`
-    // has them.
-    let release: &[harness::Scenario] = &[
         ("signal_at_each_instruction_of_ledger_push_and_fork_per_cpu", || beside(PerCpu)),
         ("signal_at_each_instruction_of_ledger_push_and_fork_shared", || beside(SharedCounters)),
         ("child_at_each_instruction_of_ledger_push_and_fork_per_cpu", || child_beside(PerCpu)),
         ("child_at_each_instruction_of_ledger_push_and_fork_shared", || child_beside(SharedCounters)),
     ];
-    let release = if cfg!(debug_assertions) { &[] } else { release };
     // A tracer and its tracee take turns, so two scenarios keep two cores busy.
-    harness::main_with_threads(2, &[every_build, release].concat())
+    harness::main_with_threads(2, scenarios)
 }
 
 /// Each boundary; of a debug build's many more, each `debug`th, unless the long form is asked for.
