@@ -5,7 +5,7 @@
 //! should have seen it proves nothing, and this fails.
 #![allow(missing_docs)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -91,19 +91,39 @@ fn built_executable(cargo: &Command) -> PathBuf {
     Path::new(target.expect("set above")).join("release/interp-guard")
 }
 
+/// The test target `target`, built with `mistake`: once, however often it is run.
+fn build(mistake: Option<&str>, target: &str) -> PathBuf {
+    static BUILT: Mutex<BTreeMap<(Option<String>, String), PathBuf>> = Mutex::new(BTreeMap::new());
+    let key = (mistake.map(str::to_owned), target.to_owned());
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(executable) = built.get(&key) {
+        return executable.clone();
+    }
+    let _building = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
+    let output = cargo(mistake)
+        .args(["test", "--release", "--no-run", "--message-format=json", "--test", target])
+        .output()
+        .expect("cargo runs");
+    assert!(output.status.success(), "{}", text(&output));
+    let said = String::from_utf8_lossy(&output.stdout);
+    let messages = said.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let executable = messages
+        .filter(|message| message["target"]["name"] == target)
+        .find_map(|message| Some(PathBuf::from(message["executable"].as_str()?)))
+        .unwrap_or_else(|| panic!("cargo named no executable for {target}: {said}"));
+    built.insert(key, executable.clone());
+    executable
+}
+
 /// Runs `test` of the test target `target`, built with `mistake`. Says whether it passed, and what it printed.
 fn run(mistake: Option<&str>, target: &str, test: &str) -> (bool, String) {
-    let building = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
-    let built = cargo(mistake)
-        .args(["test", "--release", "--no-run", "--test", target])
+    let ran = Command::new(build(mistake, target))
+        .args(["--exact", test, "--nocapture"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env_remove("INTERP_GUARD_COUNTERS")
+        .env_remove("INTERP_GUARD_LEDGER")
         .output()
-        .expect("cargo runs");
-    assert!(built.status.success(), "{}", text(&built));
-    drop(building);
-    let ran = cargo(mistake)
-        .args(["test", "--release", "--test", target, "--", "--exact", test, "--nocapture"])
-        .output()
-        .expect("cargo runs");
+        .expect("the test runs");
     let text = text(&ran);
     assert!(text.contains("running 1 test"), "{target} has no test {test}: {text}");
     (ran.status.success(), text)

@@ -444,6 +444,7 @@ static Worker workers[4096];
 static atomic_int workers_started;
 static atomic_long calls;
 static int legacy_pool;
+static int pool_pause_us;
 
 static void *pool_thread(void *argument) {
     Worker *worker = (Worker *)argument;
@@ -464,6 +465,7 @@ static void *pool_thread(void *argument) {
         } else {
             PyThreadState_Release(token);
         }
+        if (pool_pause_us != 0) usleep(pool_pause_us);
     }
     worker->ended = 1;
     return NULL;
@@ -490,12 +492,12 @@ static void join_pool(void) {
     if (hang || killed) _exit(99);
 }
 
-/* start_pool(threads, callable, legacy): for the calling interpreter. */
+/* start_pool(threads, callable, legacy, pause_us = 0): for the calling interpreter; each thread pauses between its calls. */
 static PyObject *start_pool(PyObject *self, PyObject *arguments) {
     (void)self;
     int threads;
     PyObject *callable;
-    if (!PyArg_ParseTuple(arguments, "iOi", &threads, &callable, &legacy_pool)) return NULL;
+    if (!PyArg_ParseTuple(arguments, "iOi|i", &threads, &callable, &legacy_pool, &pool_pause_us)) return NULL;
     if (workers_started == 0) atexit(join_pool);
     pool_process = getpid();
     for (int i = 0; i < threads; i++) {

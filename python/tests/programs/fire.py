@@ -36,21 +36,23 @@ except ImportError:
         isolated = ""
     CREATE = f"import _xxsubinterpreters as interpreters; create = lambda: interpreters.create({isolated})\n"
 
+# PAUSE is for how many microseconds a thread of the pool is out of Python between two calls. Without a pause, all of them want the
+# processors and the GIL all the time, and an import takes seconds.
 PROGRAMS = {
     # the main interpreter finalizes
     "main": COMMON + "ig_test.start_pool(8, Log().write, 0)\nwait_for_calls(200)\n",
     # subinterpreters come and go, and then the main one finalizes
     "subs": COMMON
-    + "ig_test.start_pool(4, Log().write, 0)\n"
+    + "ig_test.start_pool(4, Log().write, 0, PAUSE)\n"
     + "code = "
-    + repr(COMMON + "ig_test.start_pool(2, Log().write, 0)\nwait_for_calls(ig_test.pool_calls() + 20)\n")
+    + repr(COMMON + "ig_test.start_pool(2, Log().write, 0, PAUSE)\nwait_for_calls(ig_test.pool_calls() + 20)\n")
     + "\nfor _ in range(6): ig_test.sub_cycle(code)\n",
     # subinterpreters are left over when the main one finalizes
     "left": COMMON
     + CREATE
-    + "ig_test.start_pool(4, Log().write, 0)\n"
+    + "ig_test.start_pool(4, Log().write, 0, PAUSE)\n"
     + "code = "
-    + repr(COMMON + "ig_test.start_pool(2, Log().write, 0)\n")
+    + repr(COMMON + "ig_test.start_pool(2, Log().write, 0, PAUSE)\n")
     # in `sys`, which is cleared at the end: the pool keeps its callable, and so this module's variables, for ever
     + "\nsys.left_over = [create() for _ in range(3)]\n"
     + "assert not any([interpreters.run_string(sub, code) for sub in sys.left_over])\n"
@@ -60,15 +62,16 @@ PROGRAMS = {
 }
 
 
-def run(name):
+def run(name, pause):
+    program = PROGRAMS[name].replace("PAUSE", str(pause))
     process = subprocess.Popen(
-        [sys.executable, "-X", "faulthandler", "-c", PROGRAMS[name]],
+        [sys.executable, "-X", "faulthandler", "-c", program],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
     try:
-        out, err = process.communicate(timeout=10 if name == "legacy" else 120)
+        out, err = process.communicate(timeout=5 if name == "legacy" else 120)
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
@@ -76,16 +79,19 @@ def run(name):
     return process.returncode, out, err
 
 
-TITLES = {
-    "main": "main finalizes under 8 threads",
-    "subs": "subinterpreters come and go under 16 threads",
-    "left": "3 subinterpreters left over, 10 threads",
-}
-rounds = 200 if LONG else 5
+PAUSE = 20
+SCENARIOS = [
+    ("main", 0, "main finalizes under 8 threads"),
+    ("subs", PAUSE, "subinterpreters come and go under 16 threads"),
+    ("left", PAUSE, "3 subinterpreters left over, 10 threads"),
+]
+if LONG:
+    SCENARIOS += [(name, 0, title + " that never pause") for name, pause, title in SCENARIOS if pause]
+rounds = 200 if LONG else 12
 workers = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
-for name, title in TITLES.items():
+for name, pause, title in SCENARIOS:
     threads = calls = 0
-    for round, (status, out, err) in enumerate(workers.map(run, [name] * rounds)):
+    for round, (status, out, err) in enumerate(workers.map(run, [name] * rounds, [pause] * rounds)):
         words = out.split()
         shape = words[::2] == ["threads", "calls", "hang", "killed"]
         assert status == 0 and shape and words[5] == words[7] == "0" and int(words[3]) > 0, (name, round, status, out, err)
@@ -95,7 +101,7 @@ for name, title in TITLES.items():
 # What becomes of the first program without guards. Nothing is asserted: it depends on when who is where.
 rounds = 200 if LONG else 2
 ends = collections.Counter()
-for status, out, err in workers.map(run, ["legacy"] * rounds):
+for status, out, err in workers.map(run, ["legacy"] * rounds, [0] * rounds):
     words = out.split()
     if status == "hangs":
         ends["hang"] += 1
