@@ -1,6 +1,6 @@
 //! What the stepped process and the one that steps it tell each other: one page that both have mapped.
 
-use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst};
 
 /// What the handler does besides looking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub struct Shared {
     order: AtomicU32,
     /// Address of a `syscall` instruction, for the tracer to fork the stepped process at.
     pub fork_site: AtomicU64,
+    /// Handlers stop at their end, so that nothing need watch their system calls for it.
+    pub handlers_stop: AtomicBool,
     /// Handlers run, and answers checked in them.
     pub handlers: AtomicU64,
     pub checks: AtomicU64,

@@ -114,6 +114,10 @@ extern "C" fn handler(_: libc::c_int) {
     // SAFETY: the same.
     let after = unsafe { errno.read() };
     check!(-1, after == 0x5A || shared().order() == Order::Intrude);
+    if STOPS.load(SeqCst) != 0 && shared().handlers_stop.load(SeqCst) {
+        // SAFETY: as in `step`.
+        unsafe { std::arch::asm!("int3") };
+    }
 }
 
 /// Looks up every watched ID, checks the answer against what is allowed, clones and drops.
@@ -214,6 +218,7 @@ fn set_up(page: &'static Shared, counters: Counters, ledger: bool) {
     let registry = Box::new(Registry::with_capacity(4).counters(counters).ledger(ledger));
     REGISTRY.store(Box::into_raw(registry), SeqCst);
     page.fork_site.store(fork_site(), SeqCst);
+    page.handlers_stop.store(ledger, SeqCst); // each guard recorded is system calls
     // A failed operation is over: what prints the failure is not to be stepped.
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |failed| {

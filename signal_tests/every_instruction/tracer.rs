@@ -185,12 +185,14 @@ impl Tracer {
 
     /// A signal where the process stands; its handler runs to its end, and the process stands there again.
     fn signal(&self) {
-        ptrace::syscall(self.stepped, Signal::SIGUSR1).expect("syscall");
+        let handlers_stop = self.page.handlers_stop.load(SeqCst);
+        let go_on = if handlers_stop { ptrace::cont } else { ptrace::syscall };
+        go_on(self.stepped, Some(Signal::SIGUSR1)).expect("goes on");
         loop {
             match wait(self.stepped) {
                 // Where a system call ends, a signal that is put in is sent, and the process stops to receive it.
                 WaitStatus::Stopped(_, Signal::SIGUSR1) => {
-                    ptrace::syscall(self.stepped, Signal::SIGUSR1).expect("syscall");
+                    go_on(self.stepped, Some(Signal::SIGUSR1)).expect("goes on");
                     continue;
                 }
                 WaitStatus::Stopped(_, Signal::SIGTRAP) | WaitStatus::PtraceSyscall(_) => {}
