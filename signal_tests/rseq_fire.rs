@@ -83,11 +83,7 @@ fn fire(counters: Counters) {
     registry.register_with_id(id(STAYS as u64), STAYS as u64).expect("room");
     assert_eq!(registry.layout().expect("mapped").counters, counters);
     let stop = AtomicBool::new(false);
-    let lasts = Duration::from_secs(match (harness::long_form(), cfg!(debug_assertions)) {
-        (true, _) => 60,
-        (false, false) => 4,
-        (false, true) => 2,
-    });
+    let lasts = Duration::from_secs(if harness::long_form() { 60 } else { 2 });
     let threads = 16 * interp_guard::platform::possible_cpus().min(4) as u64;
     let mut finalized = 0_u64;
     let refused = std::thread::scope(|scope| {
