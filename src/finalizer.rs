@@ -10,6 +10,7 @@ use crate::pending::{self, Waiting};
 use crate::registry::{Book, CloseError, OnClose, Registry, Stats};
 use crate::signal_safe::sys::Errno;
 use crate::signal_safe::word::InterpreterId;
+use crate::unwind;
 use std::error::Error;
 use std::fmt;
 use std::mem::ManuallyDrop;
@@ -39,8 +40,10 @@ pub(crate) fn run_on_close(callbacks: Vec<(InterpreterId, OnClose)>) {
     let mut panicked = None;
     for (id, callback) in callbacks {
         // Unwind-safe: the callback is consumed, and the panic goes on below.
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| callback(id))) {
-            panicked = Some(panic);
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| callback(id)))
+            && let Some(earlier) = panicked.replace(panic)
+        {
+            unwind::discard(earlier);
         }
     }
     if let Some(panic) = panicked {
@@ -117,8 +120,9 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
         self.id
     }
 
-    /// How many guards are out, with the daemon threads that are attaching at this moment. Never too few; one that was
-    /// given up a moment ago may still be counted.
+    /// How many guards are out, with the daemon threads that are attaching at this moment. Never too few, but while
+    /// [`fence_error`](Self::fence_error) says that earlier lookups cannot be seen; one that was given up a moment ago may
+    /// still be counted.
     ///
     /// Context: normal. O(CPUs).
     ///
@@ -204,7 +208,7 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
     /// C2, if it has not succeeded yet, and D0 to D3 until no guard is out. Zero is final: what comes back may be
     /// handed over at any time.
     pub(crate) fn until_drained(mut self, watch: &mut Watch<'_>) -> Result<Self, DrainError<'r, T>> {
-        if self.number == UNCLAIMED {
+        if !self.confirm() {
             return Err(DrainError::Superseded(DrainTimeout::new(self, watch.began)));
         }
         if blockers::this_thread_blocks(self.registry.table(), self.id) {
@@ -251,6 +255,19 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
             }
             None => Err(DrainError::Superseded(DrainTimeout::new(self, watch.began))),
         }
+    }
+
+    /// Does this `Closing` own the drain? In a forked child, what was claimed before the fork can be taken up by others, so
+    /// it is claimed anew: from here on it cannot.
+    fn confirm(&mut self) -> bool {
+        let mut book = self.registry.lock();
+        let Some(book) = book.as_mut() else { return false };
+        let number = if self.number > book.inherited { self.number } else { book.next_closing() };
+        let entry = book.entries.get_mut(&self.id).filter(|entry| entry.owner == Some(self.number));
+        let Some(entry) = entry else { return false };
+        entry.owner = Some(number);
+        self.number = number;
+        true
     }
 
     fn note(&self, note: impl FnOnce(&mut Stats)) {

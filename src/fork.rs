@@ -216,8 +216,8 @@ impl<T: Send + Sync + 'static> Registry<T> {
     /// # Safety
     /// This is a forked child, and the calling thread the only one, the copy of the one that called `before_fork`.
     unsafe fn in_child(&self, keep: impl FnOnce(u32)) {
-        let parked = self.fork().mine().expect("this thread has called before_fork");
-        // SAFETY: ours, by `mine`; the borrow ends with the statement.
+        let parked = self.parked();
+        // SAFETY: ours, by `parked`; the borrow ends with the statement.
         let (counted_in, depth) = unsafe { ((*parked).generation, (*parked).depth) };
         if self.table().generation() == counted_in {
             // SAFETY: the caller's promise; and this thread is in no guard's operation: it is here, and its signals have
@@ -246,12 +246,19 @@ impl<T: Send + Sync + 'static> Registry<T> {
         self.unpark();
     }
 
+    /// What this thread has parked, of a registry that is still where it was: its mutex is, too.
+    fn parked(&self) -> *mut Parked {
+        let parked = self.fork().mine().expect("this thread has called before_fork");
+        // SAFETY: ours, by `mine`; the borrow ends with the statement.
+        let registry = unsafe { (*parked).registry };
+        assert_eq!(registry, std::ptr::from_ref(self).addr(), "the registry stays where it is");
+        parked
+    }
+
     /// Answers one `before_fork`; the last answer gives the mutex and the signal mask back.
     fn unpark(&self) {
-        let parked = self.fork().mine().expect("this thread has called before_fork");
-        // SAFETY: ours, by `mine`; no borrow of it is alive.
-        let parked = unsafe { &mut *parked };
-        assert_eq!(parked.registry, std::ptr::from_ref(self).addr(), "the registry stays where it is");
+        // SAFETY: ours, by `parked`; no borrow of it is alive.
+        let parked = unsafe { &mut *self.parked() };
         parked.depth -= 1;
         if parked.depth > 0 {
             return;
@@ -286,7 +293,9 @@ fn swap_mask(mask: &SigSet) -> SigSet {
 }
 
 /// Has every `fork` of the C library call the three functions for `registry`, with no guards kept but those of ensure
-/// levels. A program that keeps others calls the three itself as well; they nest.
+/// levels. A program that keeps others calls the three itself as well; they nest. Such a program has one thread at a time do
+/// that, or fork: another one's `fork` takes the registries' mutexes, and in older C libraries a lock of its own, in another
+/// order, and the two could wait for each other.
 ///
 /// Context: normal. Stays in force as long as the process.
 ///

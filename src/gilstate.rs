@@ -33,13 +33,13 @@ pub struct State<'r, T: Runtime>(Attached<'r, T>);
 /// Context: normal; waits as the runtime does to attach; may never return.
 ///
 /// # Panics
-/// If there never was a main interpreter to wait for or to have lost (the registry is empty and unused), or if the
+/// If there never was a main interpreter to wait for or to have lost (nothing was ever registered), or if the
 /// runtime cannot make a thread state.
 #[track_caller]
 pub fn ensure<T: Runtime>(registry: &Registry<T>) -> State<'_, T> {
     let attached = match registry.main() {
         Some(main) => thread_state::ensure_daemon(registry, main),
-        None if registry.layout().is_none() => panic!("no interpreter was ever registered"),
+        None if !registry.has_registered() => panic!("no interpreter was ever registered"),
         None => Err(EnsureError::NotFound),
     };
     match attached {

@@ -31,6 +31,8 @@ pub mod signal;
 mod signal_safe;
 #[cfg(not(loom))]
 pub mod thread_state;
+#[cfg(not(loom))]
+mod unwind;
 
 #[cfg(not(loom))]
 pub use drain_options::{DrainOptions, Phase};

@@ -6,11 +6,13 @@
 use interp_guard::pending::PendingQueue;
 use interp_guard::raw::GuardParts;
 use interp_guard::{
-    CloseError, Counters, DrainError, FinalizeError, Guard, InterpreterId, Registry, thread_state,
+    CloseError, Counters, DrainError, DrainOptions, FinalizeError, Guard, InterpreterId, Registry,
+    thread_state,
 };
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
+use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -166,7 +168,36 @@ fn the_forking_threads_own_closing_stays_good_until_it_is_taken_up() {
         drop(late);
         assert_eq!(taken_up.drain(NOW).expect("nobody holds it"), 7);
     });
+    forked_with(&registry, &mut [], || {
+        assert_eq!(registry.finalize(id, NOW).expect("it can be taken up"), 7);
+        // Wherever it was, another interpreter is now, and is guarded: not what this waits for.
+        let guards: Vec<_> =
+            (0..16).map(|_| registry.lookup(registry.register(8).expect("room")).expect("live")).collect();
+        let late = closing.take().unwrap().drain(None).unwrap_err();
+        assert!(matches!(late, DrainError::Superseded(_)), "{late}");
+        drop(guards);
+    });
     assert_eq!(closing.unwrap().drain(NOW).expect("the parent's"), 7);
+}
+
+#[test]
+fn the_forking_threads_own_closing_is_not_taken_up_while_it_drains() {
+    let (registry, id) = registry(false, Counters::Shared);
+    let mut guard = Some(registry.lookup(id).expect("live"));
+    let mut closing = Some(registry.close(id).expect("live"));
+    registry.before_fork();
+    forked(|| {
+        // SAFETY: the child; the guard is kept.
+        unsafe { registry.after_fork_child(&mut [guard.as_mut().unwrap()]) };
+        let while_it_waits = || {
+            assert_eq!(registry.close(id).unwrap_err(), CloseError::AlreadyClosing);
+            guard = None;
+            ControlFlow::Continue(())
+        };
+        let options = DrainOptions::new().interrupt(while_it_waits);
+        assert_eq!(closing.take().unwrap().drain_with(options).expect("nobody holds it"), 7);
+    });
+    registry.after_fork_parent();
 }
 
 #[test]
@@ -329,9 +360,13 @@ fn a_registry_that_moved_in_between_is_refused() {
         let here = Box::new(registry(false, Counters::Shared).0);
         here.before_fork();
         let there = *here;
-        let refused = catch_unwind(AssertUnwindSafe(|| there.after_fork_parent())).unwrap_err();
-        let message = refused.downcast_ref::<String>().expect("a message");
-        assert!(message.contains("the registry stays where it is"), "{message}");
+        let in_parent = catch_unwind(AssertUnwindSafe(|| there.after_fork_parent()));
+        // SAFETY: no child, but it is refused before that matters.
+        let in_child = catch_unwind(AssertUnwindSafe(|| unsafe { there.after_fork_child(&mut []) }));
+        for refused in [in_parent.unwrap_err(), in_child.unwrap_err()] {
+            let message = refused.downcast_ref::<String>().expect("a message");
+            assert!(message.contains("the registry stays where it is"), "{message}");
+        }
     })
     .join()
     .expect("no panic");

@@ -136,6 +136,15 @@ fn a_dropped_queue_gives_its_guards_up_and_runs_nothing() {
     registry.finalize(id, LONG).unwrap();
 }
 
+/// What a panic carries, and its drop.
+struct PanicsAgain;
+
+impl Drop for PanicsAgain {
+    fn drop(&mut self) {
+        panic!("once more");
+    }
+}
+
 #[test]
 fn a_panic_is_contained_and_counted() {
     let registry = leaked();
@@ -146,7 +155,7 @@ fn a_panic_is_contained_and_counted() {
     assert_eq!(queue.run_pending(), ran(2, 1));
     // On a worker just so.
     let worker = queue.start_worker().unwrap();
-    queue.push(registry.lookup(id).unwrap(), |_, _| panic!("asked to"), 0).unwrap();
+    queue.push(registry.lookup(id).unwrap(), |_, _| std::panic::panic_any(PanicsAgain), 0).unwrap();
     queue.push(registry.lookup(id).unwrap(), note, 2).unwrap();
     let interpreter = registry.finalize(id, LONG).unwrap();
     assert_eq!(interpreter.calls.into_inner().unwrap(), [1, 2]);

@@ -1,5 +1,6 @@
 //! Daemon levels, and the legacy contract that stands on them.
 
+use interp_guard::pending::PendingQueue;
 use interp_guard::thread_state::{self, ReleaseError};
 use interp_guard::{InterpreterId, LookupError, Registry, gilstate};
 use refruntime::{Interpreter, Object, Probe};
@@ -216,6 +217,7 @@ fn gilstate_parks_at_shutdown_at_each_of_its_doors() {
 #[should_panic(expected = "no interpreter was ever registered")]
 fn gilstate_on_a_registry_that_was_never_used() {
     let registry: Registry<Interpreter> = Registry::new();
+    let _queue = PendingQueue::new(&registry).unwrap(); // sets it up
     let _ = gilstate::ensure(&registry);
 }
 

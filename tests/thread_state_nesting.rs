@@ -1,6 +1,6 @@
 //! Ensure and release: what is attached, created, reused, destroyed and restored, to any depth and across interpreters.
 
-use interp_guard::thread_state::{self, ReleaseError, Runtime, Token};
+use interp_guard::thread_state::{self, EnsureError, ReleaseError, Runtime, Token};
 use interp_guard::{InterpreterId, Registry};
 use refruntime::{Interpreter, Object, Probe};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -318,6 +318,75 @@ fn code_that_destruction_runs_may_ensure_again() {
 }
 
 #[test]
+fn an_ensure_leaked_in_destruction_goes_with_the_level_that_covered_it() {
+    static REGISTRY: Registry<Interpreter> = Registry::new();
+    let interpreter = Interpreter::locking();
+    let (id, probe) = (interpreter.id(), interpreter.probe());
+    interpreter.in_destroy(move || std::mem::forget(thread_state::ensure_id(&REGISTRY, id).unwrap()));
+    interpreter.register(&REGISTRY).unwrap();
+    drop(thread_state::ensure_id(&REGISTRY, id).unwrap());
+    assert_eq!(Token::innermost(&REGISTRY), None);
+    assert_eq!(REGISTRY.outstanding(id), Some(0));
+    let again = thread_state::ensure_id(&REGISTRY, id).unwrap();
+    assert_eq!((probe.created(), REGISTRY.outstanding(id)), (2, Some(1)), "a state and a guard of its own");
+    drop(again);
+    drop(REGISTRY.finalize(id, Some(std::time::Duration::ZERO)).unwrap());
+    assert_eq!(probe.violations(), [""; 0]);
+}
+
+#[test]
+fn what_is_left_attached_inside_allow_threads_is_noticed() {
+    let registry = Registry::new();
+    let (a, probe_a) = register(&registry, Interpreter::locking());
+    let (b, probe_b) = register(&registry, Interpreter::locking());
+    let attached = thread_state::ensure_id(&registry, a).unwrap();
+    for unwinding in [false, true] {
+        let mut native = None;
+        let section = catch_unwind(AssertUnwindSafe(|| {
+            attached.allow_threads(|| {
+                native = Some(registry.lookup(b).unwrap().enter());
+                assert!(!unwinding, "unwinds with it");
+            })
+        }));
+        let message = section.unwrap_err();
+        let message = message.downcast_ref::<&str>().expect("a message");
+        assert!(
+            message.contains(if unwinding { "unwinds with it" } else { "has not been detached" }),
+            "{message}"
+        );
+        // It can be put right.
+        drop(native);
+        let token = Token::innermost(&registry).unwrap();
+        // SAFETY: the registry lives.
+        unsafe { token.allow_threads_end::<Interpreter>() }.expect("nothing is attached").expect("guarded");
+    }
+    drop(attached);
+    assert_eq!((probe_a.violations(), probe_b.violations()), (vec![], vec![]));
+}
+
+#[test]
+fn a_daemon_of_another_registry_is_not_left_behind() {
+    let (first, second) = (Registry::new(), Registry::new());
+    let (a, probe_a) = register(&first, Interpreter::locking());
+    let (b, probe_b) = register(&second, Interpreter::locking());
+    let daemon = thread_state::ensure_id(&first, a).unwrap();
+    daemon.set_daemon(true).unwrap();
+    let refused = thread_state::ensure_id(&second, b).unwrap_err();
+    assert!(refused.to_string().contains("a daemon of another registry"), "{refused}");
+    assert_eq!((thread_state::current_id(), second.outstanding(b)), (Some(a), Some(0)), "nothing changed");
+    assert_eq!((probe_b.created(), Token::innermost(&second)), (0, None));
+    daemon.allow_threads(|| drop(thread_state::ensure_id(&second, b).unwrap())).unwrap();
+    daemon.set_daemon(false).unwrap();
+    drop(thread_state::ensure_id(&second, b).unwrap());
+    // A daemon inside a level that guards the interpreter.
+    let inner = thread_state::ensure_id(&first, a).unwrap();
+    inner.set_daemon(true).unwrap();
+    drop(thread_state::ensure_id(&second, b).unwrap());
+    drop((inner, daemon));
+    assert_eq!((probe_a.violations(), probe_b.violations()), (vec![], vec![]));
+}
+
+#[test]
 fn a_thread_that_ends_may_ensure_in_its_destructors() {
     static REGISTRY: Registry<Interpreter> = Registry::new();
     struct Late(InterpreterId);
@@ -368,6 +437,7 @@ fn a_leaked_level_does_not_pass_for_one_of_a_later_registry() {
             // SAFETY: it is attached.
             unsafe { Interpreter::detach(state) };
             *registry = Registry::new();
+            assert_eq!(thread_state::ensure_id(&registry, id).unwrap_err(), EnsureError::NotFound);
             let (id, probe) = register(&registry, Interpreter::lockless());
             assert!(Token::innermost(&registry).is_none());
             let attached = thread_state::ensure_id(&registry, id).unwrap();

@@ -43,6 +43,7 @@ use crate::registry::{Registry, SetupError};
 use crate::signal_safe::guard::Guard;
 use crate::signal_safe::pending::Entry;
 use crate::signal_safe::word::InterpreterId;
+use crate::unwind;
 use queue::Serving;
 use std::fmt;
 use std::num::NonZeroU64;
@@ -358,7 +359,7 @@ impl<T: Send + Sync + 'static> Inner<'_, T> {
         // Unwind-safe: the call is consumed, and what it shares with others is its own affair, as with any thread that
         // panics. The panic hook has reported it.
         let panicked = running::in_call(self, call.guard.id(), || {
-            catch_unwind(AssertUnwindSafe(|| (self.runner)(call))).is_err()
+            catch_unwind(AssertUnwindSafe(|| (self.runner)(call))).map_err(unwind::discard).is_err()
         });
         // Relaxed: statistics.
         self.queue.calls.fetch_add(1, Ordering::Relaxed);

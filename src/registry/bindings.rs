@@ -84,9 +84,13 @@ impl<T: Send + Sync + 'static> Registry<T> {
     /// # Ok::<(), interp_guard::CloseError>(())
     /// ```
     pub fn take_up(&self, id: InterpreterId) -> Result<Option<Closing<'_, T>>, CloseError> {
-        let slot = self.lock().as_ref().and_then(|book| book.entries.get(&id)).map(|entry| entry.slot);
-        if !self.table().is_closing(slot.ok_or(CloseError::NotFound)?) {
-            return Ok(None);
+        {
+            // With the mutex held, so that the slot is still this interpreter's.
+            let book = self.lock();
+            let entry = book.as_ref().and_then(|book| book.entries.get(&id)).ok_or(CloseError::NotFound)?;
+            if !self.table().is_closing(entry.slot) {
+                return Ok(None);
+            }
         }
         // Never undone: from here on it is closing, or gone.
         Closing::begin(self, id, true).map(Some)

@@ -32,7 +32,7 @@ pub(crate) struct Book {
     /// No fresh ID is below this.
     fresh: i64,
     /// How many interpreters were ever registered.
-    registrations: u64,
+    pub registrations: u64,
     /// How many `Closing`s were ever given out: the number of the latest.
     closings: u64,
     /// The pending queues that are bound to this registry, as long as they exist.

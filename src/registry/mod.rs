@@ -63,7 +63,17 @@ pub struct Registry<T: Send + Sync + 'static> {
     /// Of a thread that is forking.
     fork: Fork,
     ledger: Option<bool>,
-    interpreters: PhantomData<T>,
+    /// Invariant in `T`, which goes in as well as out. Were it covariant, safe code could register what asks more of its
+    /// callers than those who look it up know of:
+    ///
+    /// ```compile_fail
+    /// use interp_guard::Registry;
+    /// fn keep(forever: &'static str) {}
+    /// let registry: Registry<for<'a> fn(&'a str)> = Registry::new();
+    /// let narrower: &Registry<fn(&'static str)> = &registry;
+    /// narrower.register(keep);
+    /// ```
+    interpreters: PhantomData<fn(T) -> T>,
 }
 
 impl<T: Send + Sync + 'static> Default for Registry<T> {
@@ -232,6 +242,11 @@ impl<T: Send + Sync + 'static> Registry<T> {
     #[inline]
     pub fn main(&self) -> Option<InterpreterId> {
         self.table.main()
+    }
+
+    /// Was an interpreter ever registered?
+    pub(crate) fn has_registered(&self) -> bool {
+        self.lock().as_ref().is_some_and(|book| book.registrations != 0)
     }
 
     /// Puts a guard together again that [`Guard::into_raw`] and [`RawGuard::into_parts`] took apart: for bindings, which

@@ -126,8 +126,8 @@ pub struct Layout {
 
 const PAGE: usize = 4096;
 
-/// How many tables this process has published.
-static TABLES: AtomicU32 = AtomicU32::new(0);
+/// The serial number of the next table that this process publishes. 0 is that of tables that are not published.
+static TABLES: AtomicU32 = AtomicU32::new(1);
 
 impl Layout {
     pub(super) fn new(capacity: usize, counters: Counters) -> Self {

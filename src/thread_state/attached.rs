@@ -86,6 +86,7 @@ impl<'r, T: Runtime> Attached<'r, T> {
                 levels::push(Level { state: Erased::new(state), noted_before, ..level })
             }
             other => {
+                let elsewhere = other.map_or(Ok(false), |left| guarded_elsewhere::<T>(table, left))?;
                 // SAFETY: the levels of this table are of its registry's T.
                 let known = levels::state_of(table, id).map(|state| unsafe { state.get::<T::ThreadState>() });
                 let (state, created) = match known.or_else(|| interpreter.remembered()) {
@@ -94,7 +95,8 @@ impl<'r, T: Runtime> Attached<'r, T> {
                 };
                 level.state = Erased::new(state);
                 level.created = created;
-                level.before = other.map_or(Before::Nothing, |left| leave_behind::<T>(table, left, site));
+                level.before =
+                    other.map_or(Before::Nothing, |left| leave_behind::<T>(table, left, elsewhere, site));
                 level.noted_before = this_thread::set_attached(None);
                 if let Some(left) = other {
                     // SAFETY: it is attached, says `attached`.
@@ -184,7 +186,7 @@ impl<'r, T: Runtime> Attached<'r, T> {
     /// the error.
     ///
     /// # Panics
-    /// If this is not the thread's innermost level, before `f` or after it.
+    /// If this is not the thread's innermost level, before `f` or after it, or if `f` leaves something attached.
     ///
     /// ```
     /// # use interp_guard::{Registry, thread_state};
@@ -214,6 +216,7 @@ impl<'r, T: Runtime> Attached<'r, T> {
         let result = f();
         mem::forget(section);
         assert!(self.is_innermost(), "an ensure inside allow_threads has not been released");
+        assert!(T::attached().is_none(), "what was attached inside allow_threads has not been detached");
         match self.attach_again(state) {
             Ok(()) => Ok(result),
             Err(_) => Err(Finalized { result }),
@@ -300,7 +303,7 @@ struct Detached<'a, 'r, T: Runtime> {
 
 impl<T: Runtime> Drop for Detached<'_, '_, T> {
     fn drop(&mut self) {
-        if self.attached.is_innermost() {
+        if self.attached.is_innermost() && T::attached().is_none() {
             // A daemon that has lost its interpreter goes on unwinding, detached.
             let _ = self.attached.attach_again(self.state);
         }
@@ -342,21 +345,26 @@ fn attach_kept<T: Runtime>(
     Ok(())
 }
 
-/// What is to be restored, and what keeps it until then.
-fn leave_behind<T: Runtime>(table: &Table, state: T::ThreadState, site: Site) -> Before {
-    let id = T::interpreter_of(state);
+/// Is `state`, which is attached, that of a level of another registry, which guards it? A daemon's is refused: nobody could
+/// say, when it is to be restored, whether its interpreter is still there, for that registry may be gone as well.
+fn guarded_elsewhere<T: Runtime>(table: &Table, state: T::ThreadState) -> Result<bool, CreateError> {
     // SAFETY: the states of levels of this runtime are Ts'.
-    let level = levels::of_runtime(
-        TypeId::of::<T>(),
-        |level| unsafe { level.state.get::<T::ThreadState>() } == state,
-    );
-    let keep = match level {
-        Some(level) if level.table != TableRef::new(table) => match level.hold {
-            Hold::Own(_) | Hold::Covered => Keep::Covered,
-            Hold::Daemon => Keep::Runtime,
+    let is_its = |level: &Level| unsafe { level.state.get::<T::ThreadState>() } == state;
+    match levels::of_runtime(TypeId::of::<T>(), is_its) {
+        Some(level) if level.table != TableRef::new(table) => match levels::guard_in(level.table, level.id) {
+            Some(_) => Ok(true),
+            None => Err(CreateError::new("what is attached on this thread is a daemon of another registry")),
         },
-        _ if levels::guard_of(table, id).is_some() => Keep::Covered,
-        _ => match table.lookup(id, site) {
+        _ => Ok(false),
+    }
+}
+
+/// What is to be restored, and what keeps it until then.
+fn leave_behind<T: Runtime>(table: &Table, state: T::ThreadState, elsewhere: bool, site: Site) -> Before {
+    let id = T::interpreter_of(state);
+    let keep = match elsewhere || levels::guard_of(table, id).is_some() {
+        true => Keep::Covered,
+        false => match table.lookup(id, site) {
             Ok(guard) => Keep::Own(guard.into_parts()),
             Err(LookupError::Finalizing) => Keep::Closing,
             Err(LookupError::NotFound) => Keep::Runtime,
@@ -374,7 +382,7 @@ unsafe fn release<T: Runtime>(serial: u64) -> Result<(), ReleaseError> {
     let level = innermost(serial)?;
     // SAFETY: by (1) the level's states are Ts'.
     let state = unsafe { level.state.get::<T::ThreadState>() };
-    if !level.lost && T::attached() != Some(state) {
+    if T::attached() != (!level.lost).then_some(state) {
         return Err(ReleaseError::Detached);
     }
     // SAFETY: (2).
@@ -408,7 +416,7 @@ unsafe fn release<T: Runtime>(serial: u64) -> Result<(), ReleaseError> {
         }
     };
     this_thread::set_attached(level.noted_before.filter(|_| restored.is_ok()));
-    levels::pop();
+    levels::pop(serial);
     if !cfg!(interp_guard_inject = "guard_before_restore") {
         // SAFETY: popped above: put together once.
         unsafe { give_up(table, &level) };

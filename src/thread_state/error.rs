@@ -44,7 +44,8 @@ pub enum EnsureError {
     NotFound,
     /// The interpreter is closing; it gives out no more guards.
     Finalizing,
-    /// The runtime could not make a thread state.
+    /// The runtime could not make a thread state. Or what is attached is a daemon of another registry, which this one could
+    /// not restore: it is to be detached, or made to hold a guard, first.
     Create(CreateError),
 }
 
@@ -99,7 +100,8 @@ pub enum ReleaseError {
     OutOfOrder,
     /// No level of this thread: released already, or another thread's.
     Unknown,
-    /// The thread state that the ensure attached is not attached: inside an allow-threads section, for instance.
+    /// The thread state that the ensure attached is not attached: inside an allow-threads section, for instance. Or a
+    /// daemon has lost its interpreter, and something else is attached.
     Detached,
     /// Released. But what was attached before could not be restored: its interpreter was closing, held no guard, and has
     /// been finalized meanwhile. Nothing is attached.

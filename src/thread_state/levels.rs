@@ -176,11 +176,14 @@ pub(crate) fn push(level: Level) -> u64 {
     serial
 }
 
-/// Takes the innermost level away.
+/// Takes the level with this serial number away: the innermost, but for levels that were entered while its thread state was
+/// being destroyed, and leaked. Those go with it, for it may have covered them; what guards they have stay out.
 #[inline]
-pub(crate) fn pop() {
+pub(crate) fn pop(serial: u64) {
     if let Some(levels) = borrow() {
-        levels.stack.pop();
+        if let Some(at) = levels.stack.iter().rposition(|level| level.serial == serial) {
+            levels.stack.truncate(at);
+        }
         if levels.orphaned {
             free_if_orphaned();
         }
@@ -243,7 +246,12 @@ fn find_map<R>(f: impl FnMut(&Level) -> Option<R>) -> Option<R> {
 /// The guard, if any, by which a level of this thread keeps `id` from finalizing.
 #[inline]
 pub(crate) fn guard_of(table: &Table, id: InterpreterId) -> Option<GuardParts> {
-    let table = TableRef::new(table);
+    guard_in(TableRef::new(table), id)
+}
+
+/// [`guard_of`], of whatever table.
+#[inline]
+pub(crate) fn guard_in(table: TableRef, id: InterpreterId) -> Option<GuardParts> {
     find_map(|level| if level.table == table { level.guard_of(id) } else { None })
 }
 

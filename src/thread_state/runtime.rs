@@ -23,6 +23,7 @@ use std::fmt;
 ///    destroyed or `self` is finalized.
 /// 4. None of them unwinds.
 /// 5. To drop a `Self` whose thread states still exist is sound, attached ones included.
+/// 6. `==` of thread states compares, and calls nothing of this library.
 pub unsafe trait Runtime: Send + Sync + Sized + 'static {
     /// A handle: one or two words.
     type ThreadState: Copy + Eq + 'static;
