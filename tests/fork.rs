@@ -168,15 +168,18 @@ fn the_forking_threads_own_closing_stays_good_until_it_is_taken_up() {
         drop(late);
         assert_eq!(taken_up.drain(NOW).expect("nobody holds it"), 7);
     });
-    forked_with(&registry, &mut [], || {
-        assert_eq!(registry.finalize(id, NOW).expect("it can be taken up"), 7);
-        // Wherever it was, another interpreter is now, and is guarded: not what this waits for.
-        let guards: Vec<_> =
-            (0..16).map(|_| registry.lookup(registry.register(8).expect("room")).expect("live")).collect();
-        let late = closing.take().unwrap().drain(None).unwrap_err();
-        assert!(matches!(late, DrainError::Superseded(_)), "{late}");
-        drop(guards);
-    });
+    for first in [100, 200, 300, 400] {
+        forked_with(&registry, &mut [], || {
+            assert_eq!(registry.finalize(id, NOW).expect("it can be taken up"), 7);
+            // In one child or the other, another interpreter is where it was, and guarded: not what this waits for.
+            let ids = (first..first + 16).map(|raw| InterpreterId::try_from(raw).unwrap());
+            let registered = ids.inspect(|&id| registry.register_with_id(id, 8).expect("room"));
+            let guards: Vec<_> = registered.map(|id| registry.lookup(id).expect("live")).collect();
+            let late = closing.take().unwrap().drain(None).unwrap_err();
+            assert!(matches!(late, DrainError::Superseded(_)), "{late}");
+            drop(guards);
+        });
+    }
     assert_eq!(closing.unwrap().drain(NOW).expect("the parent's"), 7);
 }
 
