@@ -174,8 +174,12 @@ impl Sender {
         let stop = std::sync::Arc::new(AtomicBool::new(false));
         let seen = stop.clone();
         let thread = std::thread::spawn(move || {
-            while !seen.load(Ordering::Relaxed) {
+            // With the next signal always ready, the target would leave one handler for the next and take no step of its own,
+            // for seconds at a time. So the gaps grow, from none to longer than any handler takes, and begin again.
+            let gaps = (0..=14).map(|power| 1 << power).cycle();
+            for gap in gaps.take_while(|_| !seen.load(Ordering::Relaxed)) {
                 pthread_kill(target, signal).expect("the target lives");
+                (0..gap).for_each(|_| std::hint::spin_loop());
             }
         });
         Self { stop, thread: Some(thread) }
