@@ -210,7 +210,8 @@ unsafe extern "C" fn dup_from(guard: *const ig_guard, out: *mut ig_guard, caller
 ///
 /// Context: any, async-signal-safe, wait-free.
 /// Returns: IG_OK; IG_INVALID if `guard` is null or zeroed, closed ones included, and, with the ledger on, if this guard was
-/// closed before through a bitwise copy (without the ledger the drain finds that out, and hands nothing back).
+/// closed before through a bitwise copy. (Without the ledger a drain finds that out, and hands nothing back, unless another guard
+/// is out: which of the two is gone, the count cannot tell.)
 /// Ownership: the guard is gone; so is the right to use the interpreter under it.
 /// Touches: the registry's table, the ledger if it is on, and `*guard`; if the interpreter is closing, one futex system
 /// call. No lock, no allocation, no errno, no thread-local storage.

@@ -138,6 +138,10 @@ pub unsafe extern "C" fn ig_register(
     id: *mut i64,
 ) -> ig_status {
     // SAFETY: the caller's promise.
+    if let Some(id) = unsafe { id.as_mut() } {
+        *id = -1; // whatever else is wrong
+    }
+    // SAFETY: the caller's promise.
     with(unsafe { registry.as_ref() }, |rust| {
         if id.is_null() || interp.is_null() {
             return IG_INVALID;

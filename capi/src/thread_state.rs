@@ -151,6 +151,10 @@ pub unsafe extern "C" fn ig_ensure(guard: *const ig_guard, token: *mut u64) -> i
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ig_ensure_id(registry: *mut ig_registry, id: i64, token: *mut u64) -> ig_status {
     // SAFETY: the caller's promise.
+    if let Some(token) = unsafe { token.as_mut() } {
+        *token = 0; // whatever else is wrong
+    }
+    // SAFETY: the caller's promise.
     with_id(unsafe { registry.as_ref() }, id, |rust, id| {
         // SAFETY: the caller's promise.
         unsafe { enter(token, || Some(thread_state::ensure_id(rust, id))) }

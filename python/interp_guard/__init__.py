@@ -85,16 +85,16 @@ class Guard:
     One that is forgotten closes itself too, with a ``ResourceWarning``.
     """
 
-    __slots__ = ("_id", "_word", "__weakref__")
+    __slots__ = ("_id", "_capsule", "__weakref__")
 
     def __init__(self):
         raise TypeError("guards are made by interp_guard.lookup()")
 
     @classmethod
-    def _of(cls, id, word):
+    def _of(cls, id, capsule):
         self = object.__new__(cls)
         self._id = id
-        self._word = word
+        self._capsule = capsule  # has the guard, and gives it up when it goes, whatever is raised meanwhile
         return self
 
     @property
@@ -103,7 +103,7 @@ class Guard:
 
     @property
     def closed(self):
-        return self._word is None
+        return self._capsule is None
 
     def view(self):
         """A view of the same interpreter."""
@@ -111,33 +111,31 @@ class Guard:
 
     def duplicate(self):
         """Another guard of the same interpreter. Succeeds also while that is closing."""
-        if self._word is None:
+        if self._capsule is None:
             raise ValueError("the guard is closed")
-        return Guard._of(self._id, _native.duplicate(self._word, _site()))
+        return Guard._of(self._id, _native.duplicate(self._capsule, _site()))
 
     def close(self):
         """Gives the guard up. Closing it again does nothing."""
-        word, self._word = self._word, None
-        if word is not None:
-            _native.release(word)
+        capsule, self._capsule = self._capsule, None
+        if capsule is not None:
+            _native.release(capsule)
 
     def __enter__(self):
-        if self._word is None:
+        if self._capsule is None:
             raise ValueError("the guard is closed")
         return self
 
     def __exit__(self, *exception):
         self.close()
 
-    def __del__(self, _warn=_warnings.warn, _release=_native.release):
-        word = getattr(self, "_word", None)
-        if word is not None:
-            self._word = None
-            _release(word)
+    def __del__(self, _warn=_warnings.warn):
+        if getattr(self, "_capsule", None) is not None:
+            self._capsule = None
             _warn(f"guard of interpreter {self._id} was never closed", ResourceWarning, 2, source=self)
 
     def __repr__(self):
-        state = " closed" if self._word is None else ""
+        state = " closed" if self._capsule is None else ""
         return f"<interp_guard.Guard of {self._id}{state}>"
 
 
@@ -166,10 +164,10 @@ def lookup(id):
     is closing.
     """
     id = View(id)
-    word = _native.acquire(id, _site())
-    if word <= 0:
-        _refuse(id, -word)
-    return Guard._of(id, word)
+    found = _native.acquire(id, _site())
+    if isinstance(found, int):
+        _refuse(id, found)
+    return Guard._of(id, found)
 
 
 def drain(id, timeout=None):

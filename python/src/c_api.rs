@@ -314,7 +314,11 @@ unsafe extern "C" fn release_checked(level: *mut Level) -> c_int {
 }
 
 unsafe extern "C" fn lookup_at(id: i64, out: *mut InterpGuard, caller: usize) -> c_int {
-    let Ok(named) = InterpreterId::try_from(id) else { return status::NOT_FOUND };
+    let Ok(named) = InterpreterId::try_from(id) else {
+        // SAFETY: the header asks for a writable `out`.
+        unsafe { out.write(InterpGuard { word: 0, id, reserved: [0; 2] }) };
+        return status::NOT_FOUND;
+    };
     let (word, answer) = match REGISTRY.lookup_at_home(named) {
         Ok(guard) => (GuardWord::new(guard).bits(), status::OK),
         Err(NotAtHome::Refused(refused)) => (0, status_of(refused)),
@@ -354,6 +358,9 @@ unsafe fn lookup_backs_out(id: InterpreterId, out: *mut InterpGuard, at: u32) ->
 }
 
 unsafe extern "C" fn dup_at(guard: *const InterpGuard, out: *mut InterpGuard, caller: usize) -> c_int {
+    if std::ptr::eq(guard, out) {
+        return status::INVALID; // the one that is there would be lost
+    }
     // SAFETY: the header asks for a readable guard, null excepted, that is zeroed or not closed yet.
     let Some((guard, from)) = (unsafe { guard.as_ref().and_then(|from| Some((borrow(from.word)?, from))) })
     else {

@@ -14,10 +14,19 @@ use std::ptr::null_mut;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+/// Has the main interpreter Python's hooks? Twice, they would wait for themselves.
+static HAS_HOOKS: AtomicBool = AtomicBool::new(false);
+
+/// Python is gone, its hooks with it.
+pub fn begin_epoch() {
+    // Relaxed: no Python thread exists that could see it otherwise.
+    HAS_HOOKS.store(false, Ordering::Relaxed);
+}
+
 /// Installs both sets, for the main interpreter. False with an exception set.
 ///
 /// # Safety
-/// The caller is attached to the main interpreter, for the first time in this epoch.
+/// The caller is attached to the main interpreter.
 pub unsafe fn install() -> bool {
     static C_LIBRARY: Once = Once::new();
     C_LIBRARY.call_once(|| {
@@ -29,6 +38,10 @@ pub unsafe fn install() -> bool {
             );
         }
     });
+    // Relaxed: with the GIL held.
+    if HAS_HOOKS.load(Ordering::Relaxed) {
+        return true;
+    }
     static HOOKS: Methods<3> = Methods([
         no_arguments(c"_before_fork", before, c"Keeps threads from making thread states."),
         no_arguments(c"_after_fork", after, c"Lets them."),
@@ -61,6 +74,7 @@ pub unsafe fn install() -> bool {
         for object in [register, none, named, done] {
             ffi::Py_XDECREF(object);
         }
+        HAS_HOOKS.store(!done.is_null(), Ordering::Relaxed);
         !done.is_null()
     }
 }

@@ -34,6 +34,7 @@ pub unsafe fn begin(interpreter: *mut PyInterpreterState) -> *mut PyThreadState 
 /// Context: normal; attached or not. The main interpreter is not finalizing.
 pub fn end(drained: Interpreter) {
     let Interpreter { keeper, state, .. } = drained;
+    let keeper = keeper.into_inner();
     if keeper.is_null() {
         return;
     }

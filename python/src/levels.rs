@@ -50,7 +50,9 @@ pub struct Level {
     previous: *mut PyThreadState,
     /// The thread's own state, detached, to be bound to it again at release (L5); or null.
     bound: *mut PyThreadState,
-    /// Of the interpreter of `previous` or `bound` (L2).
+    /// The ID of the interpreter of `previous` or `bound`.
+    behind: Option<InterpreterId>,
+    /// A guard of it (L2).
     left_behind: Option<Held>,
 }
 
@@ -231,6 +233,7 @@ impl Level {
             origin: Origin::FoundAttached,
             previous: null_mut(),
             bound: null_mut(),
+            behind: None,
             left_behind: None,
         }
     }
@@ -260,14 +263,14 @@ impl Level {
     ) -> Result<(), Refused> {
         // SAFETY: reads a thread-specific value.
         let bound = unsafe { ffi::PyGILState_GetThisThreadState() };
-        let found = find_detached(interpreter, bound);
+        let found = find_detached(self.id, interpreter, bound);
         if !current.is_null() {
-            self.left_behind = guard_of(current);
+            self.leave_behind(current);
             self.previous = current;
             // SAFETY: `current` is attached here.
             unsafe { ffi::PyEval_SaveThread() };
         } else if !bound.is_null() && found != Some(bound) {
-            self.left_behind = guard_of(bound);
+            self.leave_behind(bound);
             self.bound = bound;
         }
         match found {
@@ -285,6 +288,17 @@ impl Level {
         // SAFETY: a detached state of this thread; its interpreter is guarded, and so it is not finalizing.
         unsafe { ffi::PyEval_RestoreThread(self.state) };
         Ok(())
+    }
+
+    /// Notes whose `state` is, a state of this thread, attached or bound; and guards that, unless a level does so already, or
+    /// it has no guard to give.
+    #[inline(never)]
+    fn leave_behind(&mut self, state: *mut PyThreadState) {
+        // SAFETY: it exists as long as its interpreter does.
+        self.behind = unsafe { table::id_of(PyThreadState_GetInterpreter(state)) };
+        if !levels().any(|level| level.state == state) {
+            self.left_behind = self.behind.and_then(|id| REGISTRY.lookup(id).ok()).map(Held::new);
+        }
     }
 
     /// Attaches what was attached before, or binds what was bound before (L5). Nothing is attached now, and the level is not
@@ -321,30 +335,27 @@ impl Level {
     }
 }
 
-/// A guard of the interpreter of a state of this thread, unless a level has one already, or it has none to give.
-#[inline(never)]
-fn guard_of(state: *mut PyThreadState) -> Option<Held> {
-    if levels().any(|level| level.state == state) {
-        return None;
-    }
-    // SAFETY: a state of this thread, attached or bound; it exists as long as its interpreter does.
-    let interpreter = unsafe { PyThreadState_GetInterpreter(state) };
-    // SAFETY: as above.
-    let id = unsafe { table::id_of(interpreter) }?;
-    REGISTRY.lookup(id).ok().map(Held::new)
-}
-
-/// A state of this thread for `interpreter` that is not attached: in its levels first, for up to 3.11 and between levels
-/// the bound one may be another.
+/// A state of this thread for interpreter `id`, which is guarded, that is not attached: in its levels first, for up to 3.11 and
+/// between levels the bound one may be another.
+///
+/// Levels are asked for IDs, which no two interpreters ever have: a daemon's level, or one that left a closing interpreter
+/// behind, may have states of one that has ended.
 fn find_detached(
+    id: InterpreterId,
     interpreter: *mut PyInterpreterState,
     bound: *mut PyThreadState,
 ) -> Option<*mut PyThreadState> {
-    let in_levels = levels().flat_map(|level| [level.state, level.previous, level.bound]);
-    in_levels.chain([bound]).find(|&state| {
-        // SAFETY: levels' states live as long as the levels; the bound one as in `guard_of`.
-        !state.is_null() && unsafe { PyThreadState_GetInterpreter(state) } == interpreter
-    })
+    let in_levels = levels().find_map(|level| match level.behind {
+        _ if level.id == id => Some(level.state),
+        Some(behind) if behind == id => {
+            Some(if level.previous.is_null() { level.bound } else { level.previous })
+        }
+        _ => None,
+    });
+    // SAFETY: bound to this thread, so it exists.
+    let is_its =
+        |state: &_| !bound.is_null() && unsafe { PyThreadState_GetInterpreter(*state) } == interpreter;
+    in_levels.or_else(|| Some(bound).filter(is_its))
 }
 
 /// Undoes the innermost ensure of this thread, which must be the one that returned `token`.

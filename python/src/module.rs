@@ -2,14 +2,15 @@
 
 use crate::c_api::{self, status};
 use crate::shutdown::{self, Drained};
-use crate::table::{self, REGISTRY};
-use crate::word::GuardWord;
+use crate::table::{self, Interpreter, REGISTRY};
+use crate::word::{GuardWord, Held};
 use crate::{INTERP_GUARD_TABLE_MARK, python, report, signals, stress};
-use interp_guard::{Counters, InterpreterId, LookupError, Site};
+use interp_guard::{Counters, Guard, InterpreterId, LookupError, Site};
 use pyo3_ffi::{self as ffi, PyMethodDef, PyMethodDefPointer, PyObject};
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr::{null, null_mut};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -38,9 +39,9 @@ static METHODS: Methods<20> = Methods([
     no_arguments(c"current_id", current_id, c"The ID of the calling interpreter."),
     no_arguments(c"main_id", main_id, c"The ID of the main interpreter."),
     no_arguments(c"counters", counters, c"How guards are counted: 'per-cpu' or 'shared'."),
-    method(c"acquire", acquire, ffi::METH_VARARGS, c"acquire(id, site): a guard's word, or minus a status."),
-    method(c"release", release, ffi::METH_O, c"Gives up the guard that acquire(id) returned."),
-    method(c"duplicate", duplicate, ffi::METH_VARARGS, c"duplicate(word, site): another guard's word."),
+    method(c"acquire", acquire, ffi::METH_VARARGS, c"acquire(id, site): a guard's capsule, or a status."),
+    method(c"release", release, ffi::METH_O, c"release(capsule)."),
+    method(c"duplicate", duplicate, ffi::METH_VARARGS, c"duplicate(capsule, site): another guard's."),
     method(c"drain", drain, ffi::METH_VARARGS, c"drain(id, timeout_ns): (status, report)."),
     method(c"holders", report::holders, ffi::METH_O, c"(outstanding, report, details) of an ID, or None."),
     no_arguments(c"is_recording", report::recording, c"Is the ledger on?"),
@@ -91,49 +92,52 @@ pub unsafe extern "C" fn exec(module: *mut PyObject) -> c_int {
 }
 
 /// A second copy of this library, loaded from another path, would have a table of its own, and the guards of one would
-/// mean nothing to the other.
+/// mean nothing to the other. The later of the two to be imported finds that out.
 fn only_copy() -> Result<(), String> {
-    struct Search {
-        other: Option<String>,
-    }
-    unsafe extern "C" fn look(info: *mut libc::dl_phdr_info, _: usize, search: *mut c_void) -> c_int {
-        // SAFETY: called by dl_iterate_phdr with a valid info and with the pointer given below.
-        let (name, search) = unsafe { ((*info).dlpi_name, &mut *search.cast::<Search>()) };
-        // SAFETY: a terminated name; RTLD_NOLOAD finds what is loaded already. The mark is found only in a copy of this
-        // library, also where the object is one that depends on it.
+    static CHECKED: AtomicBool = AtomicBool::new(false);
+    /// Collects the names. Looks no further: the dynamic linker has one of its locks here, and to take the other inside it would be
+    /// the opposite order of a `dlopen`.
+    unsafe extern "C" fn collect(info: *mut libc::dl_phdr_info, _: usize, names: *mut c_void) -> c_int {
+        // SAFETY: called by dl_iterate_phdr with a valid info and with the pointer given below; the name is null or terminated.
         unsafe {
-            if name.is_null() || *name == 0 {
-                return 0;
-            }
-            let object = libc::dlopen(name, libc::RTLD_LAZY | libc::RTLD_NOLOAD);
-            if object.is_null() {
-                return 0;
-            }
-            let mark = libc::dlsym(object, c"INTERP_GUARD_TABLE_MARK".as_ptr());
-            libc::dlclose(object);
-            if !mark.is_null() && !std::ptr::addr_eq(mark, &raw const INTERP_GUARD_TABLE_MARK) {
-                search.other = Some(CStr::from_ptr(name).to_string_lossy().into_owned());
+            let (name, names) = ((*info).dlpi_name, &mut *names.cast::<Vec<CString>>());
+            if !name.is_null() && *name != 0 {
+                names.push(CStr::from_ptr(name).to_owned());
             }
         }
         0
     }
-    let mut search = Search { other: None };
-    // SAFETY: `look` fits, and `search` outlives the call.
-    unsafe { libc::dl_iterate_phdr(Some(look), (&raw mut search).cast()) };
-    match search.other {
-        Some(path) => Err(format!("another copy is loaded from {path}; there can be one table per process")),
-        None => Ok(()),
+    // Relaxed: at the worst it is checked twice.
+    if CHECKED.load(Ordering::Relaxed) {
+        return Ok(());
     }
+    let mut names: Vec<CString> = Vec::new();
+    // SAFETY: `collect` fits, and `names` outlives the call.
+    unsafe { libc::dl_iterate_phdr(Some(collect), (&raw mut names).cast()) };
+    for name in names {
+        // SAFETY: a terminated name; RTLD_NOLOAD finds what is loaded still. The mark is found only in a copy of this library,
+        // also where the object is one that depends on it.
+        let mark = unsafe {
+            let object = libc::dlopen(name.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD);
+            if object.is_null() {
+                continue;
+            }
+            let mark = libc::dlsym(object, c"INTERP_GUARD_TABLE_MARK".as_ptr());
+            libc::dlclose(object);
+            mark
+        };
+        if !mark.is_null() && !std::ptr::addr_eq(mark, &raw const INTERP_GUARD_TABLE_MARK) {
+            let path = name.to_string_lossy();
+            return Err(format!("another copy is loaded from {path}; there can be one table per process"));
+        }
+    }
+    CHECKED.store(true, Ordering::Relaxed);
+    Ok(())
 }
 
 fn integer(number: i64) -> *mut PyObject {
     // SAFETY: the callers are attached.
     unsafe { ffi::PyLong_FromLongLong(number) }
-}
-
-fn unsigned(number: u64) -> *mut PyObject {
-    // SAFETY: the callers are attached.
-    unsafe { ffi::PyLong_FromUnsignedLongLong(number) }
 }
 
 fn none() -> *mut PyObject {
@@ -195,6 +199,38 @@ unsafe fn site_from(text: *const c_char) -> Site {
     Site::named(name)
 }
 
+/// The name of a capsule that has a guard. Its pointer is the guard's word; it has a destructor as long as it has the guard.
+const GUARD: &CStr = c"interp_guard.guard";
+
+/// A capsule that has the guard, and gives it up when it goes: no exception that a signal handler raises can lose it in between.
+/// Null with an exception set.
+fn capsule_of(guard: Guard<'static, Interpreter>) -> *mut PyObject {
+    let guard = Held::new(guard);
+    let word = std::ptr::without_provenance_mut(guard.bits() as usize);
+    // SAFETY: the callers are attached; a word is never 0.
+    let capsule = unsafe { ffi::PyCapsule_New(word, GUARD.as_ptr(), Some(give_up)) };
+    if !capsule.is_null() {
+        guard.leave();
+    }
+    capsule
+}
+
+/// The word in a capsule that has a guard. `None` with an exception set.
+///
+/// # Safety
+/// Attached; `capsule` is an object.
+unsafe fn word_in(capsule: *mut PyObject) -> Option<GuardWord> {
+    // SAFETY: the caller's promise; null if it is no such capsule.
+    let word = unsafe { ffi::PyCapsule_GetPointer(capsule, GUARD.as_ptr()) };
+    GuardWord::from_bits(word as u64)
+}
+
+/// The destructor.
+unsafe extern "C" fn give_up(capsule: *mut PyObject) {
+    // SAFETY: attached, with a capsule of `capsule_of` that has its guard still; it is on its way out, so this is done once.
+    unsafe { word_in(capsule).map(|word| drop(word.into_guard())) };
+}
+
 unsafe extern "C" fn acquire(_: *mut PyObject, arguments: *mut PyObject) -> *mut PyObject {
     let (mut id, mut site): (i64, *const c_char) = (0, null());
     // SAFETY: attached, with a tuple; what is written fits the format.
@@ -205,53 +241,39 @@ unsafe extern "C" fn acquire(_: *mut PyObject, arguments: *mut PyObject) -> *mut
     let site = unsafe { site_from(site) };
     let guard = InterpreterId::try_from(id).map_err(|_| LookupError::NotFound);
     match guard.and_then(|id| REGISTRY.lookup_at(id, site)) {
-        Ok(guard) => unsigned(GuardWord::new(guard).bits()),
-        Err(refused) => integer(-status_of(refused)),
+        Ok(guard) => capsule_of(guard),
+        Err(refused) => integer(status_of(refused)),
     }
 }
 
-/// The word in a Python integer; `None` with an exception set.
-///
-/// # Safety
-/// Attached; `word` is an object.
-unsafe fn word_from(word: *mut PyObject) -> Option<GuardWord> {
-    // SAFETY: attached, with objects.
+unsafe extern "C" fn release(_: *mut PyObject, capsule: *mut PyObject) -> *mut PyObject {
+    // SAFETY: attached, with an object; the GIL is held throughout, so that whoever takes the destructor away does this once.
     unsafe {
-        let bits = ffi::PyLong_AsUnsignedLongLong(word);
-        if bits == u64::MAX && !ffi::PyErr_Occurred().is_null() {
-            return None;
+        let Some(word) = word_in(capsule) else { return null_mut() };
+        if ffi::PyCapsule_GetDestructor(capsule).is_some() {
+            ffi::PyCapsule_SetDestructor(capsule, None);
+            drop(word.into_guard());
         }
-        let word = GuardWord::from_bits(bits);
-        if word.is_none() {
-            ffi::PyErr_SetString(ffi::PyExc_ValueError, c"not a guard".as_ptr());
-        }
-        word
     }
-}
-
-unsafe extern "C" fn release(_: *mut PyObject, word: *mut PyObject) -> *mut PyObject {
-    // SAFETY: see above.
-    let Some(word) = (unsafe { word_from(word) }) else { return null_mut() };
-    // SAFETY: the Python class `Guard` gives each word here once.
-    drop(unsafe { word.into_guard() });
     none()
 }
 
 unsafe extern "C" fn duplicate(_: *mut PyObject, arguments: *mut PyObject) -> *mut PyObject {
-    let (mut word, mut site): (*mut PyObject, *const c_char) = (null_mut(), null());
+    let (mut capsule, mut site): (*mut PyObject, *const c_char) = (null_mut(), null());
     // SAFETY: attached, with a tuple; what is written fits the format.
-    if unsafe { ffi::PyArg_ParseTuple(arguments, c"Oz".as_ptr(), &raw mut word, &raw mut site) } == 0 {
+    if unsafe { ffi::PyArg_ParseTuple(arguments, c"Oz".as_ptr(), &raw mut capsule, &raw mut site) } == 0 {
         return null_mut();
     }
     // SAFETY: an object, borrowed from the arguments.
-    let Some(word) = (unsafe { word_from(word) }) else { return null_mut() };
+    let Some(word) = (unsafe { word_in(capsule) }) else { return null_mut() };
     // SAFETY: null or terminated, and alive as the arguments are.
     let site = unsafe { site_from(site) };
-    // SAFETY: the Python class `Guard` asks for guards that it holds.
-    match unsafe { word.borrow() } {
-        Some(guard) => unsigned(GuardWord::new(guard.clone_at(site)).bits()),
+    // SAFETY: with its destructor, the capsule has the guard, and has it during the call: the GIL is held.
+    match unsafe { ffi::PyCapsule_GetDestructor(capsule).and_then(|_| word.borrow()) } {
+        Some(guard) => capsule_of(guard.clone_at(site)),
         None => {
-            let text = c"this guard was taken before a fork and protects nothing in this process";
+            let text =
+                c"this guard is closed, or was taken before a fork and protects nothing in this process";
             // SAFETY: attached.
             unsafe { ffi::PyErr_SetString(ffi::PyExc_ValueError, text.as_ptr()) };
             null_mut()

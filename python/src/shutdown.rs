@@ -22,6 +22,9 @@ const SLICE: Duration = Duration::from_millis(100);
 const FIRST_REPORT: Duration = Duration::from_millis(500);
 const REPORTS_AT_MOST_EVERY: Duration = Duration::from_secs(30);
 
+/// Has the main interpreter's hook begun in this epoch? Then what registers has come too late: nobody would wait for it.
+static MAIN_IS_ENDING: AtomicBool = AtomicBool::new(false);
+
 /// Has the main interpreter's hook run in this epoch? Then threads may be gone or stuck, and nothing may wait for them.
 static MAIN_IS_DRAINED: AtomicBool = AtomicBool::new(false);
 
@@ -34,13 +37,20 @@ pub fn say(line: &str) {
 pub fn begin_epoch() {
     // Release: with the Acquire loads, though no Python thread exists that could see it otherwise.
     MAIN_IS_DRAINED.store(false, Ordering::Release);
+    MAIN_IS_ENDING.store(false, Ordering::Release);
+    fork::begin_epoch();
+}
+
+/// Has the main interpreter begun to close all others?
+pub fn main_is_ending() -> bool {
+    MAIN_IS_ENDING.load(Ordering::Acquire)
 }
 
 /// Notes what has to be known when the main interpreter ends or forks.
 /// False with an exception set.
 ///
 /// # Safety
-/// The caller is attached to the main interpreter, for the first time in this epoch.
+/// The caller is attached to the main interpreter.
 pub unsafe fn prepare() -> bool {
     interrupt::remember();
     // SAFETY: the caller's promise.
@@ -79,7 +89,7 @@ pub unsafe fn install_hook() -> bool {
 /// # Safety
 /// The caller is attached, with no exception set.
 pub unsafe fn too_late_for_hooks() -> bool {
-    if MAIN_IS_DRAINED.load(Ordering::Acquire) || python::is_finalizing() {
+    if main_is_ending() || python::is_finalizing() {
         return true;
     }
     // SAFETY: attached; objects are checked for null; the module and its dict are borrowed.
@@ -117,7 +127,9 @@ unsafe fn close_and_drain() {
     if !is_main && MAIN_IS_DRAINED.load(Ordering::Acquire) {
         return table::retire(id);
     }
-    let mut ids = if is_main { REGISTRY.ids() } else { vec![id] };
+    // Before it looks who there is. Whoever registers afterwards sees this, or is seen (the registry's mutex is in between).
+    MAIN_IS_ENDING.fetch_or(is_main, Ordering::AcqRel);
+    let mut ids = if is_main { table::ids() } else { vec![id] };
     ids.reverse(); // newest first, the main interpreter last
     let closings: Vec<_> = ids.into_iter().map(|id| (id, REGISTRY.close(id))).collect();
     refuse_to_wait_for_oneself(closings.iter().map(|(id, _)| *id));

@@ -8,14 +8,14 @@ use interp_guard::{InterpreterId, RegisterError, Registry};
 use pyo3_ffi::{self as ffi, PyInterpreterState, PyThreadState};
 use std::ffi::CStr;
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, Ordering};
 
 /// A registered interpreter.
 pub struct Interpreter {
     pub id: InterpreterId,
     pub state: *mut PyInterpreterState,
-    /// See `keeper`; or null.
-    pub keeper: *mut PyThreadState,
+    /// See `keeper`; or null. Null too once the interpreter has ended, and its states with it.
+    pub keeper: AtomicPtr<PyThreadState>,
 }
 
 // SAFETY: the pointers are handed out, never followed here; CPython's functions on them are callable from any thread.
@@ -51,6 +51,14 @@ pub fn main_id() -> Option<InterpreterId> {
 /// Is this the ID of a subinterpreter?
 pub fn is_sub(id: InterpreterId) -> bool {
     i64::from(id) & ((1 << EPOCH_SHIFT) - 1) != 0
+}
+
+/// The interpreters of this epoch that are registered, oldest first. What an earlier one has left, because somebody guards it
+/// for ever, has ended.
+pub fn ids() -> Vec<InterpreterId> {
+    // Relaxed: changed only while no interpreter exists.
+    let epoch = EPOCH.load(Ordering::Relaxed);
+    REGISTRY.ids().into_iter().filter(|&id| i64::from(id) >> EPOCH_SHIFT == epoch).collect()
 }
 
 /// The ID of an interpreter, registered or not.
@@ -104,8 +112,13 @@ pub unsafe fn register() -> bool {
         if !end_epoch_at_exit() {
             return false;
         }
+        // First what may fail and what runs Python code: what is left of it if this fails does no harm, a second time neither.
+        let is_main = Some(id) == main_id();
+        if is_main && !shutdown::prepare() || !shutdown::install_hook() || !mark(state, id) {
+            return false;
+        }
         let too_late = shutdown::too_late_for_hooks();
-        let keeper = if too_late { null_mut() } else { keeper::begin(state) };
+        let keeper = AtomicPtr::new(if too_late { null_mut() } else { keeper::begin(state) });
         if let Err(refused) = REGISTRY.register_with_id(id, Interpreter { id, state, keeper }) {
             let why = match &refused {
                 RegisterError::RegistryFull(_) => {
@@ -114,22 +127,16 @@ pub unsafe fn register() -> bool {
                 other => std::ffi::CString::new(format!("interp_guard: {other}")).unwrap_or_default(),
             };
             keeper::end(refused.into_inner());
+            unmark(state);
             ffi::PyErr_SetString(ffi::PyExc_RuntimeError, why.as_ptr());
             return false;
         }
-        let is_main = Some(id) == main_id();
         if is_main {
             let _ = REGISTRY.set_main(id);
         }
-        let marked = mark(state, id) && (!is_main || shutdown::prepare());
-        if !marked || !shutdown::install_hook() {
-            if let Some(Ok(interpreter)) = REGISTRY.close(id).ok().map(|closing| closing.drain(None)) {
-                keeper::end(interpreter);
-            }
-            return false;
-        }
-        if too_late {
-            drop(REGISTRY.close(id)); // its hook will never run: it gives out no guards
+        // Its hook will never run, or the main interpreter's has not seen it: it gives out no guards.
+        if too_late || shutdown::main_is_ending() {
+            drop(REGISTRY.close(id));
         }
         true
     }
@@ -158,6 +165,20 @@ unsafe fn mark(state: *mut PyInterpreterState, id: InterpreterId) -> bool {
     }
 }
 
+/// Takes the mark away again.
+///
+/// # Safety
+/// The caller is attached to `state`, with no exception set.
+unsafe fn unmark(state: *mut PyInterpreterState) {
+    // SAFETY: attached; the dict is borrowed.
+    unsafe {
+        let dict = ffi::PyInterpreterState_GetDict(state);
+        if dict.is_null() || ffi::PyDict_DelItemString(dict, MARK.as_ptr()) != 0 {
+            ffi::PyErr_Clear();
+        }
+    }
+}
+
 /// The interpreter's dict is being cleared: the end of that interpreter.
 unsafe extern "C" fn interpreter_is_cleared(capsule: *mut ffi::PyObject) {
     // SAFETY: called by CPython with the capsule that `mark` made.
@@ -169,6 +190,10 @@ unsafe extern "C" fn interpreter_is_cleared(capsule: *mut ffi::PyObject) {
 
 /// Closes an interpreter that ends or has ended, and takes it out if nobody guards it. Never waits.
 pub fn retire(id: InterpreterId) {
+    if let Ok(guard) = REGISTRY.lookup(id) {
+        // Relaxed: whoever takes it out does so after this guard.
+        guard.keeper.store(null_mut(), Ordering::Relaxed);
+    }
     let Ok(closing) = REGISTRY.close(id) else { return };
     if let Err(left) = closing.drain(Some(std::time::Duration::ZERO)) {
         shutdown::say(&format!("the interpreter ended without its atexit hook: {}", left.timeout()));

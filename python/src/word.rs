@@ -22,10 +22,18 @@ const GUARD: u64 = 1;
 const VIEW: u64 = 2;
 const RECORDED_GUARD: u64 = 3;
 
-/// `generation << 32 | slot` of each recorded guard, by its place in the ledger, which is its own while it exists.
-static RECORDED: [AtomicU64; LEDGER_ENTRIES] = [const { AtomicU64::new(0) }; LEDGER_ENTRIES];
+/// What there is to know of a guard that the ledger recorded.
+struct Recorded {
+    ticket: AtomicU64,
+    /// `generation << 32 | slot`
+    rest: AtomicU64,
+}
 
-fn recorded(ticket: u64) -> &'static AtomicU64 {
+/// Of each recorded guard, by its place in the ledger, which is its own while it exists.
+static RECORDED: [Recorded; LEDGER_ENTRIES] =
+    [const { Recorded { ticket: AtomicU64::new(0), rest: AtomicU64::new(0) } }; LEDGER_ENTRIES];
+
+fn recorded(ticket: u64) -> &'static Recorded {
     &RECORDED[ticket as usize % LEDGER_ENTRIES]
 }
 
@@ -44,7 +52,8 @@ impl GuardWord {
             0 => generation | u64::from(parts.slot) << TAG_BITS | GUARD,
             ticket => {
                 // Relaxed: whoever gets the word from this thread gets it by a synchronisation of its own.
-                recorded(ticket).store(generation | u64::from(parts.slot), Ordering::Relaxed);
+                recorded(ticket).ticket.store(ticket, Ordering::Relaxed);
+                recorded(ticket).rest.store(generation | u64::from(parts.slot), Ordering::Relaxed);
                 ticket << TAG_BITS | RECORDED_GUARD
             }
         };
@@ -115,6 +124,13 @@ impl GuardWord {
     /// The word came from [`GuardWord::new`] and its guard was not given up since.
     #[inline]
     pub unsafe fn borrow(self) -> Option<ManuallyDrop<Guard<'static, Interpreter>>> {
+        if self.bits() & TAG == RECORDED_GUARD {
+            let ticket = self.bits() >> TAG_BITS;
+            // Relaxed: as in `new`. Where a child has given the place to another guard, what is there is that one's.
+            if recorded(ticket).ticket.load(Ordering::Relaxed) != ticket {
+                return None;
+            }
+        }
         // SAFETY: the caller's promise; taken apart again below, so not given up.
         let raw = unsafe { self.into_guard() }.into_raw();
         let is_counted = raw.is_counted();
@@ -134,7 +150,7 @@ impl GuardWord {
             RECORDED_GUARD => {
                 let ticket = self.bits() >> TAG_BITS;
                 // Relaxed: as in `new`.
-                (recorded(ticket).load(Ordering::Relaxed), ticket)
+                (recorded(ticket).rest.load(Ordering::Relaxed), ticket)
             }
             _ => (self.bits() & !0xFFFF_FFFF | (self.bits() & 0xFFFF_FFFF) >> TAG_BITS, 0),
         };
@@ -150,6 +166,16 @@ impl Held {
     #[inline(always)]
     pub fn new(guard: Guard<'static, Interpreter>) -> Self {
         Self(GuardWord::new(guard))
+    }
+
+    /// The guard's word.
+    pub fn bits(&self) -> u64 {
+        self.0.bits()
+    }
+
+    /// Leaves the guard to whoever has its word.
+    pub fn leave(self) {
+        std::mem::forget(self);
     }
 
     /// Another guard of the same interpreter, which succeeds also while that is closing.

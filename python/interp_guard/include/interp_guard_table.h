@@ -109,7 +109,7 @@ static inline int import_interp_guard(void) {
 static inline int InterpGuard_Lookup(int64_t id, InterpGuard *out) { return InterpGuard_api->lookup(id, out); }
 
 /* Takes another guard of the same interpreter; succeeds also while that is closing. INTERP_GUARD_INVALID if there is no
- * guard in *guard. Context: signal-safe. */
+ * guard in *guard, or if `out` is `guard`: then nothing has changed. Context: signal-safe. */
 static inline int InterpGuard_Dup(InterpGuard const *guard, InterpGuard *out) {
     return InterpGuard_api->dup(guard, out);
 }

@@ -113,7 +113,11 @@ static Wrong two_guards(void) {
     CHECK(InterpGuard_Ensure(&value) == NULL);
     CHECK(InterpGuard_Close(NULL) == INTERP_GUARD_INVALID);
     CHECK(InterpGuard_Close(&copy) == INTERP_GUARD_OK);
+    memset(&value, 0xA5, sizeof(value));
     CHECK(InterpGuard_Lookup(-1, &value) == INTERP_GUARD_NOT_FOUND);
+    CHECK(InterpGuard_Close(&value) == INTERP_GUARD_INVALID);
+    CHECK(InterpGuard_Lookup(0, &value) == INTERP_GUARD_OK && InterpGuard_Dup(&value, &value) == INTERP_GUARD_INVALID);
+    CHECK(InterpGuard_GetID(&value) == 0 && InterpGuard_Close(&value) == INTERP_GUARD_OK);
     CHECK(InterpGuard_Lookup(123456, &value) == INTERP_GUARD_NOT_FOUND);
     CHECK(InterpGuard_Close(&value) == INTERP_GUARD_INVALID);
     return NULL;

@@ -4,6 +4,7 @@ import atexit
 import collections
 import os
 import signal
+import subprocess
 import sys
 import time
 import warnings
@@ -66,4 +67,22 @@ def fork_inside():
 
 for _ in range(3):
     ig_test.call_in_native_thread(fork_inside)
+
+# With the ledger, an inherited guard protects nothing either, also where its place has been given to one of the child's own.
+PROGRAM = """
+import os, signal, interp_guard
+with interp_guard.lookup(0) as inherited:
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        own = interp_guard.lookup(0)
+        try:
+            inherited.duplicate()
+            os._exit(1)
+        except ValueError:
+            os._exit(0 if interp_guard.holders(0) == 1 else 2)
+    _, status = os.waitpid(child, 0)
+assert status == 0, status
+"""
+subprocess.run([sys.executable, "-c", PROGRAM], env={**os.environ, "INTERP_GUARD_LEDGER": "1"}, check=True)
 print("ok")

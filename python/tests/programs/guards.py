@@ -1,6 +1,7 @@
 """Guards and views from Python: coexisting, outliving, closing, leaking."""
 
 import gc
+import signal
 import sys
 import threading
 import time
@@ -35,6 +36,34 @@ with warnings.catch_warnings(record=True) as caught:
     gc.collect()
 assert [warning.category for warning in caught] == [ResourceWarning], caught
 assert interp_guard.holders(main) == 0
+
+# An exception that a signal handler raises, wherever it strikes, loses no guard.
+def interrupt(*_):
+    raise InterruptedError
+
+
+signal.signal(signal.SIGALRM, interrupt)
+kept, interrupted = main.guard(), 0
+unraisable, sys.unraisablehook = sys.unraisablehook, lambda _: None  # where it strikes a finalizer
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # what is cut off closes itself, and says so
+    until = time.monotonic() + 1
+    while time.monotonic() < until:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 20e-6)
+            for _ in range(1000):
+                interp_guard.lookup(main).close()
+                with kept.duplicate():
+                    pass
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            time.monotonic()  # or it strikes here
+        except InterruptedError:
+            interrupted += 1
+signal.signal(signal.SIGALRM, signal.SIG_DFL)
+sys.unraisablehook = unraisable
+gc.collect()
+assert interrupted > 100 and interp_guard.holders(main) == 1, (interrupted, interp_guard.holders(main))
+kept.close()
 
 # What is no ID is refused as what it is.
 for bad, error in (("main", ValueError), (-1, interp_guard.InterpreterNotFound), (2**62, interp_guard.InterpreterNotFound)):

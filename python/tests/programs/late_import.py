@@ -1,4 +1,5 @@
-"""A first import while atexit callbacks run already: the interpreter gives out no guards, and its end waits for nobody."""
+"""A first import while atexit callbacks run already: the interpreter gives out no guards, and its end waits for nobody. And one
+that fails: it can be tried again."""
 
 import subprocess
 import sys
@@ -21,4 +22,26 @@ ended = subprocess.run(
 lines = ended.stdout.splitlines()
 assert (ended.returncode, ended.stderr) == (0, "") and len(lines) == 2, ended
 assert lines[0].startswith("refused: interpreter 0 is finalizing") and lines[1] == "0", ended
+
+PROGRAM = """
+import atexit, sys
+register = atexit.register
+def refuse(*_):
+    raise MemoryError("asked to")
+atexit.register = refuse
+try:
+    import interp_guard
+except MemoryError as refused:
+    print(refused)
+atexit.register = register
+for name in [name for name in sys.modules if name.startswith("interp_guard")]:
+    del sys.modules[name]
+import interp_guard
+with interp_guard.lookup(0):
+    print(int(interp_guard.holders(0)))
+"""
+ended = subprocess.run(
+    [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60, text=True
+)
+assert (ended.returncode, ended.stdout, ended.stderr) == (0, "asked to\n1\n", ""), ended
 print("ok")

@@ -53,4 +53,43 @@ assert lines == ["before", "closing closing closing gone"], (lines, ended.stderr
 # 3.9 to 3.13 end what is left of a subinterpreter themselves, or refuse to, after our hook; that is theirs.
 print(ended.returncode, ended.stderr.splitlines()[-1:])
 assert "interp_guard" not in ended.stderr, ended.stderr
+
+# What registers while the main interpreter's hook waits has come too late: nobody would wait for its guards.
+LATE = """
+import sys, threading, time
+import interp_guard
+try:
+    import _interpreters as interpreters
+except ImportError:
+    import _xxsubinterpreters as interpreters
+
+guard = interp_guard.lookup(0)
+finalizing = getattr(__builtins__, "PythonFinalizationError", RuntimeError)
+
+def worker():
+    while True:
+        try:
+            interp_guard.lookup(0).close()
+        except finalizing:
+            break
+        time.sleep(0.001)
+    sub = interpreters.create()
+    failed = interpreters.run_string(sub, "import interp_guard")
+    try:
+        interp_guard.lookup(int(sub)).close()
+        said = "gives out guards"
+    except finalizing as refused:
+        said = str(refused)
+    interpreters.destroy(sub)
+    sys.stdout.write(f"{failed} {said}\\n")
+    sys.stdout.flush()
+    guard.close()
+
+threading.Thread(target=worker, daemon=True).start()
+"""
+ended = subprocess.run(
+    [sys.executable, "-c", LATE], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60, text=True
+)
+assert ended.returncode == 0 and ended.stdout.startswith("None interpreter "), ended
+assert ended.stdout.endswith("is finalizing and gives out no more guards\n") and ended.stderr == "", ended
 print("ok")
