@@ -154,7 +154,7 @@ static void misuse(void) {
 
     OK(ig_register(registry, &first, &id));
     CHECK(ig_register(registry, &first, NULL) == IG_INVALID);
-    CHECK(ig_register(registry, NULL, &id) == IG_INVALID);
+    CHECK(ig_register(registry, NULL, &id) == IG_INVALID && id == -1);
     OK(ig_register(registry, &second, &id));
     CHECK(ig_lookup(registry, id, NULL) == IG_INVALID);
     CHECK(ig_drain(registry, id, 0, NULL) == IG_INVALID);
@@ -183,7 +183,8 @@ static void misuse(void) {
     CHECK(ig_guard_is_closing(&guard) == 0);
     CHECK(ig_guard_is_closing(NULL) == 0);
 
-    CHECK(ig_register(NULL, &first, &id) == IG_INVALID);
+    int64_t none = 77;
+    CHECK(ig_register(NULL, &first, &none) == IG_INVALID && none == -1);
     CHECK(ig_register_with_id(NULL, 9, &first) == IG_INVALID);
     CHECK(ig_register_with_id(registry, 9, NULL) == IG_INVALID);
     CHECK(ig_close(NULL, id) == IG_INVALID);

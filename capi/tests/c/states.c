@@ -56,7 +56,10 @@ static void nesting(void) {
     CHECK(ig_ensure(&guard, &one) == IG_INVALID); /* closed above */
     CHECK(ig_ensure(NULL, &one) == IG_INVALID);
     CHECK(ig_ensure_id(registry, a.id, NULL) == IG_INVALID);
-    CHECK(ig_ensure_id(NULL, a.id, &one) == IG_INVALID);
+    one = 77;
+    CHECK(ig_ensure_id(NULL, a.id, &one) == IG_INVALID && one == 0);
+    one = 77;
+    CHECK(ig_ensure_id(registry, -1, &one) == IG_NOT_FOUND && one == 0);
     CHECK(ig_ensure_id(registry, 999, &one) == IG_NOT_FOUND && one == 0);
 }
 
