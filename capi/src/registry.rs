@@ -146,13 +146,14 @@ pub unsafe extern "C" fn ig_register(
         if id.is_null() || interp.is_null() {
             return IG_INVALID;
         }
-        let (status, number) = match rust.register(Interp(interp)) {
-            Ok(fresh) => (IG_OK, fresh.into()),
-            Err(refused) => (refused.into(), -1),
-        };
-        // SAFETY: the caller's promise.
-        unsafe { id.write(number) };
-        status
+        match rust.register(Interp(interp)) {
+            Ok(fresh) => {
+                // SAFETY: the caller's promise.
+                unsafe { id.write(fresh.into()) };
+                IG_OK
+            }
+            Err(refused) => refused.into(),
+        }
     })
 }
 
