@@ -454,7 +454,7 @@ fn a_drain_survives_interruptions() {
 }
 
 fn a_storm_of_delivered_signals() {
-    const STORM: u64 = harness::short_of(1_000_000) as u64;
+    const STORM: u64 = 1_000_000;
     register_the_fixed_ones();
     install(Signal::SIGUSR1, probe_everything, SaFlags::empty());
     std::thread::scope(|scope| {

@@ -54,11 +54,30 @@ pub struct DrainOptions<'a> {
 
 impl<'a> DrainOptions<'a> {
     /// Waits without limit, interrupted by nothing, watched by nobody.
+    ///
+    /// ```
+    /// # use interp_guard::{DrainOptions, Registry};
+    /// # let registry = Registry::new();
+    /// # let id = registry.register("an interpreter").unwrap();
+    /// assert_eq!(registry.finalize_with(id, DrainOptions::new()).unwrap(), "an interpreter");
+    /// ```
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Limits the waiting, of all interpreters together; `None` is without limit, zero looks once.
+    ///
+    /// ```
+    /// # use interp_guard::{DrainError, DrainOptions, FinalizeError, Registry};
+    /// # use std::time::Duration;
+    /// # let registry = Registry::new();
+    /// # let id = registry.register("an interpreter").unwrap();
+    /// let guard = registry.lookup(id)?;
+    /// let options = DrainOptions::new().timeout(Some(Duration::from_millis(10)));
+    /// let refused = registry.finalize_with(id, options).unwrap_err();
+    /// assert!(matches!(refused, FinalizeError::Drain(DrainError::Timeout(_))));
+    /// # Ok::<(), interp_guard::LookupError>(())
+    /// ```
     pub fn timeout(mut self, timeout: Option<Duration>) -> Self {
         self.timeout = timeout;
         self
@@ -66,12 +85,39 @@ impl<'a> DrainOptions<'a> {
 
     /// Is asked whenever the drain is about to wait, and again every 20 ms while it waits. `Break` ends the waiting:
     /// [`DrainError::Interrupted`](crate::DrainError::Interrupted).
+    ///
+    /// ```
+    /// # use interp_guard::{DrainError, DrainOptions, FinalizeError, Registry};
+    /// # use std::ops::ControlFlow;
+    /// # let registry = Registry::new();
+    /// # let id = registry.register("an interpreter").unwrap();
+    /// let guard = registry.lookup(id)?;
+    /// let mut asked = 0;
+    /// let third_time = || {
+    ///     asked += 1;
+    ///     if asked < 3 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    /// };
+    /// let refused = registry.finalize_with(id, DrainOptions::new().interrupt(third_time)).unwrap_err();
+    /// assert!(matches!(refused, FinalizeError::Drain(DrainError::Interrupted(_))));
+    /// assert_eq!(asked, 3);
+    /// # Ok::<(), interp_guard::LookupError>(())
+    /// ```
     pub fn interrupt(mut self, check: impl FnMut() -> ControlFlow<()> + 'a) -> Self {
         self.interrupt = Some(Box::new(check));
         self
     }
 
     /// Is told of each phase when it is reached.
+    ///
+    /// ```
+    /// # use interp_guard::{DrainOptions, Phase, Registry};
+    /// # let registry = Registry::new();
+    /// # let id = registry.register("an interpreter").unwrap();
+    /// let mut phases = Vec::new();
+    /// let options = DrainOptions::new().observe(|phase| phases.push(phase));
+    /// registry.finalize_with(id, options).unwrap();
+    /// assert_eq!(phases, [Phase::Drained(id), Phase::Finalized(id)]);
+    /// ```
     pub fn observe(mut self, observer: impl FnMut(Phase) + 'a) -> Self {
         self.observe = Some(Box::new(observer));
         self

@@ -60,15 +60,12 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
         id: InterpreterId,
         take_up: bool,
     ) -> Result<(Self, Vec<(InterpreterId, OnClose)>), CloseError> {
-        let number = book.next_closing();
-        let inherited = book.inherited;
-        let entry = book.entries.get_mut(&id).ok_or(CloseError::NotFound)?;
-        let owned = entry.owner.is_some_and(|owner| owner > inherited);
-        let closing = registry.table().is_closing(entry.slot);
-        if owned || closing && !take_up {
+        if Self::is_taken(registry, book, id, take_up).ok_or(CloseError::NotFound)? {
             return Err(CloseError::AlreadyClosing);
         }
-        if !closing {
+        let number = book.next_closing();
+        let entry = book.entries.get_mut(&id).ok_or(CloseError::NotFound)?;
+        if !registry.table().is_closing(entry.slot) {
             // SAFETY: (1) the mutex is held; (2) the book has `id` in this slot, and it is not closing.
             unsafe { registry.table().begin_close(entry.slot, id) };
             book.stats.closings += 1;
@@ -80,6 +77,18 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
         book.queues().for_each(|queue| queue.ring.wake());
         let not_yet = Err(Errno(libc::EINPROGRESS));
         Ok((Self { registry, id, slot, number, fenced: not_yet }, callbacks))
+    }
+
+    /// Would a claim be refused, since the drain is somebody else's? `None`: nobody has this ID.
+    pub(crate) fn is_taken(
+        registry: &Registry<T>,
+        book: &Book,
+        id: InterpreterId,
+        take_up: bool,
+    ) -> Option<bool> {
+        let entry = book.entries.get(&id)?;
+        let owned = entry.owner.is_some_and(|owner| owner > book.inherited);
+        Some(owned || !take_up && registry.table().is_closing(entry.slot))
     }
 
     /// C1, C2 and the callbacks.
@@ -287,7 +296,7 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
         let payload = unsafe { self.registry.table().vacate(self.slot, self.id) }?;
         book.entries.remove(&self.id);
         // SAFETY: `insert` boxed it, `vacate` gave it up, and no guard is out: it is exclusively ours. The guards' use
-        // of it happened before: X1 (Release) pairs with D1 (Acquire).
+        // of it happened before: X1 (Release) pairs with D1 (Acquire), edge E5.
         Some(*unsafe { Box::from_raw(payload.cast::<T>()) })
     }
 }
@@ -357,6 +366,19 @@ impl<'r, T: Send + Sync + 'static> DrainTimeout<'r, T> {
     }
 
     /// The pending queues in which calls of the interpreter waited when the drain gave up.
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, pending::PendingQueue};
+    /// # use std::time::Duration;
+    /// # let registry = Registry::new();
+    /// # let id = registry.register("an interpreter").unwrap();
+    /// let queue = PendingQueue::new(&registry)?;
+    /// queue.push(registry.lookup(id)?, |_, _| (), 0).unwrap();
+    /// let late = registry.close(id)?.drain(Some(Duration::ZERO)).unwrap_err();
+    /// let waiting = &late.timeout().pending()[0];
+    /// assert_eq!((waiting.calls, waiting.served), (1, false));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn pending(&self) -> &[Waiting] {
         &self.report.pending
     }
@@ -415,6 +437,8 @@ impl<T: Send + Sync + 'static> fmt::Display for DrainTimeout<'_, T> {
         self.report.pending.iter().try_for_each(|waiting| write!(f, "\n  {waiting}"))
     }
 }
+
+impl<T: Send + Sync + 'static> Error for DrainTimeout<'_, T> {}
 
 /// Why a drain handed nothing back. The interpreter is closed and otherwise untouched.
 #[non_exhaustive]

@@ -78,6 +78,8 @@ struct Parked {
 unsafe impl Sync for Fork {}
 // SAFETY: as above; a `Fork` that is sent to another thread is not borrowed, and what is parked in it is not dropped there.
 unsafe impl Send for Fork {}
+// A panic leaves it consistent: nothing of the caller's runs while it is being changed.
+impl std::panic::RefUnwindSafe for Fork {}
 
 impl Fork {
     pub const fn new() -> Self {
@@ -183,6 +185,33 @@ impl<T: Send + Sync + 'static> Registry<T> {
     ///
     /// # Panics
     /// If this thread has not called `before_fork`, or the registry was moved since.
+    ///
+    /// ```
+    /// # use interp_guard::Registry;
+    /// static INTERPRETERS: Registry<String> = Registry::new();
+    /// let id = INTERPRETERS.register("main".into())?;
+    /// let mut kept = INTERPRETERS.lookup(id)?;
+    /// let other = INTERPRETERS.lookup(id)?;
+    /// INTERPRETERS.before_fork();
+    /// // SAFETY: the child calls nothing but this library and `_exit`.
+    /// match unsafe { libc::fork() } {
+    ///     0 => {
+    ///         // SAFETY: in the child, on its only thread, and from here on `other` is only dropped.
+    ///         unsafe { INTERPRETERS.after_fork_child(&mut [&mut kept]) };
+    ///         drop(other); // which counts nothing here
+    ///         let counts_anew = INTERPRETERS.outstanding(id) == Some(1);
+    ///         unsafe { libc::_exit(if counts_anew { 0 } else { 1 }) }
+    ///     }
+    ///     child => {
+    ///         INTERPRETERS.after_fork_parent();
+    ///         assert_eq!(INTERPRETERS.outstanding(id), Some(2));
+    ///         # let mut status = 0;
+    ///         # unsafe { libc::waitpid(child, &mut status, 0) };
+    ///         # assert_eq!(status, 0);
+    ///     }
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub unsafe fn after_fork_child(&self, kept: &mut [&mut Guard<'_, T>]) {
         let keep = |counted_in| {
             for guard in kept.iter_mut().filter(|guard| std::ptr::eq(guard.as_raw().table(), self.table())) {
@@ -204,6 +233,33 @@ impl<T: Send + Sync + 'static> Registry<T> {
     ///
     /// # Panics
     /// As there.
+    ///
+    /// ```
+    /// # use interp_guard::Registry;
+    /// static INTERPRETERS: Registry<String> = Registry::new();
+    /// let id = INTERPRETERS.register("main".into())?;
+    /// let mut parts = INTERPRETERS.lookup(id)?.into_raw().into_parts(); // as a binding stores them
+    /// INTERPRETERS.before_fork();
+    /// // SAFETY: the child calls nothing but this library and `_exit`.
+    /// match unsafe { libc::fork() } {
+    ///     0 => {
+    ///         // SAFETY: in the child, on its only thread, with the parts of a guard of this registry.
+    ///         unsafe { INTERPRETERS.after_fork_child_with(|keep| keep(&mut parts)) };
+    ///         // SAFETY: put together once in this process.
+    ///         let guard = unsafe { INTERPRETERS.guard_from_parts(parts) };
+    ///         let kept = INTERPRETERS.outstanding(id) == Some(1) && *guard == "main";
+    ///         unsafe { libc::_exit(if kept { 0 } else { 1 }) }
+    ///     }
+    ///     child => {
+    ///         INTERPRETERS.after_fork_parent();
+    ///         # let mut status = 0;
+    ///         # unsafe { libc::waitpid(child, &mut status, 0) };
+    ///         # assert_eq!(status, 0);
+    ///         # drop(unsafe { INTERPRETERS.guard_from_parts(parts) });
+    ///     }
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub unsafe fn after_fork_child_with(&self, keep: impl FnOnce(&mut dyn FnMut(&mut GuardParts))) {
         // SAFETY: the caller's promises; `in_child` has begun a generation.
         let keep = |counted_in| keep(&mut |parts| unsafe { recount(self.table(), parts, counted_in) });

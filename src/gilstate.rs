@@ -35,6 +35,17 @@ pub struct State<'r, T: Runtime>(Attached<'r, T>);
 /// # Panics
 /// If there never was a main interpreter to wait for or to have lost (nothing was ever registered), or if the
 /// runtime cannot make a thread state.
+///
+/// ```
+/// # use interp_guard::{Registry, gilstate, thread_state};
+/// # use refruntime::Interpreter;
+/// # let registry = Registry::new();
+/// let main = Interpreter::locking().register(&registry)?;
+/// let state = gilstate::ensure(&registry);
+/// assert_eq!(thread_state::current_id(), Some(main));
+/// # gilstate::release(state);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[track_caller]
 pub fn ensure<T: Runtime>(registry: &Registry<T>) -> State<'_, T> {
     let attached = match registry.main() {
@@ -55,6 +66,20 @@ pub fn ensure<T: Runtime>(registry: &Registry<T>) -> State<'_, T> {
 ///
 /// # Panics
 /// Out of order, as [`Attached`]'s drop.
+///
+/// ```
+/// # use interp_guard::{Registry, gilstate, thread_state};
+/// # use refruntime::Interpreter;
+/// # let registry = Registry::new();
+/// # let main = Interpreter::locking().register(&registry)?;
+/// let outer = gilstate::ensure(&registry);
+/// let inner = gilstate::ensure(&registry);
+/// gilstate::release(inner);
+/// assert_eq!(thread_state::current_id(), Some(main));
+/// gilstate::release(outer);
+/// assert_eq!(thread_state::current_id(), None);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn release<T: Runtime>(state: State<'_, T>) {
     match state.0.release() {
         Ok(()) => {}
@@ -68,6 +93,18 @@ impl<T: Runtime> State<'_, T> {
     /// meanwhile.
     ///
     /// Context: normal; may never return.
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, gilstate, thread_state};
+    /// # use refruntime::Interpreter;
+    /// # let registry = Registry::new();
+    /// # let main = Interpreter::locking().register(&registry)?;
+    /// let state = gilstate::ensure(&registry);
+    /// state.allow_threads(|| assert_eq!(thread_state::current_id(), None));
+    /// assert_eq!(thread_state::current_id(), Some(main));
+    /// # gilstate::release(state);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn allow_threads<R>(&self, f: impl FnOnce() -> R) -> R {
         self.0.allow_threads_or_park(f)
     }

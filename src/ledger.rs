@@ -83,22 +83,60 @@ impl Holders {
     }
 
     /// The guards that are recorded, oldest first.
+    ///
+    /// ```
+    /// # use interp_guard::Registry;
+    /// let registry = Registry::new().ledger(true);
+    /// # let id = registry.register("an interpreter").unwrap();
+    /// let guards = [registry.lookup(id)?, registry.lookup(id)?];
+    /// let holders = registry.holders(id).unwrap();
+    /// assert_eq!(holders.iter().len(), 2);
+    /// assert!(holders.iter().is_sorted_by(|older, newer| older.age >= newer.age));
+    /// # Ok::<(), interp_guard::LookupError>(())
+    /// ```
     pub fn iter(&self) -> std::slice::Iter<'_, Holder> {
         self.holders.iter()
     }
 
     /// How many guards are out, recorded or not.
+    ///
+    /// ```
+    /// # use interp_guard::Registry;
+    /// # let registry = Registry::new();
+    /// # let id = registry.register("an interpreter").unwrap();
+    /// let guard = registry.lookup(id)?;
+    /// assert_eq!(registry.holders(id).unwrap().outstanding(), 1);
+    /// # Ok::<(), interp_guard::LookupError>(())
+    /// ```
     pub fn outstanding(&self) -> u64 {
         self.outstanding
     }
 
     /// How many guards are out that the ledger does not have: all of them while it is off, and those that were taken
     /// while it was full.
+    ///
+    /// ```
+    /// # use interp_guard::Registry;
+    /// let registry = Registry::new().ledger(false);
+    /// # let id = registry.register("an interpreter").unwrap();
+    /// let guard = registry.lookup(id)?;
+    /// assert_eq!(registry.holders(id).unwrap().unrecorded(), 1);
+    /// # Ok::<(), interp_guard::LookupError>(())
+    /// ```
     pub fn unrecorded(&self) -> u64 {
         self.outstanding.saturating_sub(self.holders.len() as u64)
     }
 
     /// Does the registry have a ledger?
+    ///
+    /// ```
+    /// # use interp_guard::Registry;
+    /// for on in [true, false] {
+    ///     let registry = Registry::new().ledger(on);
+    ///     let id = registry.register("an interpreter").unwrap();
+    ///     assert_eq!(registry.holders(id).unwrap().is_recorded(), on);
+    /// }
+    /// ```
     pub fn is_recorded(&self) -> bool {
         self.ledger
     }

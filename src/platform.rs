@@ -69,6 +69,22 @@ pub fn rseq() -> Option<Rseq> {
     (rseq.size >= 20 && rseq.offset != NO_RSEQ).then_some(rseq)
 }
 
+/// Registers the process for `membarrier(PRIVATE_EXPEDITED)`: twice is as good as once.
+///
+/// Context: normal.
+///
+/// # Errors
+/// The kernel's error number.
+///
+/// ```
+/// if let Err(errno) = interp_guard::platform::membarrier() {
+///     println!("refused: {}", std::io::Error::from_raw_os_error(errno));
+/// }
+/// ```
+pub fn membarrier() -> Result<(), i32> {
+    sys::membarrier_register().map_err(|errno| errno.0)
+}
+
 /// What per-CPU counting needs and this machine lacks, if anything. Registers the process for `membarrier`.
 ///
 /// Context: normal.
@@ -82,7 +98,7 @@ pub fn missing_for_per_cpu() -> Option<Missing> {
     if rseq().is_none() {
         return Some(Missing::Rseq);
     }
-    sys::membarrier_register().err().map(|errno| Missing::Membarrier(errno.0))
+    membarrier().err().map(Missing::Membarrier)
 }
 
 /// The mode that a registry takes when nobody asks for one.

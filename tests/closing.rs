@@ -1,7 +1,11 @@
 //! Close, drain, finalize: who may, what comes back, and what a deadline does.
 #![allow(missing_docs)]
 
-use interp_guard::{CloseError, DrainError, FinalizeError, InterpreterId, LookupError, Registry};
+use interp_guard::thread_state::Finalized;
+use interp_guard::{CloseError, Closing, DrainError, DrainTimeout, FinalizeError, Guard};
+use interp_guard::{InterpreterId, LookupError, RegisterError, Registry};
+use std::error::Error;
+use std::panic::UnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
@@ -171,5 +175,30 @@ fn every_error_says_what_was_wrong() {
     assert!(registry.finalize(id, NOW).expect_err("held").to_string().contains("somebody else"));
     assert!(registry.finalize(unknown(), NOW).expect_err("unknown").to_string().contains("no interpreter"));
     drop(timeout);
+    drop(guard);
+}
+
+/// Neither `Debug` nor `Clone`.
+struct Opaque;
+
+static_assertions::assert_impl_all!(DrainTimeout<'static, Opaque>: Error);
+static_assertions::assert_impl_all!(DrainError<'static, Opaque>: Error);
+static_assertions::assert_impl_all!(FinalizeError<'static, Opaque>: Error);
+static_assertions::assert_impl_all!(RegisterError<Opaque>: Error);
+static_assertions::assert_impl_all!(Finalized<Opaque>: Error);
+// What a caller may take through `catch_unwind`.
+static_assertions::assert_impl_all!(&'static Registry<u32>: UnwindSafe);
+static_assertions::assert_impl_all!(Guard<'static, u32>: UnwindSafe);
+static_assertions::assert_impl_all!(Closing<'static, u32>: UnwindSafe);
+
+#[test]
+fn errors_are_displayed_whatever_the_interpreter_is() {
+    let registry = Registry::new();
+    let id = registry.register(Opaque).expect("room");
+    let guard = registry.lookup(id).expect("live");
+    let late = registry.finalize(id, NOW).map(drop).expect_err("a guard is out");
+    let FinalizeError::Drain(late) = late else { panic!("{late:?}") };
+    let late: Box<dyn Error + '_> = Box::new(late.into_timeout());
+    assert!(late.to_string().contains("1 guard is out"), "{late}");
     drop(guard);
 }

@@ -351,11 +351,12 @@ fn finalize_inside_a_pending_call_of_that_interpreter_would_deadlock_and_leaves_
         // A drain, here, is told so too, and keeps its Closing.
         let again = late.into_closing().drain(None).unwrap_err();
         assert!(matches!(again, DrainError::WouldDeadlock(_)), "{again:?}");
+        assert!(matches!(REGISTRY.finalize(id, None), Err(FinalizeError::AlreadyClosing)));
+        drop(again);
         assert!(matches!(
             REGISTRY.finalize(id, None),
             Err(FinalizeError::Drain(DrainError::WouldDeadlock(_)))
         ));
-        drop(again);
         guard.calls.lock().unwrap().push(1);
     }
     let id = registered(&REGISTRY);

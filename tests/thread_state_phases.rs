@@ -1,7 +1,7 @@
 //! Every cell of the phase table (docs/questions.md) that has to do with attaching, by its own name.
 
 use interp_guard::thread_state::{self, EnsureError, HoldError};
-use interp_guard::{CloseError, InterpreterId, LookupError, Registry};
+use interp_guard::{CloseError, FinalizeError, InterpreterId, LookupError, Registry};
 use refruntime::{Interpreter, Object, Probe};
 use std::time::Duration;
 
@@ -272,9 +272,14 @@ fn close_and_finalize_in_every_phase() {
     let (registry, id, _) = one();
     let attached = thread_state::ensure_id(&registry, id).unwrap();
     let closing = registry.close(id).unwrap();
+    // Also on the very thread that would block it: the drain is the holder's of `closing`.
+    let finalize = || registry.finalize(id, None).expect_err("not this caller's, or gone");
     assert_eq!(registry.close(id).unwrap_err(), CloseError::AlreadyClosing, "closing, guards out");
+    assert!(matches!(finalize(), FinalizeError::AlreadyClosing), "closing, guards out");
     drop(attached);
     assert_eq!(registry.close(id).unwrap_err(), CloseError::AlreadyClosing, "drained");
+    assert!(matches!(finalize(), FinalizeError::AlreadyClosing), "drained");
     drop(closing.drain(None).unwrap());
     assert_eq!(registry.close(id).unwrap_err(), CloseError::NotFound);
+    assert!(matches!(finalize(), FinalizeError::NotFound));
 }

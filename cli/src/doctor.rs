@@ -1,6 +1,6 @@
 //! `interp-guard doctor`: what this machine offers, and what the library makes of it.
 
-use interp_guard::{Registry, platform};
+use interp_guard::{RegisterError, Registry, platform};
 use serde_json::{Value, json};
 use std::process::ExitCode;
 
@@ -12,40 +12,39 @@ pub struct Options {
 }
 
 pub fn run(options: &Options) -> ExitCode {
-    let report = report();
+    let registry: Registry<u8> = Registry::new();
+    let refused = registry.register(0).err();
+    let report = report(&registry, refused.as_ref());
     if options.json {
-        println!("{report}");
+        crate::print(&format!("{report}\n"));
     } else if let Value::Object(fields) = &report {
         for (name, value) in fields {
             let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            println!("{:<24} {value}", name.replace('_', " "));
+            crate::print(&format!("{:<36} {value}\n", name.replace('_', " ")));
         }
     }
-    ExitCode::SUCCESS
+    if refused.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn report() -> Value {
-    let registry: Registry<u8> = Registry::new();
-    let layout = registry.register(0).ok().and_then(|_| registry.layout());
-    let rseq = platform::rseq();
-    let missing = platform::missing_for_per_cpu();
+fn report(registry: &Registry<u8>, refused: Option<&RegisterError<u8>>) -> Value {
+    let layout = registry.layout();
     let asked = std::env::var("INTERP_GUARD_COUNTERS").ok();
-    let why = match (&asked, missing) {
-        (Some(asked), _) => format!("INTERP_GUARD_COUNTERS={asked}"),
-        (None, None) => "the machine has all that per-CPU counting needs".to_owned(),
-        (None, Some(missing)) => format!("for want of {missing}"),
+    let why = match (refused, asked, platform::missing_for_per_cpu()) {
+        (Some(RegisterError::Unavailable(_, why)), ..) => why.to_string(),
+        (Some(refused), ..) => refused.to_string(),
+        (None, Some(asked), _) => format!("INTERP_GUARD_COUNTERS={asked}"),
+        (None, None, None) => "the machine has all that per-CPU counting needs".to_owned(),
+        (None, None, Some(missing)) => format!("for want of {missing}"),
     };
     json!({
         "counters": layout.map_or("not available", |layout| layout.counters.name()),
         "counters_why": why,
-        "rseq": rseq.map_or("not registered by the C library".to_owned(), |rseq| {
+        "rseq": platform::rseq().map_or("not registered by the C library".to_owned(), |rseq| {
             format!("registered by the C library at thread pointer {:+}, {} bytes", rseq.offset, rseq.size)
         }),
-        "membarrier": match missing {
-            Some(platform::Missing::Membarrier(errno)) => {
-                format!("refused: {}", std::io::Error::from_raw_os_error(errno))
-            }
-            _ => "private expedited: registered".to_owned(),
+        "membarrier": match platform::membarrier() {
+            Ok(()) => "private expedited: registered".to_owned(),
+            Err(errno) => format!("refused: {}", std::io::Error::from_raw_os_error(errno)),
         },
         "futex": futex(),
         "kernel": nix_release(),

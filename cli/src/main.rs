@@ -4,6 +4,7 @@ mod doctor;
 mod stress;
 
 use clap::{Parser, Subcommand};
+use std::io::Write;
 use std::process::ExitCode;
 
 /// Is interpreter 7 still there, and can I keep it there while I use it? This command shows it, under real signals.
@@ -24,7 +25,14 @@ enum Command {
     /// the result; a second Ctrl-C ends at once.
     Stress(stress::Options),
     /// Say what this machine offers: counters, rseq, membarrier, CPUs, memory
+    ///
+    /// Exit status: 0; 1 if no interpreter can be registered here (`counters why` says why not), 2 on bad usage.
     Doctor(doctor::Options),
+}
+
+/// Prints a result. Nobody may be there who reads it, or reads on.
+fn print(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
 fn main() -> ExitCode {

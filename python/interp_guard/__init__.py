@@ -7,6 +7,7 @@ calling interpreter; an interpreter in which nobody imported it is unknown here.
 C and C++ extensions include ``pep788.h`` from ``get_include()``.
 """
 
+import operator as _operator
 import os as _os
 import sys as _sys
 import warnings as _warnings
@@ -63,6 +64,9 @@ class View(int):
     """A weak reference to an interpreter: its ID, which is never used again for another one."""
 
     __slots__ = ()
+
+    def __bool__(self):
+        return True  # also that of interpreter 0
 
     @property
     def id(self):
@@ -121,6 +125,9 @@ class Guard:
         if capsule is not None:
             _native.release(capsule)
 
+    def __reduce_ex__(self, protocol):
+        raise TypeError("a guard cannot be copied or pickled: duplicate() takes another")
+
     def __enter__(self):
         if self._capsule is None:
             raise ValueError("the guard is closed")
@@ -157,13 +164,25 @@ def _refuse(id, status):
     raise _FinalizationError(f"interpreter {id} is finalizing and gives out no more guards")
 
 
+def _view(id):
+    """A view of the interpreter that has this ID, which may be anything that is an integer."""
+    number = _operator.index(id)
+    if not -(2**63) <= number < 2**63:
+        _refuse(number, _NOT_FOUND)  # native code has no such numbers, and no interpreter has one
+    return View(number)
+
+
+# A century of seconds: native code cannot take much more in nanoseconds.
+_FOREVER = 3.2e9
+
+
 def lookup(id):
     """Takes a guard of the interpreter that has this ID.
 
     Raises ``InterpreterNotFound`` if there is none, and ``PythonFinalizationError`` (``RuntimeError`` before 3.13) if it
     is closing.
     """
-    id = View(id)
+    id = _view(id)
     found = _native.acquire(id, _site())
     if isinstance(found, int):
         _refuse(id, found)
@@ -176,8 +195,8 @@ def drain(id, timeout=None):
     What it is good for: a subinterpreter whose owner is about to destroy it from another interpreter. Raises
     ``TimeoutError``, which says who holds guards; the interpreter stays closed then, and can be drained again.
     """
-    id = View(id)
-    status, report = _native.drain(id, -1 if timeout is None else max(0, int(timeout * 1e9)))
+    id = _view(id)
+    status, report = _native.drain(id, -1 if timeout is None else int(max(0, min(timeout, _FOREVER)) * 1e9))
     if status == _OK:
         return
     if status == _TIMEOUT:
@@ -197,7 +216,7 @@ def holders(id):
     The answer is the number of guards that are out. With ``INTERP_GUARD_LEDGER=1`` in the environment its ``details`` say of
     each guard which thread took it, where, and how long ago; printed, it is a table.
     """
-    id = View(id)
+    id = _view(id)
     found = _native.holders(id)
     if found is None:
         _refuse(id, _NOT_FOUND)

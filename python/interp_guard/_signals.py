@@ -1,5 +1,6 @@
 """Real signal handlers that leave a call for an interpreter, and what runs there."""
 
+import operator
 import sys
 
 import interp_guard
@@ -90,6 +91,9 @@ class SignalHandler:
         else:
             _native.forget_in(self._view, self._number)
 
+    def __reduce_ex__(self, protocol):
+        raise TypeError("a signal handler cannot be copied or pickled")
+
     def __enter__(self):
         return self
 
@@ -107,12 +111,13 @@ def on_signal(signum, interpreter_id, callable):
     The handler looks the interpreter up and leaves the call; a native thread attaches to the interpreter and runs it there,
     soon, one after the other, in the order in which the signals came. A signal that comes while the interpreter is
     closing or gone runs nothing. What the callable raises goes to ``sys.unraisablehook``. Handlers that were installed
-    before are called as well; one that is installed afterwards, by ``signal.signal`` say, replaces this.
+    before the first ``on_signal`` of that signal are called as well; one that is installed afterwards, by ``signal.signal``
+    say, replaces this, and is replaced by the next ``on_signal``.
 
     For another interpreter than the calling one, ``callable`` has to be found there by name: a function of an importable
     module, or ``"module:name"``.
     """
-    view = interp_guard.View(interpreter_id)
+    signum, view = operator.index(signum), interp_guard._view(interpreter_id)
     number = _native.new_number()
     with interp_guard.lookup(view):
         if view == interp_guard.current():
@@ -127,7 +132,7 @@ def on_signal(signum, interpreter_id, callable):
             if wrong is not None:
                 raise ValueError(f"interpreter {view} does not have {_name_of(callable)}: {wrong}")
         self = object.__new__(SignalHandler)
-        self._signum, self._view, self._number, self._counts = int(signum), view, number, (0, 0, 0, 0)
+        self._signum, self._view, self._number, self._counts = signum, view, number, (0, 0, 0, 0)
         self._installed = None
         try:
             self._installed = _native.install(self._signum, view, number)

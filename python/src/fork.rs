@@ -23,11 +23,8 @@ pub fn begin_epoch() {
     HAS_HOOKS.store(false, Ordering::Relaxed);
 }
 
-/// Installs both sets, for the main interpreter. False with an exception set.
-///
-/// # Safety
-/// The caller is attached to the main interpreter.
-pub unsafe fn install() -> bool {
+/// Installs the C library's.
+pub fn install_at_c_library() {
     static C_LIBRARY: Once = Once::new();
     C_LIBRARY.call_once(|| {
         // SAFETY: three functions that stay as long as the process: Python never unloads an extension.
@@ -38,6 +35,13 @@ pub unsafe fn install() -> bool {
             );
         }
     });
+}
+
+/// Installs Python's, for the main interpreter. False with an exception set.
+///
+/// # Safety
+/// The caller is attached to the main interpreter.
+pub unsafe fn install_at_python() -> bool {
     // Relaxed: with the GIL held.
     if HAS_HOOKS.load(Ordering::Relaxed) {
         return true;

@@ -54,7 +54,7 @@ pub fn main_is_ending() -> bool {
 pub unsafe fn prepare() -> bool {
     interrupt::remember();
     // SAFETY: the caller's promise.
-    unsafe { fork::install() }
+    unsafe { fork::install_at_python() }
 }
 
 /// Registers [`at_exit`] with the `atexit` module. False with an exception set.
@@ -83,27 +83,26 @@ pub unsafe fn install_hook() -> bool {
     }
 }
 
-/// Would an `atexit` callback registered now never be called? A hint: CPython says so nowhere, but `threading` notes
-/// when its part of the shutdown began, which comes first.
+/// Would an `atexit` callback registered now never be called? CPython says so nowhere: `_atexit.py` looks for signs of it.
+/// `None` with an exception set.
 ///
 /// # Safety
 /// The caller is attached, with no exception set.
-pub unsafe fn too_late_for_hooks() -> bool {
+pub unsafe fn too_late_for_hooks() -> Option<bool> {
     if main_is_ending() || python::is_finalizing() {
-        return true;
+        return Some(true);
     }
-    // SAFETY: attached; objects are checked for null; the module and its dict are borrowed.
+    // SAFETY: attached; objects are checked for null and given back.
     unsafe {
-        let modules = ffi::PyImport_GetModuleDict();
-        let threading = ffi::PyDict_GetItemString(modules, c"threading".as_ptr());
-        if threading.is_null() {
-            return false;
+        let module = ffi::PyImport_ImportModule(c"interp_guard._atexit".as_ptr());
+        if module.is_null() {
+            return None;
         }
-        let flag = ffi::PyObject_GetAttrString(threading, c"_SHUTTING_DOWN".as_ptr());
-        ffi::PyErr_Clear();
-        let set = !flag.is_null() && ffi::PyObject_IsTrue(flag) == 1;
-        ffi::Py_XDECREF(flag);
-        set
+        let answer = ffi::PyObject_CallMethod(module, c"is_running".as_ptr(), std::ptr::null());
+        ffi::Py_DecRef(module);
+        let running = if answer.is_null() { -1 } else { ffi::PyObject_IsTrue(answer) };
+        ffi::Py_XDECREF(answer);
+        (running >= 0).then_some(running == 1)
     }
 }
 
@@ -124,7 +123,7 @@ unsafe fn close_and_drain() {
     // SAFETY: the caller is attached.
     let (_, Some(id)) = (unsafe { table::current() }) else { return };
     let is_main = Some(id) == table::main_id();
-    if !is_main && MAIN_IS_DRAINED.load(Ordering::Acquire) {
+    if !is_main && (MAIN_IS_DRAINED.load(Ordering::Acquire) || python::is_finalizing()) {
         return table::retire(id);
     }
     // Before it looks who there is. Whoever registers afterwards sees this, or is seen (the registry's mutex is in between).

@@ -288,7 +288,8 @@ pub unsafe fn before_main_ends() {
     // SAFETY: attached; objects are checked for null and given back.
     unsafe {
         let module = ffi::PyImport_ImportModule(c"_signal".as_ptr());
-        for signum in (1..u64::BITS as c_int).filter(|signum| handled & 1 << signum != 0) {
+        let is_handled = |signum: &c_int| handled & 1 << (*signum as u32 % u64::BITS) != 0;
+        for signum in (1..=u64::BITS as c_int).filter(is_handled) {
             if module.is_null() || action(signum).sa_sigaction != ours.sa_sigaction {
                 continue; // somebody's who came later
             }

@@ -3,7 +3,7 @@
 //! An ID is `epoch << 40 | PyInterpreterState_GetID`: CPython's own ID until the process initialises Python a second
 //! time, when CPython begins again at 0. A `Py_AtExit` callback ends the epoch.
 
-use crate::{keeper, shutdown};
+use crate::{fork, keeper, shutdown};
 use interp_guard::{InterpreterId, RegisterError, Registry};
 use pyo3_ffi::{self as ffi, PyInterpreterState, PyThreadState};
 use std::ffi::CStr;
@@ -113,11 +113,12 @@ pub unsafe fn register() -> bool {
             return false;
         }
         // First what may fail and what runs Python code: what is left of it if this fails does no harm, a second time neither.
+        let Some(too_late) = shutdown::too_late_for_hooks() else { return false };
         let is_main = Some(id) == main_id();
+        fork::install_at_c_library();
         if is_main && !shutdown::prepare() || !shutdown::install_hook() || !mark(state, id) {
             return false;
         }
-        let too_late = shutdown::too_late_for_hooks();
         let keeper = AtomicPtr::new(if too_late { null_mut() } else { keeper::begin(state) });
         if let Err(refused) = REGISTRY.register_with_id(id, Interpreter { id, state, keeper }) {
             let why = match &refused {
@@ -196,7 +197,7 @@ pub fn retire(id: InterpreterId) {
     }
     let Ok(closing) = REGISTRY.close(id) else { return };
     if let Err(left) = closing.drain(Some(std::time::Duration::ZERO)) {
-        shutdown::say(&format!("the interpreter ended without its atexit hook: {}", left.timeout()));
+        shutdown::say(&format!("the interpreter ends, and nobody can wait any more: {}", left.timeout()));
     }
 }
 

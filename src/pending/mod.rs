@@ -91,6 +91,14 @@ impl<T: Send + Sync + 'static> Default for QueueOptions<T> {
 
 impl<T: Send + Sync + 'static> QueueOptions<T> {
     /// Room for 1,024 calls, which are run as they are.
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, pending::{PendingQueue, QueueOptions}};
+    /// # let registry: Registry<String> = Registry::new();
+    /// let queue = PendingQueue::with(&registry, QueueOptions::new())?;
+    /// assert_eq!(queue.capacity(), 1024);
+    /// # Ok::<(), interp_guard::pending::QueueError>(())
+    /// ```
     pub fn new() -> Self {
         Self {
             name: "pending".into(),
@@ -100,12 +108,31 @@ impl<T: Send + Sync + 'static> QueueOptions<T> {
     }
 
     /// What a drain's report calls the queue.
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, pending::{PendingQueue, QueueOptions}};
+    /// # let registry = Registry::new();
+    /// # let id = registry.register("an interpreter").unwrap();
+    /// let queue = PendingQueue::with(&registry, QueueOptions::new().name("SIGUSR1"))?;
+    /// queue.push(registry.lookup(id)?, |_, _| (), 0).unwrap();
+    /// assert_eq!(registry.waiting(id)[0].queue, "SIGUSR1");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
     }
 
     /// How many calls can wait, 1 to 2^20.
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, pending::{PendingQueue, QueueError, QueueOptions}};
+    /// # let registry: Registry<String> = Registry::new();
+    /// assert_eq!(PendingQueue::with(&registry, QueueOptions::new().capacity(8))?.capacity(), 8);
+    /// let refused = PendingQueue::with(&registry, QueueOptions::new().capacity(0)).unwrap_err();
+    /// assert!(matches!(refused, QueueError::Capacity(0)));
+    /// # Ok::<(), QueueError>(())
+    /// ```
     pub fn capacity(mut self, capacity: usize) -> Self {
         self.capacity = capacity;
         self
@@ -113,6 +140,23 @@ impl<T: Send + Sync + 'static> QueueOptions<T> {
 
     /// What is done around each call, wherever this queue is run: attach the thread to the interpreter, say. A call that
     /// the runner drops is not run, and its guard is given up.
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, pending::{PendingCall, PendingQueue, QueueOptions}};
+    /// # let registry = Registry::new();
+    /// # let id = registry.register(String::from("main")).unwrap();
+    /// let options = QueueOptions::new().runner(|call: PendingCall<'_, String>| {
+    ///     if !call.guard().is_closing() {
+    ///         call.run();
+    ///     }
+    /// });
+    /// let queue = PendingQueue::with(&registry, options)?;
+    /// queue.push(registry.lookup(id)?, |_, _| panic!("the interpreter is closing"), 0).unwrap();
+    /// let closing = registry.close(id)?;
+    /// assert_eq!(queue.run_pending().panics, 0);
+    /// assert_eq!(registry.outstanding(id), Some(0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn runner(mut self, runner: impl Fn(PendingCall<'_, T>) + Send + Sync + 'static) -> Self {
         self.runner = Box::new(runner);
         self
@@ -135,21 +179,79 @@ pub struct PendingCall<'r, T> {
 
 impl<'r, T> PendingCall<'r, T> {
     /// The guard that was pushed with it.
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, pending::{PendingCall, PendingQueue, QueueOptions}};
+    /// # let registry = Registry::new();
+    /// # let id = registry.register(String::from("main")).unwrap();
+    /// let options = QueueOptions::new().runner(move |call: PendingCall<'_, String>| {
+    ///     assert_eq!(call.guard().id(), id);
+    ///     call.run();
+    /// });
+    /// let queue = PendingQueue::with(&registry, options)?;
+    /// queue.push(registry.lookup(id)?, |_, _| (), 0).unwrap();
+    /// assert_eq!(queue.run_pending().panics, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn guard(&self) -> &Guard<'r, T> {
         &self.guard
     }
 
     /// The word that was pushed with it.
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, pending::{PendingCall, PendingQueue, QueueOptions}};
+    /// # let registry = Registry::new();
+    /// # let id = registry.register(String::from("main")).unwrap();
+    /// let options = QueueOptions::new().runner(|call: PendingCall<'_, String>| {
+    ///     assert_eq!(call.data(), 7);
+    ///     call.run();
+    /// });
+    /// let queue = PendingQueue::with(&registry, options)?;
+    /// queue.push(registry.lookup(id)?, |_, _| (), 7).unwrap();
+    /// assert_eq!(queue.run_pending().panics, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn data(&self) -> usize {
         self.data
     }
 
     /// The guard, the function and the word: for a runner that calls functions of another language.
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, pending::{PendingCall, PendingQueue, QueueOptions}};
+    /// # let registry = Registry::new();
+    /// # let id = registry.register(String::from("main")).unwrap();
+    /// let options = QueueOptions::new().runner(|call: PendingCall<'_, String>| {
+    ///     let (guard, function, data) = call.into_parts();
+    ///     function(&guard, data);
+    /// });
+    /// let queue = PendingQueue::with(&registry, options)?;
+    /// queue.push(registry.lookup(id)?, |guard, data| assert_eq!((guard.as_str(), data), ("main", 7)), 7).unwrap();
+    /// assert_eq!(queue.run_pending().panics, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn into_parts(self) -> (Guard<'r, T>, Call<T>, usize) {
         (self.guard, self.call, self.data)
     }
 
     /// Runs it, and gives its guard up.
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, pending::{PendingCall, PendingQueue, QueueOptions}};
+    /// # let registry = Registry::new();
+    /// # let id = registry.register(String::from("main")).unwrap();
+    /// let options = QueueOptions::new().runner(|call: PendingCall<'_, String>| {
+    ///     let began = std::time::Instant::now();
+    ///     call.run();
+    ///     println!("it took {:?}", began.elapsed());
+    /// });
+    /// let queue = PendingQueue::with(&registry, options)?;
+    /// queue.push(registry.lookup(id)?, |_, _| (), 0).unwrap();
+    /// assert_eq!(queue.run_pending().calls, 1);
+    /// assert_eq!(registry.outstanding(id), Some(0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn run(self) {
         (self.call)(&self.guard, self.data);
     }
@@ -203,6 +305,16 @@ impl<'r, T: Send + Sync + 'static> PendingQueue<'r, T> {
     ///
     /// # Errors
     /// As for [`with`](Self::with).
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, pending::PendingQueue};
+    /// # let registry = Registry::new();
+    /// # let id = registry.register("an interpreter").unwrap();
+    /// let queue = PendingQueue::new(&registry)?;
+    /// queue.push(registry.lookup(id)?, |guard, data| println!("{} got {data}", **guard), 10).unwrap();
+    /// assert_eq!(queue.run_pending().calls, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn new(registry: &'r Registry<T>) -> Result<Self, QueueError> {
         Self::with(registry, QueueOptions::new())
     }
@@ -213,6 +325,15 @@ impl<'r, T: Send + Sync + 'static> PendingQueue<'r, T> {
     ///
     /// # Errors
     /// [`QueueError`].
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, pending::{PendingQueue, QueueOptions}};
+    /// let registry: Registry<String> = Registry::new();
+    /// let queue = PendingQueue::with(&registry, QueueOptions::new().name("SIGUSR1").capacity(64))?;
+    /// assert_eq!(queue.capacity(), 64);
+    /// assert!(registry.layout().is_some()); // it is set up
+    /// # Ok::<(), interp_guard::pending::QueueError>(())
+    /// ```
     pub fn with(registry: &'r Registry<T>, options: QueueOptions<T>) -> Result<Self, QueueError> {
         let QueueOptions { name, capacity, runner } = options;
         let len = NonZeroU64::new(capacity as u64).filter(|_| capacity <= MAX_CAPACITY);
@@ -263,6 +384,18 @@ impl<'r, T: Send + Sync + 'static> PendingQueue<'r, T> {
     ///
     /// # Complexity
     /// O(capacity), besides the calls.
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, pending::PendingQueue};
+    /// # let registry = Registry::new();
+    /// # let id = registry.register("an interpreter").unwrap();
+    /// let queue = PendingQueue::new(&registry)?;
+    /// queue.push(registry.lookup(id)?, |_, _| panic!("contained"), 0).unwrap();
+    /// queue.push(registry.lookup(id)?, |_, _| (), 0).unwrap();
+    /// let ran = queue.run_pending();
+    /// assert_eq!((ran.calls, ran.panics), (2, 1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn run_pending(&self) -> Ran {
         self.inner.run_pending()
     }
@@ -271,6 +404,18 @@ impl<'r, T: Send + Sync + 'static> PendingQueue<'r, T> {
     /// forked child, the clone of a worker that has gone is never dropped.
     ///
     /// Context: normal. O(capacity).
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, pending::PendingQueue};
+    /// # let registry = Registry::new();
+    /// # let id = registry.register("an interpreter").unwrap();
+    /// let queue = PendingQueue::new(&registry)?;
+    /// queue.push(registry.lookup(id)?, |_, _| (), 0).unwrap();
+    /// queue.discard();
+    /// assert_eq!(registry.outstanding(id), Some(0));
+    /// assert_eq!(queue.ran().calls, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn discard(&self) {
         self.inner.discard();
     }
@@ -278,6 +423,21 @@ impl<'r, T: Send + Sync + 'static> PendingQueue<'r, T> {
     /// Is the calling thread inside one of this queue's calls?
     ///
     /// Context: normal.
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, pending::PendingQueue};
+    /// use std::sync::LazyLock;
+    ///
+    /// static INTERPRETERS: Registry<String> = Registry::new();
+    /// static QUEUE: LazyLock<PendingQueue<'static, String>> =
+    ///     LazyLock::new(|| PendingQueue::new(&INTERPRETERS).expect("a queue"));
+    ///
+    /// let id = INTERPRETERS.register("main".into())?;
+    /// assert!(!QUEUE.is_running_here());
+    /// QUEUE.push(INTERPRETERS.lookup(id)?, |_, _| assert!(QUEUE.is_running_here()), 0).unwrap();
+    /// assert_eq!(QUEUE.run_pending().panics, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn is_running_here(&self) -> bool {
         running::this_thread_runs_a_call_from(&self.inner)
     }
@@ -285,6 +445,16 @@ impl<'r, T: Send + Sync + 'static> PendingQueue<'r, T> {
     /// The registry that this queue is bound to.
     ///
     /// Context: any, async-signal-safe.
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, pending::PendingQueue};
+    /// # let registry = Registry::new();
+    /// # let id = registry.register("an interpreter").unwrap();
+    /// let queue = PendingQueue::new(&registry)?;
+    /// queue.push(queue.registry().lookup(id)?, |_, _| (), 0).unwrap();
+    /// assert_eq!(registry.outstanding(id), Some(1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn registry(&self) -> &'r Registry<T> {
         self.inner.registry
     }
@@ -292,6 +462,18 @@ impl<'r, T: Send + Sync + 'static> PendingQueue<'r, T> {
     /// How many calls wait.
     ///
     /// Context: any. O(capacity).
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, pending::PendingQueue};
+    /// # let registry = Registry::new();
+    /// # let id = registry.register("an interpreter").unwrap();
+    /// let queue = PendingQueue::new(&registry)?;
+    /// queue.push(registry.lookup(id)?, |_, _| (), 0).unwrap();
+    /// assert_eq!(queue.len(), 1);
+    /// queue.run_pending();
+    /// assert_eq!(queue.len(), 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn len(&self) -> usize {
         self.inner.queue.waiting(None)
     }
@@ -299,16 +481,47 @@ impl<'r, T: Send + Sync + 'static> PendingQueue<'r, T> {
     /// Does no call wait?
     ///
     /// Context: any. O(capacity).
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, pending::PendingQueue};
+    /// # let registry = Registry::new();
+    /// # let id = registry.register("an interpreter").unwrap();
+    /// let queue = PendingQueue::new(&registry)?;
+    /// assert!(queue.is_empty());
+    /// queue.push(registry.lookup(id)?, |_, _| (), 0).unwrap();
+    /// assert!(!queue.is_empty());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// How many calls can wait.
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, pending::PendingQueue};
+    /// # let registry: Registry<String> = Registry::new();
+    /// assert_eq!(PendingQueue::new(&registry)?.capacity(), 1024);
+    /// # Ok::<(), interp_guard::pending::QueueError>(())
+    /// ```
     pub fn capacity(&self) -> usize {
         self.inner.queue.capacity()
     }
 
     /// What was run so far, by whomever.
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, pending::PendingQueue};
+    /// # let registry = Registry::new();
+    /// # let id = registry.register("an interpreter").unwrap();
+    /// let queue = PendingQueue::new(&registry)?;
+    /// for data in 0..2 {
+    ///     queue.push(registry.lookup(id)?, |_, _| (), data).unwrap();
+    ///     queue.run_pending();
+    /// }
+    /// assert_eq!(queue.ran().calls, 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn ran(&self) -> Ran {
         // Relaxed: statistics.
         let load = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
@@ -413,6 +626,17 @@ pub enum PushError<'r, T> {
 
 impl<'r, T> PushError<'r, T> {
     /// The guard that was to be left.
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, pending::{PendingQueue, QueueOptions}};
+    /// # let registry = Registry::new();
+    /// # let id = registry.register("an interpreter").unwrap();
+    /// let queue = PendingQueue::with(&registry, QueueOptions::new().capacity(1))?;
+    /// queue.push(registry.lookup(id)?, |_, _| (), 0).unwrap();
+    /// let full = queue.push(registry.lookup(id)?, |_, _| (), 0).unwrap_err();
+    /// assert_eq!(full.into_guard().id(), id);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn into_guard(self) -> Guard<'r, T> {
         match self {
             Self::Full(guard) | Self::OtherRegistry(guard) => guard,

@@ -79,6 +79,19 @@ impl Worker {
     /// nothing.
     ///
     /// Context: normal; blocks.
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, pending::PendingQueue};
+    /// # static INTERPRETERS: Registry<String> = Registry::new();
+    /// # let id = INTERPRETERS.register("main".into())?;
+    /// let queue = PendingQueue::new(&INTERPRETERS)?;
+    /// let worker = queue.start_worker()?;
+    /// for data in 0..3 {
+    ///     queue.push(INTERPRETERS.lookup(id)?, |_, _| (), data).unwrap();
+    /// }
+    /// assert_eq!(worker.stop().calls, 3);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn stop(mut self) -> Ran {
         self.end()
     }

@@ -44,6 +44,30 @@ impl<T: Send + Sync + 'static> Registry<T> {
     ///
     /// # Safety
     /// It answered `Counted(at)` for `id`, and this is done once.
+    ///
+    /// ```
+    /// use interp_guard::{Guard, InterpreterId, LookupError, Registry, raw::NotAtHome};
+    ///
+    /// fn lookup(registry: &Registry<String>, id: InterpreterId) -> Result<Guard<'_, String>, LookupError> {
+    ///     match registry.lookup_at_home(id) {
+    ///         Ok(guard) => Ok(guard),
+    ///         Err(NotAtHome::Elsewhere) => registry.lookup(id),
+    ///         Err(NotAtHome::Refused(why)) => Err(why),
+    ///         // SAFETY: as it says, and once.
+    ///         Err(NotAtHome::Counted(at)) => Err(unsafe { registry.back_out_at_home(at, id) }),
+    ///     }
+    /// }
+    ///
+    /// let registry = Registry::new();
+    /// let id = registry.register(String::from("main")).unwrap();
+    /// // Whichever way the race between the two goes, nothing stays counted.
+    /// std::thread::scope(|scope| {
+    ///     scope.spawn(|| registry.close(id).map(drop));
+    ///     while lookup(&registry, id).is_ok() {}
+    /// });
+    /// assert_eq!(lookup(&registry, id).unwrap_err(), LookupError::Finalizing);
+    /// assert_eq!(registry.outstanding(id), Some(0));
+    /// ```
     pub unsafe fn back_out_at_home(&self, at: u32, id: InterpreterId) -> LookupError {
         // SAFETY: the caller's promise.
         unsafe { self.table().back_out_at_home(at, id) }

@@ -200,6 +200,16 @@ impl<T: Send + Sync + 'static> Registry<T> {
     ///
     /// # Errors
     /// As [`lookup`](Self::lookup).
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, Site};
+    /// let registry = Registry::new().ledger(true);
+    /// # let id = registry.register("an interpreter").unwrap();
+    /// let guard = registry.lookup_at(id, Site::named(&"worker.py:12"))?;
+    /// let holders = registry.holders(id).unwrap();
+    /// assert_eq!(holders.iter().next().unwrap().site.to_string(), "worker.py:12");
+    /// # Ok::<(), interp_guard::LookupError>(())
+    /// ```
     #[inline]
     pub fn lookup_at(&self, id: InterpreterId, site: Site) -> Result<Guard<'_, T>, LookupError> {
         // SAFETY: every payload in this table is a `T` that `insert` boxed and `take` unboxes after vacating.
@@ -492,11 +502,18 @@ impl<T: Send + Sync + 'static> Registry<T> {
         take_up: bool,
         options: DrainOptions<'_>,
     ) -> Result<T, FinalizeError<'_, T>> {
-        if blockers::this_thread_blocks(&self.table, id) {
+        // A drain that is somebody else's is refused as that, below. Should they give it up before, it is closed all the
+        // same, and the drain says again that it would deadlock.
+        if blockers::this_thread_blocks(&self.table, id) && !self.is_taken(id, take_up) {
             return Err(FinalizeError::Drain(Closing::would_deadlock(self, id)));
         }
         let closing = Closing::begin(self, id, take_up).map_err(FinalizeError::from)?;
         closing.drain_with(options).map_err(FinalizeError::Drain)
+    }
+
+    fn is_taken(&self, id: InterpreterId, take_up: bool) -> bool {
+        let book = self.lock();
+        book.as_ref().and_then(|book| Closing::is_taken(self, book, id, take_up)).unwrap_or(false)
     }
 
     /// Has `f` called when the interpreter closes: so that a pool can wind its workers down and give their guards up.

@@ -176,11 +176,31 @@ struct Tally {
 
 impl Handler {
     /// The signal.
+    ///
+    /// ```
+    /// # use interp_guard::signal;
+    /// // SAFETY: it does nothing.
+    /// let handler = unsafe { signal::in_handler(libc::SIGUSR2, || ())? };
+    /// assert_eq!(handler.signum(), libc::SIGUSR2);
+    /// # Ok::<(), signal::SignalError>(())
+    /// ```
     pub fn signum(&self) -> c_int {
         self.signum
     }
 
     /// What came of the signals so far. All zero for [`in_handler`].
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, pending::{PendingQueue, QueueOptions}, signal};
+    /// # static INTERPRETERS: Registry<String> = Registry::new();
+    /// # let id = INTERPRETERS.register("main".into())?;
+    /// let queue = PendingQueue::with(&INTERPRETERS, QueueOptions::new().capacity(1))?;
+    /// let handler = signal::on_signal(&queue, libc::SIGUSR1, id, |_, _| (), 0)?;
+    /// signal_hook::low_level::raise(libc::SIGUSR1)?;
+    /// signal_hook::low_level::raise(libc::SIGUSR1)?;
+    /// assert_eq!((handler.counts().left, handler.counts().full), (1, 1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn counts(&self) -> Counts {
         // Relaxed: statistics.
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -197,9 +217,39 @@ impl Handler {
     /// still run. The signal's default action does not come back.
     ///
     /// Context: normal; not in a handler.
+    ///
+    /// ```
+    /// # use interp_guard::signal;
+    /// # use std::sync::atomic::{AtomicU32, Ordering};
+    /// static SEEN: AtomicU32 = AtomicU32::new(0);
+    /// let count = || {
+    ///     SEEN.fetch_add(1, Ordering::Relaxed);
+    /// };
+    /// // SAFETY: an atomic addition.
+    /// let handler = unsafe { signal::in_handler(libc::SIGUSR2, count)? };
+    /// handler.uninstall();
+    /// signal_hook::low_level::raise(libc::SIGUSR2)?; // ignored from here on
+    /// assert_eq!(SEEN.load(Ordering::Relaxed), 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn uninstall(self) {}
 
     /// Leaves the handler installed for the rest of the process's life.
+    ///
+    /// ```
+    /// # use interp_guard::signal;
+    /// # use std::sync::atomic::{AtomicU32, Ordering};
+    /// static SEEN: AtomicU32 = AtomicU32::new(0);
+    /// let count = || {
+    ///     SEEN.fetch_add(1, Ordering::Relaxed);
+    /// };
+    /// // SAFETY: an atomic addition.
+    /// let handler = unsafe { signal::in_handler(libc::SIGUSR2, count)? };
+    /// handler.keep();
+    /// signal_hook::low_level::raise(libc::SIGUSR2)?;
+    /// assert_eq!(SEEN.load(Ordering::Relaxed), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn keep(self) {
         std::mem::forget(self);
     }

@@ -6,19 +6,19 @@
 //!
 //! ```text
 //! enter                                          the finalizer, when the sums said zero
-//!  E1 sealed?  yes: Finalizing                    G1 sealed = true
-//!  E2 inside += 1; sealed by now?  yes: leave     G2 inside == 0?  no: wait, look again
-//!  E3 the word is of another ID?  yes: leave      G3 word = Vacant
+//!  GE1 sealed?  yes: Finalizing                   G1 sealed = true
+//!  GE2 inside += 1; sealed by now?  yes: leave    G2 inside == 0?  no: wait, look again
+//!  GE3 the word is of another ID?  yes: leave     G3 word = Vacant
 //!     closing, and no guard is out?  yes: leave
 //!     attach                                      G4 sealed = false
 //! leave
 //!  L1 inside -= 1;  sealed?  notify the wake word
 //! ```
 //!
-//! - *Nobody is overlooked.* E2 and G1 are updates of one word. E2 first: G2 sees it. G1 first: E2 sees the seal; or, if
-//!   it comes after G4, which it then synchronises with, E3 sees that the ID has gone, and IDs are not reused.
+//! - *Nobody is overlooked.* GE2 and G1 are updates of one word. GE2 first: G2 sees it. G1 first: GE2 sees the seal; or, if
+//!   it comes after G4, which it then synchronises with, GE3 sees that the ID has gone, and IDs are not reused.
 //! - *No wake-up is lost.* The finalizer reads the wake word before G2; L1 comes before the notification.
-//! - *Progress.* Once sealed, nobody adds to `inside` but those who were between E1 and E2. So the wait is for threads
+//! - *Progress.* Once sealed, nobody adds to `inside` but those who were between GE1 and GE2. So the wait is for threads
 //!   that are attaching, each once.
 
 use super::sync::{Atomic, Ordering};
@@ -36,13 +36,14 @@ impl Gate {
         Self(Atomic::new(0))
     }
 
-    /// E1 and E2. `true`: inside; [`leave`](Self::leave) is owed.
+    /// GE1 and GE2. `true`: inside; [`leave`](Self::leave) is owed.
     pub fn enter(&self, sealed_while_entering: impl FnOnce()) -> bool {
-        // Relaxed: a shortcut, for progress; E2 decides.
+        // Relaxed: a shortcut, for progress; GE2 decides.
         if self.0.load(Ordering::Relaxed) & SEALED != 0 {
             return false;
         }
-        // E2. AcqRel: pairs with G1 (the finalizer sees this thread) and with G4 (this thread sees the word of G3).
+        // GE2. AcqRel: pairs with G1 (edge Gate-in: the finalizer sees this thread) and with G4 (edge Gate-next: this
+        // thread sees the word of G3).
         let inside = self.0.fetch_add(1, Ordering::AcqRel) & SEALED == 0;
         if !inside && self.leave() {
             sealed_while_entering();
@@ -53,7 +54,8 @@ impl Gate {
     /// L1. Does a finalizer wait? Then the caller notifies the slot's wake word.
     #[must_use]
     pub fn leave(&self) -> bool {
-        // AcqRel: pairs with the Acquire of G2; what was done inside happened before the interpreter is taken out.
+        // AcqRel: pairs with the Acquire of G2 (edge Gate-out): what was done inside happened before the interpreter is
+        // taken out.
         self.0.fetch_add(ONE_LESS, Ordering::AcqRel) & SEALED != 0
     }
 
@@ -61,7 +63,7 @@ impl Gate {
     pub fn seal(&self) -> bool {
         // Relaxed: only the finalizer changes this bit.
         if self.0.load(Ordering::Relaxed) & SEALED == 0 {
-            // G1. AcqRel: pairs with E2.
+            // G1. AcqRel: pairs with GE2 (edge Gate-in).
             self.0.fetch_add(SEALED, Ordering::AcqRel);
         }
         self.inside() == 0 || cfg!(interp_guard_inject = "gate_unheeded") // G2
@@ -69,7 +71,7 @@ impl Gate {
 
     /// How many threads are inside.
     pub fn inside(&self) -> u32 {
-        // G2. Acquire: pairs with L1.
+        // G2. Acquire: pairs with L1 (edge Gate-out).
         self.0.load(Ordering::Acquire) & !SEALED
     }
 
@@ -77,7 +79,7 @@ impl Gate {
     pub fn unseal(&self) {
         // Relaxed: as in `seal`.
         if self.0.load(Ordering::Relaxed) & SEALED != 0 {
-            // AcqRel: pairs with E2, so that who enters from here on sees the word of G3.
+            // AcqRel: pairs with GE2 (edge Gate-next), so that who enters from here on sees the word of G3.
             self.0.fetch_add(SEALED, Ordering::AcqRel);
         }
     }

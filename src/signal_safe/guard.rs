@@ -83,6 +83,16 @@ impl<'t> RawGuard<'t> {
     /// Takes one more guard of the same interpreter, as [`Clone`] does, and says where.
     ///
     /// Context: any, async-signal-safe, wait-free.
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, Site};
+    /// let registry = Registry::new().ledger(true);
+    /// # let id = registry.register("an interpreter").unwrap();
+    /// let raw = registry.lookup(id)?.into_raw();
+    /// let another = raw.clone_at(Site::named(&"worker.py:12"));
+    /// assert!(registry.holders(id).unwrap().to_string().contains("worker.py:12"));
+    /// # Ok::<(), interp_guard::LookupError>(())
+    /// ```
     #[inline(always)]
     pub fn clone_at(&self, site: Site) -> Self {
         let Some(state) = self.counting_state() else {
@@ -103,6 +113,19 @@ impl<'t> RawGuard<'t> {
     ///
     /// # Errors
     /// [`OverRelease`] if the ledger knows that this guard was given up before: then nothing was counted.
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, raw::{OverRelease, RawGuard}};
+    /// let registry = Registry::new().ledger(true);
+    /// # let id = registry.register("an interpreter").unwrap();
+    /// let raw = registry.lookup(id)?.into_raw();
+    /// let (table, parts) = (raw.table(), raw.into_parts());
+    /// // SAFETY: taken apart above. Twice is a mistake, made here for the ledger to catch.
+    /// let [once, twice] = [(); 2].map(|()| unsafe { RawGuard::from_parts(table, parts) });
+    /// assert_eq!(once.release(), Ok(()));
+    /// assert_eq!(twice.release(), Err(OverRelease));
+    /// # Ok::<(), interp_guard::LookupError>(())
+    /// ```
     #[inline]
     pub fn release(self) -> Result<(), OverRelease> {
         ManuallyDrop::new(self).give_up()
@@ -142,24 +165,78 @@ impl<'t> RawGuard<'t> {
     }
 
     /// The guarded interpreter's ID.
+    ///
+    /// ```
+    /// # use interp_guard::Registry;
+    /// # let registry = Registry::new();
+    /// # let id = registry.register("an interpreter").unwrap();
+    /// assert_eq!(registry.lookup(id)?.into_raw().id(), id);
+    /// # Ok::<(), interp_guard::LookupError>(())
+    /// ```
     #[inline]
     pub fn id(&self) -> InterpreterId {
         self.id
     }
 
     /// What was registered: the address that `insert` was given.
+    ///
+    /// ```
+    /// # use interp_guard::Registry;
+    /// # let registry = Registry::new();
+    /// # let id = registry.register("an interpreter").unwrap();
+    /// let raw = registry.lookup(id)?.into_raw();
+    /// // SAFETY: the interpreters of this registry are `&str`s, and the guard keeps this one.
+    /// let interpreter = unsafe { &*raw.payload().cast::<&str>() };
+    /// assert_eq!(*interpreter, "an interpreter");
+    /// # Ok::<(), interp_guard::LookupError>(())
+    /// ```
     #[inline]
     pub fn payload(&self) -> *mut () {
         self.table.payload(self.slot)
     }
 
     /// Has somebody begun to close the interpreter?
+    ///
+    /// ```
+    /// # use interp_guard::Registry;
+    /// # let registry = Registry::new();
+    /// # let id = registry.register("an interpreter").unwrap();
+    /// let raw = registry.lookup(id)?.into_raw();
+    /// assert!(!raw.is_closing());
+    /// let closing = registry.close(id)?;
+    /// assert!(raw.is_closing());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[inline]
     pub fn is_closing(&self) -> bool {
         self.table.is_closing(self.slot)
     }
 
     /// Does this guard protect? False for one that was taken before a fork and is not kept in the child.
+    ///
+    /// ```
+    /// # use interp_guard::Registry;
+    /// static INTERPRETERS: Registry<String> = Registry::new();
+    /// let id = INTERPRETERS.register("main".into())?;
+    /// let raw = INTERPRETERS.lookup(id)?.into_raw();
+    /// assert!(raw.is_counted());
+    /// INTERPRETERS.before_fork();
+    /// // SAFETY: the child calls nothing but this library and `_exit`.
+    /// match unsafe { libc::fork() } {
+    ///     0 => {
+    ///         // SAFETY: in the child, on its only thread, and the guard is not dereferenced.
+    ///         unsafe { INTERPRETERS.after_fork_child(&mut []) };
+    ///         unsafe { libc::_exit(if raw.is_counted() { 1 } else { 0 }) }
+    ///     }
+    ///     child => {
+    ///         INTERPRETERS.after_fork_parent();
+    ///         # let mut status = 0;
+    ///         # unsafe { libc::waitpid(child, &mut status, 0) };
+    ///         # assert_eq!(status, 0);
+    ///     }
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[inline(always)]
     pub fn is_counted(&self) -> bool {
         self.counting_state().is_some()
@@ -180,6 +257,33 @@ impl<'t> RawGuard<'t> {
     /// # Safety
     /// 1. The only thread of a forked child, after `Table::begin_generation` and before a slot is vacated.
     /// 2. No bitwise copy of this guard is counted anew.
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, raw::RawGuard};
+    /// static INTERPRETERS: Registry<String> = Registry::new();
+    /// let id = INTERPRETERS.register("main".into())?;
+    /// let raw = INTERPRETERS.lookup(id)?.into_raw();
+    /// let (table, parts) = (raw.table(), raw.into_parts());
+    /// // SAFETY: taken apart above, and put together only here.
+    /// let mut raw = unsafe { RawGuard::from_parts(table, parts) };
+    /// INTERPRETERS.before_fork();
+    /// // SAFETY: the child calls nothing but this library and `_exit`.
+    /// match unsafe { libc::fork() } {
+    ///     0 => {
+    ///         // SAFETY: in the child, on its only thread, once.
+    ///         unsafe { INTERPRETERS.after_fork_child_with(|_| raw.recount(parts.generation)) };
+    ///         let kept = raw.is_counted() && INTERPRETERS.outstanding(id) == Some(1);
+    ///         unsafe { libc::_exit(if kept { 0 } else { 1 }) }
+    ///     }
+    ///     child => {
+    ///         INTERPRETERS.after_fork_parent();
+    ///         # let mut status = 0;
+    ///         # unsafe { libc::waitpid(child, &mut status, 0) };
+    ///         # assert_eq!(status, 0);
+    ///     }
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub unsafe fn recount(&mut self, counted_in: u32) {
         if self.generation != counted_in {
             return;
@@ -194,12 +298,35 @@ impl<'t> RawGuard<'t> {
     }
 
     /// The table that counts this guard.
+    ///
+    /// ```
+    /// # use interp_guard::Registry;
+    /// # let registry = Registry::new();
+    /// # let id = registry.register("an interpreter").unwrap();
+    /// let raw = registry.lookup(id)?.into_raw();
+    /// assert!(std::ptr::eq(raw.table(), raw.clone().table()));
+    /// let elsewhere = Registry::new();
+    /// let other = elsewhere.lookup(elsewhere.register("another").unwrap())?.into_raw();
+    /// assert!(!std::ptr::eq(raw.table(), other.table()));
+    /// # Ok::<(), interp_guard::LookupError>(())
+    /// ```
     #[inline]
     pub fn table(&self) -> &'t Table {
         self.table
     }
 
     /// Takes the guard apart without giving it up.
+    ///
+    /// ```
+    /// # use interp_guard::Registry;
+    /// # let registry = Registry::new();
+    /// # let id = registry.register("an interpreter").unwrap();
+    /// let parts = registry.lookup(id)?.into_raw().into_parts();
+    /// assert_eq!(parts.id, id);
+    /// assert_eq!(registry.outstanding(id), Some(1));
+    /// # drop(unsafe { registry.guard_from_parts(parts) });
+    /// # Ok::<(), interp_guard::LookupError>(())
+    /// ```
     #[inline]
     pub fn into_parts(self) -> GuardParts {
         let guard = ManuallyDrop::new(self);
@@ -212,6 +339,18 @@ impl<'t> RawGuard<'t> {
     /// # Safety
     /// 1. `parts` came from [`RawGuard::into_parts`] of a guard of `table`.
     /// 2. They are put together once. Twice is an over-release.
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, raw::RawGuard};
+    /// # let registry = Registry::new();
+    /// # let id = registry.register("an interpreter").unwrap();
+    /// let raw = registry.lookup(id)?.into_raw();
+    /// let (table, parts) = (raw.table(), raw.into_parts());
+    /// // SAFETY: taken apart above, and put together only here.
+    /// drop(unsafe { RawGuard::from_parts(table, parts) });
+    /// assert_eq!(registry.outstanding(id), Some(0));
+    /// # Ok::<(), interp_guard::LookupError>(())
+    /// ```
     #[inline]
     pub unsafe fn from_parts(table: &'t Table, parts: GuardParts) -> Self {
         let GuardParts { id, slot, generation, ticket } = parts;
@@ -335,6 +474,16 @@ impl<'r, T> Guard<'r, T> {
     /// Takes one more guard, as [`Clone`] does, and has the ledger show `site` for it.
     ///
     /// Context: any, async-signal-safe, wait-free.
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, Site};
+    /// let registry = Registry::new().ledger(true);
+    /// # let id = registry.register("an interpreter").unwrap();
+    /// let guard = registry.lookup(id)?;
+    /// let another = guard.clone_at(Site::named(&"worker.py:12"));
+    /// assert!(registry.holders(id).unwrap().to_string().contains("worker.py:12"));
+    /// # Ok::<(), interp_guard::LookupError>(())
+    /// ```
     #[inline]
     pub fn clone_at(&self, site: Site) -> Self {
         Self { raw: self.raw.clone_at(site), interpreter: PhantomData }
@@ -349,6 +498,17 @@ impl<'r, T> Guard<'r, T> {
     /// The same guard without its type, for bindings.
     ///
     /// Context: any, async-signal-safe.
+    ///
+    /// ```
+    /// # use interp_guard::Registry;
+    /// # let registry = Registry::new();
+    /// # let id = registry.register("an interpreter").unwrap();
+    /// let raw = registry.lookup(id)?.into_raw();
+    /// assert_eq!(registry.outstanding(id), Some(1));
+    /// drop(raw);
+    /// assert_eq!(registry.outstanding(id), Some(0));
+    /// # Ok::<(), interp_guard::LookupError>(())
+    /// ```
     #[inline]
     pub fn into_raw(self) -> RawGuard<'r> {
         self.raw

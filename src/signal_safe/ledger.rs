@@ -85,6 +85,16 @@ const _: () = assert!(align_of::<Location<'static>>() > 2 && align_of::<&'static
 
 impl Site {
     /// The place from which the calling `#[track_caller]` function was called.
+    ///
+    /// ```
+    /// # use interp_guard::{Place, Site};
+    /// #[track_caller]
+    /// fn asked_from() -> Site {
+    ///     Site::caller()
+    /// }
+    /// let Place::Source(location) = asked_from().place() else { unreachable!() };
+    /// assert_eq!(location.line(), line!() - 1);
+    /// ```
     #[inline(always)]
     #[track_caller]
     pub fn caller() -> Self {
@@ -92,24 +102,52 @@ impl Site {
     }
 
     /// A place in Rust source.
+    ///
+    /// ```
+    /// # use interp_guard::{Place, Site};
+    /// let here = std::panic::Location::caller();
+    /// assert_eq!(Site::source(here).place(), Place::Source(here));
+    /// ```
     #[inline]
     pub fn source(location: &'static Location<'static>) -> Self {
         Self(core::ptr::from_ref(location).expose_provenance() as u64)
     }
 
     /// An address in the program's code. Addresses of user space leave the top bit free.
+    ///
+    /// ```
+    /// # use interp_guard::{Place, Site};
+    /// let address = libc::getpid as *const () as usize;
+    /// assert_eq!(Site::code(address).place(), Place::Code(address));
+    /// ```
     #[inline]
     pub const fn code(address: usize) -> Self {
         Self((address as u64) << 1 | CODE_BIT)
     }
 
     /// A name. Whoever makes names as the program runs has to keep them for good.
+    ///
+    /// ```
+    /// # use interp_guard::Site;
+    /// assert_eq!(Site::named(&"worker.py:12").to_string(), "worker.py:12");
+    /// ```
     #[inline]
     pub fn named(name: &'static &'static str) -> Self {
         Self(core::ptr::from_ref(name).expose_provenance() as u64 | NAME_BIT)
     }
 
     /// What the word stands for.
+    ///
+    /// ```
+    /// # use interp_guard::{Place, Registry};
+    /// let registry = Registry::new().ledger(true);
+    /// # let id = registry.register("an interpreter").unwrap();
+    /// let guard = registry.lookup(id)?;
+    /// let holders = registry.holders(id).unwrap();
+    /// let Place::Source(location) = holders.iter().next().unwrap().site.place() else { unreachable!() };
+    /// assert_eq!(location.file(), file!());
+    /// # Ok::<(), interp_guard::LookupError>(())
+    /// ```
     #[inline]
     pub fn place(self) -> Place {
         if self.0 & CODE_BIT != 0 {
@@ -233,7 +271,7 @@ impl Ledger {
             entry.name_thread(sys::thread_name());
             entry.on_signal_stack.store(u32::from(sys::on_signal_stack()), Ordering::Relaxed);
             entry.generation.store(generation, Ordering::Relaxed);
-            // R3. Release: pairs with the Acquire in `Entry::read`.
+            // R3. Release: pairs with the Acquire in `Entry::read` (edge L-facts).
             entry.sequence.store(sequence, Ordering::Release);
             return Ticket::new(index, sequence);
         }
@@ -318,7 +356,7 @@ impl Ledger {
     /// F2.
     fn release_bit(&self, index: usize) {
         if let Some(word) = self.used.get(index / BITS) {
-            // Release: pairs with R1 (L1).
+            // Release: pairs with R1 (L1, edge L-entry).
             word.fetch_and(!1_u64.wrapping_shl(index as u32), Ordering::Release);
         }
     }
@@ -333,7 +371,7 @@ fn claim(word: &Atomic<u64>) -> Option<u32> {
         if bit == u64::BITS {
             return None;
         }
-        // Acquire: pairs with F2 (L1).
+        // Acquire: pairs with F2 (L1, edge L-entry).
         let before = word.fetch_or(1_u64.wrapping_shl(bit), Ordering::Acquire);
         if before.wrapping_shr(bit) & 1 == 0 {
             return Some(bit);
@@ -346,8 +384,8 @@ fn claim(word: &Atomic<u64>) -> Option<u32> {
 impl Entry {
     /// F1: strikes the entry out if it still stands for the guard with this number.
     fn retire(&self, sequence: u64) -> bool {
-        // AcqRel: Acquire pairs with R3, of whichever thread took the guard; Release hands the entry on through F2. Relaxed when
-        // it fails: nothing is read on the strength of it.
+        // AcqRel: Acquire pairs with R3 (edge L-facts), of whichever thread took the guard; Release hands the entry on
+        // through F2. Relaxed when it fails: nothing is read on the strength of it.
         let (was, next) = (sequence, sequence.wrapping_add(1));
         self.sequence.compare_exchange(was, next, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
@@ -368,7 +406,7 @@ impl Entry {
 
     /// The facts, if they are those of one guard throughout (L3).
     fn read(&self) -> Option<Record> {
-        // Acquire: pairs with R3.
+        // Acquire: pairs with R3 (edge L-facts).
         let before = self.sequence.load(Ordering::Acquire);
         // Relaxed, all of them and the number once more: ordered by the Acquire above and the fence below (L3).
         let record = Record {

@@ -140,8 +140,8 @@ impl Ring {
     /// # Complexity
     /// One cell, or as many as there are in use from its ticket on.
     pub fn push<'t>(&self, guard: RawGuard<'t>, call: *const (), data: usize) -> Result<(), RawGuard<'t>> {
-        // AcqRel: pairs with the Acquire in `horizon` and with itself: whoever sees this ticket drawn sees what was Ready
-        // before it was (Q3).
+        // AcqRel: pairs with the Acquire in `horizon` and with itself (edge Q-order): whoever sees this ticket drawn sees
+        // what was Ready before it was (Q3).
         let ticket = self.tickets.fetch_add(1, Ordering::AcqRel); // P1
         let Some(cell) = self.claim(ticket) else { return Err(guard) };
         let (table, id) = (guard.table(), guard.id());
@@ -150,15 +150,15 @@ impl Ring {
         cell.id.store(id.into(), Ordering::Relaxed);
         // P3. SAFETY: this push made the cell Busy (Q1).
         unsafe { cell.entry.write(Entry { guard, call, data }) };
-        // P4. Release: pairs with the Acquire in `ready` and of R3. (Relaxed is a broken twin's.)
+        // P4. Release: pairs with the Acquire in `ready` and of R3 (edge Q-call). (Relaxed is a broken twin's.)
         let order = match cfg!(interp_guard_inject = "ready_relaxed") {
             false => Ordering::Release,
             true => Ordering::Relaxed,
         };
         cell.state.store(State::ready(ticket).0, order);
         // P5. The call may have run and the interpreter may be gone: the table is still there, and a needless wake-up
-        // is harmless. SeqCst: pairs with the heavy fence of close: either this sees Closing, or the drain, which looks
-        // at the queue after that fence, sees Ready.
+        // is harmless. SeqCst: pairs with the heavy fence of close (edge Q-close): either this sees Closing, or the
+        // drain, which looks at the queue after that fence, sees Ready.
         fence(Ordering::SeqCst);
         if let (true, Some(wake)) = (table.is_closing(guard.slot), table.wake(guard.slot)) {
             wake.notify();
@@ -174,8 +174,8 @@ impl Ring {
         let first = (ticket % self.len) as usize;
         let (before, from) = self.cells().split_at_checked(first)?;
         from.iter().chain(before).find(|cell| {
-            // Relaxed load: a guess. Acquire: pairs with R5, so that the taker's read of the last call is over; Relaxed when it
-            // fails: the cell is passed by.
+            // Relaxed load: a guess. Acquire: pairs with R5 (edge Q-free), so that the taker's read of the last call is
+            // over; Relaxed when it fails: the cell is passed by.
             cell.state.load(Ordering::Relaxed) == State::FREE.0
                 && cell
                     .state
@@ -201,14 +201,14 @@ impl Ring {
 
     /// R1: calls with tickets below this are due.
     pub fn horizon(&self) -> u64 {
-        // Acquire: pairs with the AcqRel of P1 (Q3).
+        // Acquire: pairs with the AcqRel of P1 (Q3, edge Q-order).
         self.tickets.load(Ordering::Acquire)
     }
 
     /// R2: the calls with tickets below `horizon` that can be taken, of one interpreter or of all; in no order.
     pub fn ready(&self, horizon: u64, of: Option<InterpreterId>) -> impl Iterator<Item = Found> + '_ {
         self.cells().iter().enumerate().filter_map(move |(at, cell)| {
-            // Acquire: pairs with P4, for the ID.
+            // Acquire: pairs with P4 (edge Q-call), for the ID.
             let ticket = State(cell.state.load(Ordering::Acquire)).ready_ticket()?;
             // Relaxed: may be a later call's by now; then R3 fails.
             let theirs = of.is_none_or(|id| i64::from(id) == cell.id.load(Ordering::Relaxed));
@@ -219,7 +219,7 @@ impl Ring {
     /// R3 to R5: takes a call out, unless somebody else has. Whoever gets it owes its guard.
     pub fn take(&self, found: Found) -> Option<Entry> {
         let cell = self.cells().get(found.cell)?;
-        // Acquire: pairs with P4, for the call.
+        // Acquire: pairs with P4 (edge Q-call), for the call.
         let (ready, busy) = (State::ready(found.ticket).0, State::busy(found.ticket).0);
         cell.state.compare_exchange(ready, busy, Ordering::Acquire, Ordering::Relaxed).ok()?; // R3
         if cfg!(interp_guard_inject = "freed_early") {
@@ -229,7 +229,7 @@ impl Ring {
         }
         // R4. SAFETY: this made the cell Busy (Q1), and it was Ready, so P3 wrote it.
         let entry = unsafe { cell.entry.read() };
-        // R5. Release: pairs with the Acquire of P2.
+        // R5. Release: pairs with the Acquire of P2 (edge Q-free).
         cell.state.store(State::FREE.0, Ordering::Release);
         Some(entry)
     }

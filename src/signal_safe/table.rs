@@ -128,6 +128,8 @@ pub struct Table {
 unsafe impl Sync for Table {}
 // SAFETY: `slots` points to memory that is not tied to a thread; the rest is plain data.
 unsafe impl Send for Table {}
+// A panic leaves it consistent: nothing of the caller's runs while it is being changed.
+impl core::panic::RefUnwindSafe for Table {}
 
 /// A published table: slots, state and geometry, readable.
 #[derive(Clone, Copy)]
@@ -178,7 +180,7 @@ impl Table {
         // Relaxed: made visible by the store below (T4).
         let state = geometry.state().with_records(self.ledger().is_some()).with_generation(self.generation());
         self.state.store(state, Ordering::Relaxed);
-        // Release: pairs with the Acquire in `mapped`.
+        // Release: pairs with the Acquire in `mapped` (edge E1).
         self.slots.store(slots.as_ptr(), Ordering::Release);
     }
 
@@ -194,7 +196,7 @@ impl Table {
 
     #[inline(always)]
     fn mapped(&self) -> Option<Mapped<'_>> {
-        // Acquire: pairs with the Release in `publish` (T4).
+        // Acquire: pairs with the Release in `publish` (T4, edge E1).
         let slots = NonNull::new(self.slots.load(Ordering::Acquire))?;
         // SAFETY: non-null, so `publish` has initialised the geometry, which nobody writes again (T4).
         let geometry = unsafe { (*self.geometry.get()).assume_init_ref() };
@@ -241,7 +243,7 @@ impl Table {
         let mapped = self.mapped().ok_or(LookupError::NotFound)?;
         let home = mapped.home(id);
         let first = mapped.slot(home);
-        // A1, at home. Acquire: pairs with the Release in `insert`.
+        // A1, at home. Acquire: pairs with the Release in `insert` (edge E2).
         let (mut at, mut word) = (home, first.word.load(Ordering::Acquire));
         if word != Word::live(id) {
             // Relaxed: whatever made the caller know a live `id` made the displacement that covers it visible too (T2).
@@ -268,7 +270,7 @@ impl Table {
         let mapped = self.mapped().ok_or(NotAtHome::Refused(LookupError::NotFound))?;
         let home = mapped.home(id);
         let slot = mapped.slot(home);
-        // A1. Acquire: pairs with the Release in `insert`.
+        // A1. Acquire: pairs with the Release in `insert` (edge E2).
         let word = slot.word.load(Ordering::Acquire);
         if word != Word::live(id) {
             // Relaxed: as in `lookup`.
@@ -314,7 +316,7 @@ impl Table {
         let Some(mapped) = self.mapped() else { return (home, Word::VACANT) };
         for distance in 1..=reach {
             let at = mapped.at(home, distance);
-            // A1. Acquire: pairs with the Release in `insert`.
+            // A1. Acquire: pairs with the Release in `insert` (edge E2).
             let word = mapped.slot(at).word.load(Ordering::Acquire);
             if word == Word::live(id) || word == Word::closing(id) {
                 return (at, word);
@@ -333,8 +335,8 @@ impl Table {
         site: Site,
     ) -> Result<RawGuard<'_>, LookupError> {
         mapped.add(at, Side::Acquired); // A2, A3
-        // A4. SeqCst: in shared mode, with A2, pairs with C1 and C2 (see counters/shared.rs). It is an Acquire too: the
-        // payload, stored before the word became Live, may be read from here on (T3).
+        // A4. SeqCst: in shared mode, with A2, pairs with C1 and C2 (edge E3; see counters/shared.rs). It is an Acquire
+        // too (edge E2): the payload, stored before the word became Live, may be read from here on (T3).
         let word = mapped.slot(at).word.load(Ordering::SeqCst);
         if word == Word::live(id) || cfg!(interp_guard_inject = "no_a4") {
             // SAFETY: A2 counted this guard, and A4 has seen that it counts.
@@ -359,7 +361,8 @@ impl Table {
     pub fn for_each_live(&self, mut f: impl FnMut(InterpreterId)) {
         let Some(mapped) = self.mapped() else { return };
         for at in 0..=mapped.geometry.mask {
-            // Acquire: pairs with the Release in `insert`, so that a lookup of what is reported here finds it (T2).
+            // Acquire: pairs with the Release in `insert` (edge E2), so that a lookup of what is reported here finds it
+            // (T2).
             let word = mapped.slot(at).word.load(Ordering::Acquire);
             if let (true, Some(id)) = (word.is_live(), word.id()) {
                 f(id);
@@ -372,7 +375,7 @@ impl Table {
     /// Context: any, async-signal-safe.
     #[inline]
     pub fn main(&self) -> Option<InterpreterId> {
-        // Acquire: pairs with the Release in `set_main`: what was registered before can be looked up.
+        // Acquire: pairs with the Release in `set_main` (edge E8): what was registered before can be looked up.
         self.main.load(Ordering::Acquire).id()
     }
 
@@ -410,7 +413,7 @@ impl Table {
             return Err(LookupError::Finalizing);
         }
         let entry = Entry { table: self, slot: at };
-        // E3. Acquire: pairs with the Release in `insert`: the payload may be read from here on (T3).
+        // GE3. Acquire: pairs with the Release in `insert` (edge E2): the payload may be read from here on (T3).
         let word = slot.word.load(Ordering::Acquire);
         if word == Word::live(id) {
             return Ok(entry);
@@ -520,7 +523,7 @@ impl Table {
         if reach.load(Ordering::Relaxed) < distance {
             reach.store(distance, Ordering::Relaxed);
         }
-        // Release: pairs with the Acquire loads of A1 and A4 and in `for_each_live`.
+        // R2. Release: pairs with the Acquire loads of A1 and A4 and in `for_each_live` (edge E2).
         slot.word.store(Word::live(id), Ordering::Release);
         Some(at)
     }
@@ -532,7 +535,7 @@ impl Table {
     /// 2. `id` is live in slot `at`.
     pub unsafe fn begin_close(&self, at: u32, id: InterpreterId) {
         let Some(mapped) = self.mapped() else { return };
-        // SeqCst: with the heavy fence, pairs with A2/A4 and X1/X3 in shared mode (see counters/shared.rs).
+        // SeqCst: with the heavy fence, pairs with A2/A4 and X1/X3 in shared mode (edges E3, E4; see counters/shared.rs).
         mapped.slot(at).word.store(Word::closing(id), Ordering::SeqCst);
         if cfg!(interp_guard_inject = "displacement_early") {
             mapped.lower_displacement(mapped.home(id), |word| word.is_live());
@@ -628,7 +631,7 @@ impl Table {
 
     /// Names the main interpreter. Writers only.
     pub fn set_main(&self, id: Option<InterpreterId>) {
-        // Release: pairs with the Acquire in `main`.
+        // Release: pairs with the Acquire in `main` (edge E8).
         self.main.store(id.map_or(Word::VACANT, Word::live), Ordering::Release);
     }
 
@@ -704,7 +707,7 @@ impl<'t> Mapped<'t> {
     fn exit(self, at: u32) {
         self.add(at, Side::Released); // X1, X2
         let slot = self.slot(at);
-        // X3. SeqCst: in shared mode, with X1, pairs with C1 and C2 (see counters/shared.rs).
+        // X3. SeqCst: in shared mode, with X1, pairs with C1 and C2 (edge E4; see counters/shared.rs).
         if slot.word.load(Ordering::SeqCst).is_closing() && !cfg!(interp_guard_inject = "no_wake") {
             slot.wake.notify();
         }

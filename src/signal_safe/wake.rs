@@ -22,7 +22,7 @@ impl Wake {
     /// W0 (D0): the number to wait on. Read before the sums.
     #[inline]
     pub fn value(&self) -> u32 {
-        // Acquire: pairs with the AcqRel in `notify`; a finalizer that reads the new number sees the release before it.
+        // Acquire: pairs with the AcqRel in `notify` (edge E6); a finalizer that reads the new number sees the release before it.
         self.0.load(Ordering::Acquire)
     }
 
@@ -32,7 +32,7 @@ impl Wake {
     #[cold]
     #[inline(never)]
     pub fn notify(&self) {
-        // AcqRel: pairs with the Acquire in `value`. A locked add, so that the release counted before it is visible to
+        // AcqRel: pairs with the Acquire in `value` (edge E6; E7 with the wake below). A locked add, so that the release counted before it is visible to
         // whoever reads the new number, in per-CPU mode too.
         self.0.fetch_add(1, Ordering::AcqRel);
         #[cfg(not(loom))]

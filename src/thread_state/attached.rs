@@ -115,6 +115,15 @@ impl<'r, T: Runtime> Attached<'r, T> {
     /// The interpreter that this level is attached to.
     ///
     /// Context: any.
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, thread_state};
+    /// # use refruntime::Interpreter;
+    /// # let registry = Registry::new();
+    /// # let id = Interpreter::locking().register(&registry)?;
+    /// assert_eq!(thread_state::ensure_id(&registry, id)?.id(), id);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn id(&self) -> InterpreterId {
         self.id
     }
@@ -122,6 +131,16 @@ impl<'r, T: Runtime> Attached<'r, T> {
     /// The runtime's thread state that this level uses.
     ///
     /// Context: normal.
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, thread_state::{self, Runtime}};
+    /// # use refruntime::Interpreter;
+    /// # let registry = Registry::new();
+    /// # let id = Interpreter::locking().register(&registry)?;
+    /// let attached = thread_state::ensure_id(&registry, id)?;
+    /// assert_eq!(Interpreter::attached(), Some(attached.thread_state()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn thread_state(&self) -> T::ThreadState {
         // SAFETY: this level's state is a T's.
         unsafe { self.level().state.get() }
@@ -130,6 +149,18 @@ impl<'r, T: Runtime> Attached<'r, T> {
     /// A guard of the interpreter; `None` in a daemon, which has none to clone.
     ///
     /// Context: normal.
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, thread_state};
+    /// # use refruntime::Interpreter;
+    /// # let registry = Registry::new();
+    /// # let id = Interpreter::locking().register(&registry)?;
+    /// let attached = thread_state::ensure_id(&registry, id)?;
+    /// assert_eq!(attached.guard().expect("not a daemon").id(), id);
+    /// attached.set_daemon(true)?;
+    /// assert!(attached.guard().is_none());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[track_caller]
     pub fn guard(&self) -> Option<Guard<'r, T>> {
         let parts = levels::guard_of(self.table, self.id)?;
@@ -141,6 +172,18 @@ impl<'r, T: Runtime> Attached<'r, T> {
     /// guards it.
     ///
     /// Context: normal.
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, thread_state};
+    /// # use refruntime::Interpreter;
+    /// # let registry = Registry::new();
+    /// # let id = Interpreter::locking().register(&registry)?;
+    /// let attached = thread_state::ensure_id(&registry, id)?;
+    /// assert!(!attached.is_daemon());
+    /// attached.set_daemon(true)?;
+    /// assert!(attached.is_daemon());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn is_daemon(&self) -> bool {
         matches!(self.level().hold, Hold::Daemon)
     }
@@ -227,6 +270,17 @@ impl<'r, T: Runtime> Attached<'r, T> {
     /// parked for good ([`park_for_good`](super::park_for_good)).
     ///
     /// Context: normal; waits as the runtime does to attach.
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, thread_state};
+    /// # use refruntime::Interpreter;
+    /// # let registry = Registry::new();
+    /// # let id = Interpreter::locking().register(&registry)?;
+    /// let attached = thread_state::ensure_id(&registry, id)?;
+    /// attached.allow_threads_or_park(|| assert_eq!(thread_state::current_id(), None));
+    /// assert_eq!(thread_state::current_id(), Some(id));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn allow_threads_or_park<R>(&self, f: impl FnOnce() -> R) -> R {
         self.allow_threads(f).unwrap_or_else(|_| super::park_for_good())
     }
@@ -237,6 +291,17 @@ impl<'r, T: Runtime> Attached<'r, T> {
     ///
     /// # Errors
     /// [`ReleaseError`]. Where nothing changed, the level stays as it is.
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, thread_state};
+    /// # use refruntime::Interpreter;
+    /// # let registry = Registry::new();
+    /// # let id = Interpreter::locking().register(&registry)?;
+    /// let attached = thread_state::ensure_id(&registry, id)?;
+    /// attached.release()?;
+    /// assert_eq!(thread_state::current_id(), None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn release(self) -> Result<(), ReleaseError> {
         self.into_token().release_own()
     }
@@ -244,6 +309,19 @@ impl<'r, T: Runtime> Attached<'r, T> {
     /// This level as a number, for callers that cannot use RAII. It is not released until [`Token::release`].
     ///
     /// Context: normal.
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, thread_state};
+    /// # use refruntime::Interpreter;
+    /// # let registry = Registry::new();
+    /// # let id = Interpreter::locking().register(&registry)?;
+    /// let token = thread_state::ensure_id(&registry, id)?.into_token();
+    /// assert_eq!(thread_state::current_id(), Some(id));
+    /// // SAFETY: the registry is still there.
+    /// unsafe { token.release() }?;
+    /// assert_eq!(thread_state::current_id(), None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn into_token(self) -> Token {
         let token = Token::new(self.serial);
         mem::forget(self);

@@ -122,10 +122,16 @@ impl fmt::Display for ReleaseError {
 impl Error for ReleaseError {}
 
 /// A daemon could not re-attach: its interpreter has been finalized, or is at the point of it. Nothing is attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Finalized<R> {
     /// What the function returned that ran detached.
     pub result: R,
+}
+
+impl<R> fmt::Debug for Finalized<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Finalized").finish_non_exhaustive()
+    }
 }
 
 impl<R> fmt::Display for Finalized<R> {
@@ -134,4 +140,4 @@ impl<R> fmt::Display for Finalized<R> {
     }
 }
 
-impl<R: fmt::Debug> Error for Finalized<R> {}
+impl<R> Error for Finalized<R> {}

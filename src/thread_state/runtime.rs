@@ -29,9 +29,30 @@ pub unsafe trait Runtime: Send + Sync + Sized + 'static {
     type ThreadState: Copy + Eq + 'static;
 
     /// What is attached on the calling thread.
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, thread_state::{self, Runtime}};
+    /// # use refruntime::Interpreter;
+    /// # let registry = Registry::new();
+    /// # let id = Interpreter::locking().register(&registry)?;
+    /// assert_eq!(Interpreter::attached(), None);
+    /// let attached = thread_state::ensure_id(&registry, id)?;
+    /// assert_eq!(Interpreter::attached(), Some(attached.thread_state()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     fn attached() -> Option<Self::ThreadState>;
 
     /// The interpreter of a thread state. Called with states that are attached on the calling thread.
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, thread_state::{self, Runtime}};
+    /// # use refruntime::Interpreter;
+    /// # let registry = Registry::new();
+    /// # let id = Interpreter::locking().register(&registry)?;
+    /// let attached = thread_state::ensure_id(&registry, id)?;
+    /// assert_eq!(Interpreter::interpreter_of(attached.thread_state()), id);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     fn interpreter_of(state: Self::ThreadState) -> InterpreterId;
 
     /// Makes a thread state of this interpreter for the calling thread, without attaching it. Another interpreter may
@@ -39,10 +60,31 @@ pub unsafe trait Runtime: Send + Sync + Sized + 'static {
     ///
     /// # Errors
     /// What the runtime lacks for it.
+    ///
+    /// ```
+    /// # use interp_guard::thread_state::Runtime;
+    /// # use refruntime::Interpreter;
+    /// let interpreter = Interpreter::locking();
+    /// let state = interpreter.create()?;
+    /// assert_eq!(Interpreter::interpreter_of(state), interpreter.id());
+    /// assert_eq!(Interpreter::attached(), None);
+    /// # Ok::<(), interp_guard::thread_state::CreateError>(())
+    /// ```
     fn create(&self) -> Result<Self::ThreadState, CreateError>;
 
     /// A detached thread state of this interpreter for the calling thread that the runtime itself remembers, if it does
     /// that. Asked before one is created.
+    ///
+    /// ```
+    /// # use interp_guard::thread_state::Runtime;
+    /// # use refruntime::Interpreter;
+    /// let interpreter = Interpreter::locking();
+    /// assert_eq!(interpreter.remembered(), None);
+    /// let state = interpreter.create()?;
+    /// state.remember(); // the reference runtime's way to have it do that
+    /// assert_eq!(interpreter.remembered(), Some(state));
+    /// # Ok::<(), interp_guard::thread_state::CreateError>(())
+    /// ```
     fn remembered(&self) -> Option<Self::ThreadState> {
         None
     }
@@ -53,18 +95,54 @@ pub unsafe trait Runtime: Send + Sync + Sized + 'static {
     /// 1. Nothing is attached on the calling thread, to which `state` belongs.
     /// 2. Until the call has returned, the interpreter is not taken out of its registry. (Where no registry has it: as
     ///    when the native code that had `state` attached re-attaches it itself.)
+    ///
+    /// ```
+    /// # use interp_guard::thread_state::Runtime;
+    /// # use refruntime::Interpreter;
+    /// # let interpreter = Interpreter::locking();
+    /// let state = interpreter.create()?;
+    /// // SAFETY: this thread's, with nothing attached; no registry has the interpreter.
+    /// unsafe { Interpreter::attach(state) };
+    /// assert_eq!(Interpreter::attached(), Some(state));
+    /// # unsafe { Interpreter::destroy(state) };
+    /// # Ok::<(), interp_guard::thread_state::CreateError>(())
+    /// ```
     unsafe fn attach(state: Self::ThreadState);
 
     /// Detaches.
     ///
     /// # Safety
     /// `state` is attached on the calling thread.
+    ///
+    /// ```
+    /// # use interp_guard::thread_state::Runtime;
+    /// # use refruntime::Interpreter;
+    /// # let interpreter = Interpreter::locking();
+    /// # let state = interpreter.create()?;
+    /// # unsafe { Interpreter::attach(state) };
+    /// // SAFETY: it is attached.
+    /// unsafe { Interpreter::detach(state) };
+    /// assert_eq!(Interpreter::attached(), None);
+    /// # Ok::<(), interp_guard::thread_state::CreateError>(())
+    /// ```
     unsafe fn detach(state: Self::ThreadState);
 
     /// Destroys a thread state, leaving nothing attached. May run the interpreter's code, nested ensures included.
     ///
     /// # Safety
     /// `state` is attached on the calling thread, came from [`create`](Self::create), and is not used any more.
+    ///
+    /// ```
+    /// # use interp_guard::thread_state::Runtime;
+    /// # use refruntime::Interpreter;
+    /// # let interpreter = Interpreter::locking();
+    /// let state = interpreter.create()?;
+    /// # unsafe { Interpreter::attach(state) };
+    /// // SAFETY: it is attached, was created above, and is used no more.
+    /// unsafe { Interpreter::destroy(state) };
+    /// assert_eq!(Interpreter::attached(), None);
+    /// # Ok::<(), interp_guard::thread_state::CreateError>(())
+    /// ```
     unsafe fn destroy(state: Self::ThreadState);
 }
 

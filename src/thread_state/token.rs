@@ -34,6 +34,17 @@ impl Token {
     /// The token as a number.
     ///
     /// Context: any.
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, thread_state::{self, Token}};
+    /// # use refruntime::Interpreter;
+    /// # let registry = Registry::new();
+    /// # let id = Interpreter::locking().register(&registry)?;
+    /// let token = thread_state::ensure_id(&registry, id)?.into_token();
+    /// assert_eq!(Token::from_bits(token.to_bits()), Some(token));
+    /// # unsafe { token.release() }?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn to_bits(self) -> u64 {
         self.0.get()
     }
@@ -41,6 +52,18 @@ impl Token {
     /// The innermost level of the calling thread, if it is one of this registry.
     ///
     /// Context: normal.
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, thread_state::{self, Token}};
+    /// # use refruntime::Interpreter;
+    /// # let registry = Registry::new();
+    /// # let id = Interpreter::locking().register(&registry)?;
+    /// assert_eq!(Token::innermost(&registry), None);
+    /// let token = thread_state::ensure_id(&registry, id)?.into_token();
+    /// assert_eq!(Token::innermost(&registry), Some(token));
+    /// # unsafe { token.release() }?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn innermost<T: Runtime>(registry: &Registry<T>) -> Option<Self> {
         innermost_of(registry).map(|level| Self::new(level.serial))
     }
@@ -82,6 +105,21 @@ impl Token {
     ///
     /// # Safety
     /// As for [`release`](Self::release).
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, thread_state};
+    /// # use refruntime::Interpreter;
+    /// # let registry = Registry::new();
+    /// # let id = Interpreter::locking().register(&registry)?;
+    /// let attached = thread_state::ensure_id(&registry, id)?;
+    /// let section = thread_state::allow_threads_begin::<Interpreter>().expect("attached");
+    /// // SAFETY: the registry is still there.
+    /// unsafe { section.allow_threads_end::<Interpreter>() }.expect("the innermost level")?;
+    /// assert_eq!(thread_state::current_id(), Some(id));
+    /// // SAFETY: as above.
+    /// assert!(unsafe { section.allow_threads_end::<Interpreter>() }.is_none()); // something is attached
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub unsafe fn allow_threads_end<T: Runtime>(self) -> Option<Result<(), LookupError>> {
         let level = innermost(self.to_bits()).ok().filter(|level| level.runtime == TypeId::of::<T>())?;
         if level.lost {
@@ -112,6 +150,19 @@ fn innermost_of<T: Runtime>(registry: &Registry<T>) -> Option<Level> {
 /// Is the calling thread's innermost level a daemon? `None` if it is not one of this registry.
 ///
 /// Context: normal.
+///
+/// ```
+/// # use interp_guard::{Registry, thread_state};
+/// # use refruntime::Interpreter;
+/// # let registry = Registry::new();
+/// # let id = Interpreter::locking().register(&registry)?;
+/// assert_eq!(thread_state::is_daemon(&registry), None);
+/// let attached = thread_state::ensure_id(&registry, id)?;
+/// assert_eq!(thread_state::is_daemon(&registry), Some(false));
+/// attached.set_daemon(true)?;
+/// assert_eq!(thread_state::is_daemon(&registry), Some(true));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn is_daemon<T: Runtime>(registry: &Registry<T>) -> Option<bool> {
     innermost_of(registry).map(|level| matches!(level.hold, Hold::Daemon))
 }
@@ -120,6 +171,18 @@ pub fn is_daemon<T: Runtime>(registry: &Registry<T>) -> Option<bool> {
 /// one of this registry.
 ///
 /// Context: normal.
+///
+/// ```
+/// # use interp_guard::{Registry, thread_state};
+/// # use refruntime::Interpreter;
+/// # let registry = Registry::new();
+/// # let id = Interpreter::locking().register(&registry)?;
+/// assert!(thread_state::set_innermost_daemon(&registry, true).is_none());
+/// let attached = thread_state::ensure_id(&registry, id)?;
+/// thread_state::set_innermost_daemon(&registry, true).expect("a level of this registry")?;
+/// assert_eq!(registry.outstanding(id), Some(0));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[track_caller]
 pub fn set_innermost_daemon<T: Runtime>(
     registry: &Registry<T>,

@@ -8,7 +8,7 @@
 #![allow(clippy::result_large_err, reason = "a refused registration hands the interpreter back")]
 
 use super::canary::Interpreter;
-use super::tally::{self, Violation};
+use super::tally::{self, Context, Violation};
 use interp_guard::pending::PendingQueue;
 use interp_guard::{Guard, InterpreterId, LookupError, RegisterError, Registry};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -69,7 +69,7 @@ pub struct Board {
     hot: AtomicUsize,
 }
 
-/// How many of the interpreters stay throughout.
+/// How many of the interpreters stay throughout, at the most: one at least comes and goes.
 const ANCHORS: usize = 4;
 
 impl Board {
@@ -81,11 +81,12 @@ impl Board {
         let gone = register(registry, None)?;
         drop(registry.finalize(gone, None));
         tally::finalized(1);
-        let seats: Vec<Seat> = (0..interpreters - ANCHORS).map(|_| Seat::default()).collect();
+        let anchors = ANCHORS.min(interpreters - 1);
+        let seats: Vec<Seat> = (anchors..interpreters).map(|_| Seat::default()).collect();
         for seat in &seats {
             seat.post(gone, Phase::Gone);
         }
-        let anchors = (0..ANCHORS).map(|_| register(registry, None)).collect::<Result<_, _>>()?;
+        let anchors = (0..anchors).map(|_| register(registry, None)).collect::<Result<_, _>>()?;
         Ok(Box::leak(Box::new(Self { anchors, seats, hot: AtomicUsize::new(0) })))
     }
 
@@ -111,17 +112,17 @@ impl Board {
     }
 
     /// Looks up an anchor. Async-signal-safe.
-    pub fn probe_anchor(&self, registry: &'static Registry<Interpreter>, random: usize) {
+    pub fn probe_anchor(&self, registry: &'static Registry<Interpreter>, context: Context, random: usize) {
         if let Some(&id) = self.anchors.get(random % ANCHORS) {
-            let answer = probe(registry, id);
+            let answer = probe(registry, context, id);
             tally::check(answer.is_ok(), Violation::LiveNotFound);
         }
     }
 
     /// Looks up whoever sits in a seat, and checks the answer against what the seat says. Async-signal-safe.
-    pub fn probe_seat(&self, registry: &'static Registry<Interpreter>, random: usize) {
+    pub fn probe_seat(&self, registry: &'static Registry<Interpreter>, context: Context, random: usize) {
         let Some((seat, before, id)) = self.choose(random) else { return };
-        let answer = probe(registry, id);
+        let answer = probe(registry, context, id);
         let steady = seat.read() == before;
         match (before.phase(), answer) {
             (Phase::Live, Err(LookupError::NotFound)) if steady => tally::violation(Violation::LiveNotFound),
@@ -162,9 +163,9 @@ impl Board {
     }
 
     /// Looks up an ID that nobody ever had. Async-signal-safe.
-    pub fn probe_never_used(&self, registry: &'static Registry<Interpreter>) {
+    pub fn probe_never_used(&self, registry: &'static Registry<Interpreter>, context: Context) {
         if let Ok(id) = InterpreterId::try_from(NEVER_USED) {
-            let answer = probe(registry, id);
+            let answer = probe(registry, context, id);
             tally::check(answer == Err(LookupError::NotFound), Violation::GuardOfNobody);
         }
     }
@@ -187,10 +188,14 @@ pub fn register(
 }
 
 /// Looks `id` up, checks and uses what comes back. Async-signal-safe.
-fn probe(registry: &'static Registry<Interpreter>, id: InterpreterId) -> Result<(), LookupError> {
+fn probe(
+    registry: &'static Registry<Interpreter>,
+    context: Context,
+    id: InterpreterId,
+) -> Result<(), LookupError> {
     let began = tally::now();
     let answer = registry.lookup(id);
-    tally::lookup(began, &answer);
+    tally::lookup(context, began, &answer);
     let guard = answer?;
     tally::check(guard.id() == id, Violation::WrongId);
     tally::check(guard.is(id), Violation::DeadCanary);

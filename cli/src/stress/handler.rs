@@ -2,7 +2,7 @@
 
 use super::board::Board;
 use super::canary::Interpreter;
-use super::tally::{self, Violation};
+use super::tally::{self, Context, Violation};
 use interp_guard::Registry;
 use interp_guard::pending::PendingQueue;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
@@ -38,11 +38,11 @@ extern "C" fn outer(_: libc::c_int) {
         tally::signal();
         let Some(arena) = arena() else { return };
         let random = tally::random();
-        arena.board.probe_anchor(arena.registry, random as usize);
-        arena.board.probe_seat(arena.registry, (random >> 8) as usize);
-        arena.board.probe_seat(arena.registry, (random >> 24) as usize);
+        arena.board.probe_anchor(arena.registry, Context::Handler, random as usize);
+        arena.board.probe_seat(arena.registry, Context::Handler, (random >> 8) as usize);
+        arena.board.probe_seat(arena.registry, Context::Handler, (random >> 24) as usize);
         if random.is_multiple_of(16) {
-            arena.board.probe_never_used(arena.registry);
+            arena.board.probe_never_used(arena.registry, Context::Handler);
         }
         if random % 4 == 2 {
             arena.board.leave_call(arena.registry, arena.queue, (random >> 16) as usize);
@@ -65,8 +65,8 @@ extern "C" fn nested(_: libc::c_int) {
         tally::nested_signal();
         let Some(arena) = arena() else { return };
         let random = tally::random();
-        arena.board.probe_anchor(arena.registry, random as usize);
-        arena.board.probe_seat(arena.registry, (random >> 8) as usize);
+        arena.board.probe_anchor(arena.registry, Context::Handler, random as usize);
+        arena.board.probe_seat(arena.registry, Context::Handler, (random >> 8) as usize);
         arena.board.leave_call(arena.registry, arena.queue, (random >> 16) as usize);
     });
 }

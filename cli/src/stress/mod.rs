@@ -32,10 +32,10 @@ pub struct Options {
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: u64,
     /// How many interpreters there are at the most
-    #[arg(long, default_value_t = 64, value_parser = RangedU64ValueParser::<usize>::new().range(8..=65_536))]
+    #[arg(long, default_value_t = 64, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1 << 20))]
     interpreters: usize,
     /// How many threads take signals: some hold guards, some register and finalize
-    #[arg(long, default_value_t = 6, value_parser = RangedU64ValueParser::<usize>::new().range(2..=200))]
+    #[arg(long, default_value_t = 6, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000))]
     threads: usize,
     /// Chooses what happens when; the machine's timing still differs from run to run
     #[arg(long, default_value_t = 1)]
@@ -96,9 +96,9 @@ pub fn run(options: &Options) -> ExitCode {
     board.clear(registry);
     let result = report::Result::collect(registry, began.elapsed(), clock.stop(), options);
     if options.json {
-        println!("{}", result.json());
+        crate::print(&format!("{}\n", result.json()));
     } else {
-        print!("{}", result.table());
+        crate::print(&result.table());
     }
     if result.violations() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

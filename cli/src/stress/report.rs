@@ -61,8 +61,9 @@ impl Result {
 
     /// The keys are fixed by the design.
     pub fn json(&self) -> Value {
+        let whole = |nanoseconds: f64| nanoseconds.round() as u64;
         let quantiles =
-            |q: Quantiles| json!({ "p50": q.p50.round(), "p99": q.p99.round(), "max": q.max.round() });
+            |q: Quantiles| json!({ "p50": whole(q.p50), "p99": whole(q.p99), "max": whole(q.max) });
         json!({
             "signals": self.totals.signals,
             "nested_signals": self.totals.nested_signals,
@@ -104,7 +105,7 @@ impl Result {
         row("  handed back, the queue was full", grouped(self.totals.handed_back));
         row("interpreters registered", grouped(self.totals.registered));
         row("interpreters finalized", grouped(self.totals.finalized));
-        row("lookup, p50 / p99 / max", nanoseconds(self.lookup));
+        row("lookup in a handler, p50 / p99 / max", nanoseconds(self.lookup));
         row("close to drained, p50 / p99 / max", nanoseconds(self.drain));
         row("violations", grouped(self.violations()));
         for (count, what) in self.totals.violations.iter().zip(VIOLATIONS).filter(|(count, _)| **count > 0) {

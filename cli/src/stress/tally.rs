@@ -129,9 +129,18 @@ pub fn pending_run() {
     add(Count::PendingRun, 1);
 }
 
-pub fn lookup<G>(began: u64, answer: &Result<G, LookupError>) {
+/// Where a lookup is made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Context {
+    Handler,
+    Normal,
+}
+
+/// A lookup that began at `began` has answered. Its latency is kept if it was made in a handler; elsewhere whole handlers
+/// come in between.
+pub fn lookup<G>(context: Context, began: u64, answer: &Result<G, LookupError>) {
     let took = now().wrapping_sub(began);
-    if let Some(bucket) = mine().lookup.get(bucket(took)) {
+    if let (Context::Handler, Some(bucket)) = (context, mine().lookup.get(bucket(took))) {
         bucket.fetch_add(1, Ordering::Relaxed);
     }
     add(
@@ -265,7 +274,7 @@ pub fn totals() -> Totals {
     }
 }
 
-/// Latencies of lookups, in nanoseconds, given the length of a tick.
+/// Latencies of lookups in handlers, in nanoseconds, given the length of a tick.
 pub fn lookup_quantiles(ns_per_tick: f64) -> Quantiles {
     let sums = (0..BUCKETS)
         .map(|bucket| TALLY.iter().map(|thread| thread.lookup[bucket].load(Ordering::SeqCst)).sum());

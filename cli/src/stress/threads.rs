@@ -3,7 +3,7 @@
 use super::board::{self, Board, Phase, Seat};
 use super::canary::Interpreter;
 use super::handler::{self, Arena};
-use super::tally::{self, Violation};
+use super::tally::{self, Context, Violation};
 use super::{DRAIN_LIMIT, Options};
 use interp_guard::pending::{PendingQueue, Worker};
 use interp_guard::{InterpreterId, RegisterError, Registry};
@@ -121,10 +121,10 @@ fn hold(registry: &'static Registry<Interpreter>, board: &Board, stop: &AtomicBo
     while !stop.load(Ordering::Relaxed) {
         let random = tally::random();
         for turn in 0..16 {
-            board.probe_seat(registry, (random >> turn) as usize);
+            board.probe_seat(registry, Context::Normal, (random >> turn) as usize);
         }
         let _ = raise(Signal::SIGUSR1);
-        board.probe_anchor(registry, random as usize);
+        board.probe_anchor(registry, Context::Normal, random as usize);
         if random.is_multiple_of(64) {
             std::thread::yield_now();
         }

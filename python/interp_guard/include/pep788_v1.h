@@ -3,7 +3,8 @@
  *
  * Include this after or instead of Python.h, and call import_interp_guard() in the extension's Py_mod_exec. The names are
  * macros (so a function's address cannot be taken) for functions in the package's table, on every version: they never are
- * CPython's own, which has some of them with another meaning from 3.15 on. So pep788.h cannot be included as well.
+ * CPython's own, which has some of them with another meaning from 3.15 on. So pep788.h cannot be included as well; but this
+ * header needs it beside itself, for what the two share.
  *
  * A *reference* keeps an interpreter from finalizing. It is the interpreter's pointer, and no more: the references to one
  * interpreter are interchangeable. In a child of fork() those of the parent protect nothing, and releasing one there
@@ -58,21 +59,18 @@
 #error "pep788.h and pep788_v1.h give the same names to different things: include one of them"
 #endif
 
-#include "interp_guard_table.h"
+#define INTERP_GUARD_TABLE_ONLY
+#include "pep788.h"
+#undef INTERP_GUARD_TABLE_ONLY
 
 typedef struct PyInterpreterHandle PyInterpreterHandle;
 
-#define PyInterpreterState_Hold() (InterpGuard_api->v1_hold())
-#define PyInterpreterState_Lookup(id) (InterpGuard_api->v1_lookup(id))
-#define PyInterpreterState_Release(interpreter) (InterpGuard_api->v1_release(interpreter))
 #ifdef PEP788_V1_CONSUME
 #define PyThreadState_Ensure(interpreter) (InterpGuard_api->v1_ensure((interpreter), 1))
 #else
 #define PyThreadState_Ensure(interpreter) (InterpGuard_api->v1_ensure((interpreter), 0))
 #endif
 #define PyThreadState_Release() (InterpGuard_api->v1_release_innermost())
-#define PyThreadState_SetDaemon(is_daemon) (InterpGuard_api->v1_set_daemon(is_daemon))
-#define PyThreadState_GetDaemon() (InterpGuard_api->v1_get_daemon())
 
 #define PyInterpreterHandle_Create() ((PyInterpreterHandle *)InterpGuard_api->guard_from_current())
 #define PyInterpreterHandle_Lookup(id) ((PyInterpreterHandle *)InterpGuard_api->v1_handle_lookup(id))

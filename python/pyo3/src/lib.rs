@@ -19,7 +19,7 @@ impl fmt::Display for Finalizing {
 
 impl std::error::Error for Finalizing {}
 
-/// The beginning of `struct InterpGuard_API` in the package's `interp_guard_table.h`, of which fields are only ever appended.
+/// The beginning of `struct InterpGuard_API` in the package's `pep788.h`, of which fields are only ever appended.
 #[repr(C)]
 struct Table {
     abi: u32,

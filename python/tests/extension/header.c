@@ -36,5 +36,13 @@ int use_everything(PyObject *module) {
         (void)InterpGuard_Close(&copy);
     }
     (void)InterpGuard_Close(&value);
+
+    PyInterpreterState *held = PyInterpreterState_Hold();
+    PyInterpreterState *found = PyInterpreterState_Lookup(InterpGuard_CurrentID());
+    if (PyThreadState_GetDaemon() == 0 && PyThreadState_SetDaemon(1) == 0) {
+        (void)PyThreadState_SetDaemon(0);
+    }
+    PyInterpreterState_Release(found);
+    PyInterpreterState_Release(held);
     return module == NULL ? InterpGuard_Drain(7, 0) : 0;
 }

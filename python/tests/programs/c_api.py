@@ -1,7 +1,9 @@
 """pep788.h: the scenarios of PEP 788, in C, on native threads and in subinterpreters; and destructors at odd times."""
 
+import os
 import subprocess
 import sys
+import tempfile
 import threading
 
 import interp_guard
@@ -44,4 +46,23 @@ ended = subprocess.run(
     text=True,
 )
 assert ended.returncode == 0 and ended.stdout.split() == ["False"], (ended.returncode, ended.stdout)
+# An extension whose import finds no package says what is missing; one that finds a broken package, what is wrong with it.
+folder = os.path.dirname(ig_test.__file__)
+with tempfile.TemporaryDirectory() as broken:
+    os.mkdir(os.path.join(broken, "interp_guard"))
+    with open(os.path.join(broken, "interp_guard", "__init__.py"), "w") as package:
+        package.write("raise MemoryError('no room')")
+    for path, status, what in (
+        ([folder], "ImportError", "pip install interp-guard"),
+        ([folder, broken], "MemoryError", "no room"),
+    ):
+        ended = subprocess.run(
+            [sys.executable, "-S", "-c", "import ig_test"],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            timeout=60,
+            text=True,
+        )
+        assert ended.returncode == 1 and f"{status}: " in ended.stderr and what in ended.stderr, ended
 print("ok")

@@ -1,6 +1,8 @@
 """Guards and views from Python: coexisting, outliving, closing, leaking."""
 
+import copy
 import gc
+import pickle
 import signal
 import sys
 import threading
@@ -28,6 +30,39 @@ for use in (first.duplicate, first.__enter__):
     except ValueError:
         continue
     raise AssertionError("a closed guard was used")
+
+# It cannot be copied: a copy would keep nothing alive.
+for copied in (copy.copy, copy.deepcopy, pickle.dumps):
+    with main.guard() as guard:
+        try:
+            copied(guard)
+        except TypeError:
+            continue
+    raise AssertionError(f"{copied} went through")
+assert interp_guard.holders(main) == 0
+
+# A view is true, also that of interpreter 0; an ID is an integer, and none that is too large is known.
+assert main and interp_guard.View(0)
+for ask in (interp_guard.lookup, interp_guard.holders, interp_guard.drain):
+    for id, wrong in (
+        (-1, interp_guard.InterpreterNotFound),
+        (2**63, interp_guard.InterpreterNotFound),
+        (-(2**70), interp_guard.InterpreterNotFound),
+        ("0", TypeError),
+        (0.9, TypeError),
+        (None, TypeError),
+    ):
+        try:
+            ask(id)
+        except wrong:
+            continue
+        raise AssertionError(f"{ask} took {id!r}")
+for timeout in (float("inf"), 1e300, -1e300):
+    try:
+        interp_guard.drain(12345, timeout)
+    except interp_guard.InterpreterNotFound:
+        continue
+    raise AssertionError("there is no such interpreter")
 
 # A forgotten guard closes itself, and says so.
 with warnings.catch_warnings(record=True) as caught:
@@ -66,7 +101,7 @@ assert interrupted > 100 and interp_guard.holders(main) == 1, (interrupted, inte
 kept.close()
 
 # What is no ID is refused as what it is.
-for bad, error in (("main", ValueError), (-1, interp_guard.InterpreterNotFound), (2**62, interp_guard.InterpreterNotFound)):
+for bad, error in (("main", TypeError), (2**62, interp_guard.InterpreterNotFound)):
     try:
         interp_guard.lookup(bad)
     except error:

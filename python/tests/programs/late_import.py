@@ -4,9 +4,9 @@ that fails: it can be tried again."""
 import subprocess
 import sys
 
-PROGRAM = """
-import atexit, sys, threading
-def late():
+LATE = """
+import atexit, functools, sys
+def late(*_):
     import interp_guard
     finalizing = getattr(__builtins__, "PythonFinalizationError", RuntimeError)
     try:
@@ -14,14 +14,36 @@ def late():
     except finalizing as refused:
         print("refused:", refused)
     print(int(interp_guard.holders(0)))
-atexit.register(late)
+class Late:
+    def method(self):
+        late()
+    __call__ = method
 """
+for register in (
+    "import threading; atexit.register(late)",
+    "atexit.register(late)",
+    "atexit.register(lambda: late())",
+    "atexit.register(functools.partial(late, 7))",
+    "atexit.register(Late().method)",
+    "atexit.register(Late())",
+    "atexit.register(print); atexit.register(late); atexit.register(len, ())",
+):
+    ended = subprocess.run(
+        [sys.executable, "-c", LATE + register], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60, text=True
+    )
+    lines = ended.stdout.splitlines()
+    assert (ended.returncode, ended.stderr) == (0, "") and len(lines) >= 2, (register, ended)
+    assert lines[0].startswith("refused: interpreter 0 is finalizing") and lines[1] == "0", (register, ended)
+
+# The same function, called before: in time.
 ended = subprocess.run(
-    [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60, text=True
+    [sys.executable, "-c", LATE + "atexit.register(print); late()"],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    timeout=60,
+    text=True,
 )
-lines = ended.stdout.splitlines()
-assert (ended.returncode, ended.stderr) == (0, "") and len(lines) == 2, ended
-assert lines[0].startswith("refused: interpreter 0 is finalizing") and lines[1] == "0", ended
+assert (ended.returncode, ended.stdout) == (0, "0\n\n"), ended
 
 PROGRAM = """
 import atexit, sys

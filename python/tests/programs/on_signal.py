@@ -128,6 +128,9 @@ for arguments, error in (
     ((signal.SIGSEGV, 0, here), ValueError),
     ((12345, 0, here), ValueError),
     ((USR2, 0, 7), TypeError),
+    ((None, 0, print), TypeError),
+    (("10", 0, print), TypeError),
+    ((USR2, 2**63, print), interp_guard.InterpreterNotFound),
 ):
     try:
         interp_guard.on_signal(*arguments)

@@ -92,4 +92,20 @@ ended = subprocess.run(
 )
 assert ended.returncode == 0 and ended.stdout.startswith("None interpreter "), ended
 assert ended.stdout.endswith("is finalizing and gives out no more guards\n") and ended.stderr == "", ended
+
+# Main never imported the package, so its end waits for nobody: CPython ends what is left over when it finalizes already.
+LEFT_OVER = """
+try:
+    import _interpreters as interpreters
+except ImportError:
+    import _xxsubinterpreters as interpreters
+sub = interpreters.create()
+code = "import interp_guard; guard = interp_guard.lookup(interp_guard.current())"
+assert not interpreters.run_string(sub, code)
+"""
+ended = subprocess.run(
+    [sys.executable, "-c", LEFT_OVER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60, text=True
+)
+assert ended.returncode == 0, ended
+assert "nobody can wait any more: interpreter 1: 1 guard is out" in ended.stderr, ended
 print("ok")

@@ -215,37 +215,42 @@ impl Package {
         Ok(folder)
     }
 
-    /// Compiles files that use every name of a header: as C and C++, with and without the limited API. One that includes
-    /// both headers is refused, and told why.
+    /// Compiles files that use every name of a header: as C and C++, with and without the limited API; pep788.h with no other
+    /// file of ours beside it. One that includes both headers is refused, and told why.
     pub fn check_headers(&self, python: &Python) -> Result<(), String> {
+        let alone = self.root.join("vendored");
+        fs::create_dir_all(&alone).map_err(|error| error.to_string())?;
+        fs::copy(self.root.join("interp_guard/include/pep788.h"), alone.join("pep788.h"))
+            .map_err(|error| error.to_string())?;
         let mut languages = vec![("cc", "c", "c11"), ("c++", "c++", "c++17")];
         if is_long() {
             languages.extend([("c++", "c++", "c++11"), ("c++", "c++", "c++20")]);
         }
         for (compiler, language, standard) in languages {
-            for limited in [None, Some("-DPy_LIMITED_API=0x03090000")] {
-                let compile = |source: &str| {
+            for limited in [None, Some("-DPy_LIMITED_API=0x03090000"), Some("-DPy_LIMITED_API")] {
+                let both = self.root.join("interp_guard/include");
+                let compile = |source: &str, headers: &Path| {
                     Command::new(compiler)
                         .args(["-x", language, &format!("-std={standard}")])
-                        .args(["-Wall", "-Wextra", "-Werror", "-fsyntax-only"])
+                        .args(["-Wall", "-Wextra", "-pedantic", "-Werror", "-fsyntax-only"])
                         .args(limited)
                         .arg("-I")
-                        .arg(self.root.join("interp_guard/include"))
+                        .arg(headers)
                         .arg("-isystem") // Python's own headers are not under test
                         .arg(&python.include)
                         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/extension").join(source))
                         .output()
                         .map_err(|error| format!("{compiler}: {error}"))
                 };
-                for source in ["header.c", "header_v1.c"] {
-                    let output = compile(source)?;
+                for (source, headers) in [("header.c", &alone), ("header_v1.c", &both)] {
+                    let output = compile(source, headers)?;
                     if !output.status.success() {
                         let errors = String::from_utf8_lossy(&output.stderr);
                         return Err(format!("{source}, {compiler} -std={standard} {limited:?}: {errors}"));
                     }
                 }
                 for source in ["both_headers.c", "both_headers_v1_first.c"] {
-                    let output = compile(source)?;
+                    let output = compile(source, &both)?;
                     let errors = String::from_utf8_lossy(&output.stderr);
                     if output.status.success() || !errors.contains("include one of them") {
                         return Err(format!("{source}, {compiler} -std={standard}: {errors}"));

@@ -71,6 +71,12 @@ pub enum Counters {
 
 impl Counters {
     /// `per-cpu` or `shared`.
+    ///
+    /// ```
+    /// # use interp_guard::Counters;
+    /// assert_eq!(Counters::PerCpu.name(), "per-cpu");
+    /// assert_eq!(Counters::Shared.name().parse(), Ok(Counters::Shared));
+    /// ```
     pub const fn name(self) -> &'static str {
         match self {
             Self::PerCpu => "per-cpu",
@@ -166,7 +172,7 @@ impl Stripes {
                 }
             }
         }
-        // SeqCst: pairs with the SeqCst read-modify-writes and loads of shared mode (A2/A4, X1/X3).
+        // SeqCst: pairs with the SeqCst read-modify-writes and loads of shared mode (A2/A4, X1/X3; edges E3, E4).
         super::sync::fence(Ordering::SeqCst);
         Ok(())
     }
@@ -181,7 +187,7 @@ impl Stripes {
             for stripe in 0..=self.cpus {
                 // SAFETY: the caller's promise; the spare stripe follows the last one.
                 let cell = unsafe { self.counter(stripe, slot, side).as_ref() };
-                // Acquire: pairs with the Release of X1, so that the acquired increments of the guards whose release
+                // D1. Acquire: pairs with the Release of X1 (edge E5), so that the acquired increments of the guards whose release
                 // is counted here are visible to the sum that follows (N1, N2).
                 sum = sum.wrapping_add(cell.load(Ordering::Acquire));
             }

@@ -20,7 +20,7 @@ pub unsafe fn add(state: State, rseq: isize, cell: NonNull<Cell>, side: Side) {
     // SAFETY: by (1) and (2) this is a counter of that stripe.
     let counter = unsafe { cell.cast::<u8>().add(stripe + side as usize).cast::<Atomic<u64>>().as_ref() };
     // SeqCst: with the SeqCst load of the word that follows (A4, X3), pairs with the store and the SeqCst fence of
-    // close (C1, C2): either the load sees Closing, or the sums after the fence see this add.
+    // close (C1, C2; edges E3, E4): either the load sees Closing, or the sums after the fence see this add.
     counter.fetch_add(1, Ordering::SeqCst);
     light_fence();
 }

@@ -1,0 +1,156 @@
+//! What the command says, to people and to programs, and how it ends.
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Command, Output, Stdio};
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_interp-guard"));
+    command.args(arguments).env_remove("INTERP_GUARD_COUNTERS").env_remove("INTERP_GUARD_LEDGER");
+    command.stdin(Stdio::null());
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    command(arguments).output().expect("the command starts")
+}
+
+fn status(output: &Output) -> Option<i32> {
+    output.status.code()
+}
+
+/// Standard output is one JSON object and nothing else.
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+#[test]
+fn the_stress_speaks_json() {
+    for (counters, more) in [("shared", None), ("shared", Some("--ledger"))] {
+        let mut arguments = vec!["stress", "--seconds", "1", "--json", "--counters", counters];
+        arguments.extend(more);
+        let output = run(&arguments);
+        assert_eq!(status(&output), Some(0), "{output:?}");
+        let said = json(&output);
+        let count = |key: &str| said[key].as_u64().unwrap_or_else(|| panic!("{key} in {said}"));
+        assert_eq!(count("violations"), 0);
+        assert_eq!(count("lookups"), count("hits") + count("finalizing") + count("not_found"));
+        assert_eq!(count("registered"), count("finalized"));
+        for key in ["signals", "nested_signals", "hits", "not_found", "pending_run", "finalized"] {
+            assert!(count(key) > 0, "{key} in {said}");
+        }
+        assert_eq!(said["counters"], counters);
+        assert_eq!(said["ledger"], more.is_some());
+        for key in ["lookup_ns", "drain_ns"] {
+            let at = |quantile: &str| said[key][quantile].as_u64().expect("a whole number");
+            assert!(at("p50") <= at("p99") && at("p99") <= at("max") && at("max") > 0, "{said}");
+        }
+        let progress = String::from_utf8_lossy(&output.stderr);
+        assert!(progress.contains("signals") && progress.contains("0 violations"), "{progress}");
+    }
+}
+
+#[test]
+fn without_a_subcommand_it_is_the_stress_and_prints_a_table() {
+    let output = run(&["--seconds", "1", "--threads", "1", "--interpreters", "1"]);
+    assert_eq!(status(&output), Some(0), "{output:?}");
+    let table = String::from_utf8_lossy(&output.stdout);
+    for row in ["SIGUSR1 delivered", "lookup in a handler", "violations"] {
+        assert!(table.contains(row), "{table}");
+    }
+}
+
+#[test]
+fn ctrl_c_ends_it_and_prints_the_result() {
+    let mut child = command(&["stress", "--seconds", "600", "--json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the command starts");
+    let mut progress = BufReader::new(child.stderr.take().expect("piped"));
+    let mut line = String::new();
+    progress.read_line(&mut line).expect("it says how it gets on");
+    assert!(line.starts_with("1/600 s"), "{line}");
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).expect("it runs");
+    let mut rest = String::new();
+    progress.read_to_string(&mut rest).expect("text");
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(status(&output), Some(0), "{rest}");
+    assert!(rest.contains("stopped after"), "{rest}");
+    assert!(json(&output)["signals"].as_u64() > Some(0));
+}
+
+#[test]
+fn bad_usage_is_refused_with_status_2() {
+    for (arguments, what) in [
+        (["stress", "--frequency"], "--frequency"),
+        (["stress", "--threads=0"], "--threads"),
+        (["stress", "--interpreters=0"], "--interpreters"),
+        (["stress", "--counters=abacus"], "abacus"),
+        (["doctor", "--seconds=1"], "--seconds"),
+        (["surgeon", "--json"], "surgeon"),
+    ] {
+        let output = run(&arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((status(&output), output.stdout.len()), (Some(2), 0), "{output:?}");
+        assert!(said.contains(what), "{said}");
+    }
+    let output =
+        command(&["stress", "--json"]).env("INTERP_GUARD_COUNTERS", "abacus").output().expect("starts");
+    assert_eq!((status(&output), output.stdout.len()), (Some(2), 0), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("abacus"), "{output:?}");
+}
+
+#[test]
+fn help_names_every_option() {
+    let output = run(&["stress", "--help"]);
+    assert_eq!(status(&output), Some(0));
+    let help = String::from_utf8_lossy(&output.stdout);
+    for option in ["--seconds", "--interpreters", "--threads", "--seed", "--counters", "--ledger", "--json"] {
+        assert!(help.contains(option), "{option} in {help}");
+    }
+}
+
+#[test]
+fn the_doctor_says_why() {
+    let plain = run(&["doctor"]);
+    let said = run(&["doctor", "--json"]);
+    assert_eq!((status(&plain), status(&said)), (Some(0), Some(0)));
+    let said = json(&said);
+    for (key, value) in said.as_object().expect("an object") {
+        let row = key.replace('_', " ");
+        assert!(String::from_utf8_lossy(&plain.stdout).lines().any(|line| line.starts_with(&row)), "{row}");
+        assert!(!value.is_null(), "{key}");
+    }
+    assert_eq!(said["bytes_per_slot"], 32);
+
+    let refused = |name: &str| {
+        let output = command(&["doctor", "--json"]).env(name, "abacus").output().expect("starts");
+        assert_eq!(status(&output), Some(1), "{output:?}");
+        let said = json(&output);
+        assert_eq!(said["counters"], "not available");
+        let why = said["counters_why"].as_str().unwrap_or_default();
+        assert!(why.contains(name) && why.contains("abacus"), "{said}");
+    };
+    refused("INTERP_GUARD_COUNTERS");
+    refused("INTERP_GUARD_LEDGER");
+
+    let output = command(&["doctor", "--json"])
+        .env("GLIBC_TUNABLES", "glibc.pthread.rseq=0")
+        .env("INTERP_GUARD_COUNTERS", "per-cpu")
+        .output()
+        .expect("starts");
+    assert_eq!(status(&output), Some(1), "{output:?}");
+    assert!(json(&output)["counters_why"].as_str().is_some_and(|why| why.contains("rseq")), "{output:?}");
+}
+
+#[test]
+fn nobody_who_reads_on_is_no_error() {
+    let mut child =
+        command(&["doctor"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!((status(&output), output.stderr.len()), (Some(0), 0), "{output:?}");
+}
