@@ -28,9 +28,9 @@ fn json(output: &Output) -> Value {
 
 #[test]
 fn the_stress_speaks_json() {
-    for (counters, more) in [("shared", None), ("shared", Some("--ledger"))] {
-        let mut arguments = vec!["stress", "--seconds", "1", "--json", "--counters", counters];
-        arguments.extend(more);
+    for ledger in [None, Some("--ledger")] {
+        let mut arguments = vec!["stress", "--seconds", "1", "--json", "--counters", "shared"];
+        arguments.extend(ledger);
         let output = run(&arguments);
         assert_eq!(status(&output), Some(0), "{output:?}");
         let said = json(&output);
@@ -41,8 +41,8 @@ fn the_stress_speaks_json() {
         for key in ["signals", "nested_signals", "hits", "not_found", "pending_run", "finalized"] {
             assert!(count(key) > 0, "{key} in {said}");
         }
-        assert_eq!(said["counters"], counters);
-        assert_eq!(said["ledger"], more.is_some());
+        assert_eq!(said["counters"], "shared");
+        assert_eq!(said["ledger"], ledger.is_some());
         for key in ["lookup_ns", "drain_ns"] {
             let at = |quantile: &str| said[key][quantile].as_u64().expect("a whole number");
             assert!(at("p50") <= at("p99") && at("p99") <= at("max") && at("max") > 0, "{said}");

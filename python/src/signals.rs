@@ -258,6 +258,11 @@ pub unsafe extern "C" fn counts(_: *mut PyObject, capsule: *mut PyObject) -> *mu
     }
 }
 
+/// The bit of a signal, 1 to 64, in `HANDLED`.
+fn bit_of(signum: c_int) -> u64 {
+    1 << (signum as u32 % u64::BITS)
+}
+
 fn action(signum: c_int) -> libc::sigaction {
     // SAFETY: a sigaction is plain data; zero is a valid one to write over.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
@@ -275,7 +280,7 @@ fn put_on_top(signum: c_int) {
     // SAFETY: installs `signal-hook`'s handler, which is registered for this signal.
     unsafe { libc::sigaction(signum, &ours, null_mut()) };
     // Relaxed: read by a later call of the main interpreter, or not in time.
-    HANDLED.fetch_or(1 << (signum as u32 % u64::BITS), Ordering::Relaxed);
+    HANDLED.fetch_or(bit_of(signum), Ordering::Relaxed);
 }
 
 /// The main interpreter's hook has drained. See the module.
@@ -288,8 +293,7 @@ pub unsafe fn before_main_ends() {
     // SAFETY: attached; objects are checked for null and given back.
     unsafe {
         let module = ffi::PyImport_ImportModule(c"_signal".as_ptr());
-        let is_handled = |signum: &c_int| handled & 1 << (*signum as u32 % u64::BITS) != 0;
-        for signum in (1..=u64::BITS as c_int).filter(is_handled) {
+        for signum in (1..=u64::BITS as c_int).filter(|&signum| handled & bit_of(signum) != 0) {
             if module.is_null() || action(signum).sa_sigaction != ours.sa_sigaction {
                 continue; // somebody's who came later
             }

@@ -50,7 +50,7 @@ impl Queue {
         self.event.as_fd()
     }
 
-    /// R0: the next push makes the eventfd readable again.
+    /// R0: the next push makes the eventfd readable again (edge Q-wake).
     pub fn reset_event(&self) {
         let _ = self.event.read(); // EAGAIN: nobody has pushed
     }

@@ -261,7 +261,7 @@ impl Ledger {
             let Some(entry) = self.entries.get(index) else { continue };
             // Relaxed: F1 of the last tenant happened before (L1, through R1).
             let sequence = entry.sequence.load(Ordering::Relaxed) | 1;
-            // R2. Pairs with the Acquire fence in `Entry::read` (L3).
+            // R2. Pairs with the Acquire fence in `Entry::read` (L3, edge L-torn).
             fence(Ordering::Release);
             // Relaxed, all of them: this thread alone has the entry (L1), and R3 publishes them.
             entry.id.store(id.bits() as i64, Ordering::Relaxed);
@@ -417,7 +417,8 @@ impl Entry {
             name: self.name(),
             on_signal_stack: self.on_signal_stack.load(Ordering::Relaxed) != 0,
         };
-        // Pairs with R2's fence: had one of the facts been a later guard's, the number would be seen to have changed.
+        // Pairs with R2's fence (edge L-torn): had one of the facts been a later guard's, the number would be seen to have
+        // changed.
         fence(Ordering::Acquire);
         (before & 1 == 1 && self.sequence.load(Ordering::Relaxed) == before).then_some(record)
     }

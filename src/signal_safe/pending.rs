@@ -164,7 +164,7 @@ impl Ring {
             wake.notify();
         }
         if !cfg!(interp_guard_inject = "push_not_woken") {
-            self.wake(); // P6
+            self.wake(); // P6 (edge Q-wake)
         }
         Ok(())
     }

@@ -431,7 +431,7 @@ impl Table {
         let Some(mapped) = self.mapped() else { return };
         let slot = mapped.slot(at);
         if slot.gate.leave() {
-            slot.wake.notify();
+            slot.wake.notify(); // edge Gate-wake
         }
     }
 

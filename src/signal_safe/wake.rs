@@ -22,7 +22,8 @@ impl Wake {
     /// W0 (D0): the number to wait on. Read before the sums.
     #[inline]
     pub fn value(&self) -> u32 {
-        // Acquire: pairs with the AcqRel in `notify` (edge E6); a finalizer that reads the new number sees the release before it.
+        // Acquire: pairs with the AcqRel in `notify` (edge E6); a finalizer that reads the new number sees the release
+        // before it.
         self.0.load(Ordering::Acquire)
     }
 
@@ -32,8 +33,8 @@ impl Wake {
     #[cold]
     #[inline(never)]
     pub fn notify(&self) {
-        // AcqRel: pairs with the Acquire in `value` (edge E6; E7 with the wake below). A locked add, so that the release counted before it is visible to
-        // whoever reads the new number, in per-CPU mode too.
+        // AcqRel: pairs with the Acquire in `value` (edge E6; E7 with the wake below). A locked add, so that the release
+        // counted before it is visible to whoever reads the new number, in per-CPU mode too.
         self.0.fetch_add(1, Ordering::AcqRel);
         #[cfg(not(loom))]
         sys::futex_wake_all(core::ptr::from_ref(&self.0).cast());

@@ -162,10 +162,10 @@ impl Board {
         Some((seat, post, post.id()?))
     }
 
-    /// Looks up an ID that nobody ever had. Async-signal-safe.
-    pub fn probe_never_used(&self, registry: &'static Registry<Interpreter>, context: Context) {
+    /// Looks up an ID that nobody ever had. For handlers. Async-signal-safe.
+    pub fn probe_never_used(&self, registry: &'static Registry<Interpreter>) {
         if let Ok(id) = InterpreterId::try_from(NEVER_USED) {
-            let answer = probe(registry, context, id);
+            let answer = probe(registry, Context::Handler, id);
             tally::check(answer == Err(LookupError::NotFound), Violation::GuardOfNobody);
         }
     }

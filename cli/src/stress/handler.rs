@@ -42,7 +42,7 @@ extern "C" fn outer(_: libc::c_int) {
         arena.board.probe_seat(arena.registry, Context::Handler, (random >> 8) as usize);
         arena.board.probe_seat(arena.registry, Context::Handler, (random >> 24) as usize);
         if random.is_multiple_of(16) {
-            arena.board.probe_never_used(arena.registry, Context::Handler);
+            arena.board.probe_never_used(arena.registry);
         }
         if random % 4 == 2 {
             arena.board.leave_call(arena.registry, arena.queue, (random >> 16) as usize);

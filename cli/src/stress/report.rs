@@ -61,9 +61,7 @@ impl Result {
 
     /// The keys are fixed by the design.
     pub fn json(&self) -> Value {
-        let whole = |nanoseconds: f64| nanoseconds.round() as u64;
-        let quantiles =
-            |q: Quantiles| json!({ "p50": whole(q.p50), "p99": whole(q.p99), "max": whole(q.max) });
+        let quantiles = |q: Quantiles| json!({ "p50": q.p50, "p99": q.p99, "max": q.max });
         json!({
             "signals": self.totals.signals,
             "nested_signals": self.totals.nested_signals,
@@ -116,7 +114,7 @@ impl Result {
 }
 
 fn nanoseconds(q: Quantiles) -> String {
-    format!("{} / {} / {} ns", grouped(q.p50 as u64), grouped(q.p99 as u64), grouped(q.max as u64))
+    format!("{} / {} / {} ns", grouped(q.p50), grouped(q.p99), grouped(q.max))
 }
 
 /// 1234567 as `1,234,567`.

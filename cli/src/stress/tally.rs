@@ -130,7 +130,7 @@ pub fn pending_run() {
 }
 
 /// Where a lookup is made.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub enum Context {
     Handler,
     Normal,
@@ -218,12 +218,12 @@ fn value(bucket: usize) -> u64 {
     ((SUB + bucket % SUB) as u64) << (exponent - 4)
 }
 
-/// p50, p99 and the largest.
+/// p50, p99 and the largest, in nanoseconds.
 #[derive(Clone, Copy, Default)]
 pub struct Quantiles {
-    pub p50: f64,
-    pub p99: f64,
-    pub max: f64,
+    pub p50: u64,
+    pub p99: u64,
+    pub max: u64,
 }
 
 fn quantiles(buckets: impl Iterator<Item = u64>, unit: f64) -> Quantiles {
@@ -231,8 +231,9 @@ fn quantiles(buckets: impl Iterator<Item = u64>, unit: f64) -> Quantiles {
     for (index, count) in buckets.enumerate().filter(|&(_, count)| count > 0) {
         let _ = histogram.record_n(value(index), count); // grows as it must
     }
-    let at = |quantile| histogram.value_at_quantile(quantile) as f64 * unit;
-    Quantiles { p50: at(0.5), p99: at(0.99), max: histogram.max() as f64 * unit }
+    let nanoseconds = |value: u64| (value as f64 * unit).round() as u64;
+    let at = |quantile| nanoseconds(histogram.value_at_quantile(quantile));
+    Quantiles { p50: at(0.5), p99: at(0.99), max: nanoseconds(histogram.max()) }
 }
 
 fn sum(count: Count) -> u64 {

@@ -18,6 +18,13 @@ class Late:
     def method(self):
         late()
     __call__ = method
+class Shy:
+    def __call__(self):
+        print()
+    def __getattr__(self, name):
+        raise RuntimeError("nothing to see")
+    def __eq__(self, other):
+        raise RuntimeError("incomparable")
 """
 for register in (
     "import threading; atexit.register(late)",
@@ -35,15 +42,20 @@ for register in (
     assert (ended.returncode, ended.stderr) == (0, "") and len(lines) >= 2, (register, ended)
     assert lines[0].startswith("refused: interpreter 0 is finalizing") and lines[1] == "0", (register, ended)
 
-# The same function, called before: in time.
-ended = subprocess.run(
-    [sys.executable, "-c", LATE + "atexit.register(print); late()"],
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    timeout=60,
-    text=True,
-)
-assert (ended.returncode, ended.stdout) == (0, "0\n\n"), ended
+# The same function, called before: in time, whatever is registered.
+for register in (
+    "atexit.register(print)",
+    "from unittest.mock import Mock; atexit.register(Mock(side_effect=print))",
+    "atexit.register(Shy())",
+):
+    ended = subprocess.run(
+        [sys.executable, "-c", LATE + register + "; late()"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        timeout=60,
+        text=True,
+    )
+    assert (ended.returncode, ended.stdout) == (0, "0\n\n"), (register, ended)
 
 PROGRAM = """
 import atexit, sys

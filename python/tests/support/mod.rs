@@ -117,7 +117,8 @@ impl Python {
         let watchdog = std::thread::spawn(move || {
             let late = watch.recv_timeout(watchdog()) == Err(mpsc::RecvTimeoutError::Timeout);
             if late {
-                // SAFETY: sends signals to the process group made above. faulthandler prints where it hangs.
+                // It has failed already, and nothing waits for the pause but faulthandler, which prints where it hangs.
+                // SAFETY: sends signals to the process group made above.
                 unsafe {
                     libc::kill(group, libc::SIGABRT);
                     libc::usleep(500_000);

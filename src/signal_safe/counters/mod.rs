@@ -187,8 +187,8 @@ impl Stripes {
             for stripe in 0..=self.cpus {
                 // SAFETY: the caller's promise; the spare stripe follows the last one.
                 let cell = unsafe { self.counter(stripe, slot, side).as_ref() };
-                // D1. Acquire: pairs with the Release of X1 (edge E5), so that the acquired increments of the guards whose release
-                // is counted here are visible to the sum that follows (N1, N2).
+                // D1. Acquire: pairs with the Release of X1 (edge E5), so that the acquired increments of the guards whose
+                // release is counted here are visible to the sum that follows (N1, N2).
                 sum = sum.wrapping_add(cell.load(Ordering::Acquire));
             }
             sum

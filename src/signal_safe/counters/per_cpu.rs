@@ -131,7 +131,7 @@ pub unsafe fn add(state: State, rseq: isize, cell: NonNull<Cell>, side: Side) {
     // (stripe << shift)` is a counter for every stripe up to and including the spare one, and the code uses no other:
     // cpu_id is compared with `cpus` as unsigned. The rules above are met line by line. The stack is not touched.
     unsafe { sequence!(state, rseq, counter) };
-    // The light fence: pairs with `membarrier` in `heavy_fence` (edges E3, E4), which is a full barrier on every CPU that runs a
-    // thread of this process. The processor may delay the increment past the next load; the compiler may not.
+    // The light fence: pairs with `membarrier` in `heavy_fence` (edges E3, E4), which is a full barrier on every CPU
+    // that runs a thread of this process. The processor may delay the increment past the next load; the compiler may not.
     compiler_fence(Ordering::SeqCst);
 }
