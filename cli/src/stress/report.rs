@@ -85,7 +85,7 @@ impl Result {
     pub fn table(&self) -> String {
         let mut text = String::new();
         let mut row = |name: &str, value: String| {
-            let _ = writeln!(text, "  {name:<34} {value}");
+            let _ = writeln!(text, "  {name:<36} {value}");
         };
         row(
             "counters",
