@@ -257,14 +257,18 @@ fn a_single_drain_polls_its_interrupt_and_keeps_its_deadline() {
     let id = registry.register(()).unwrap();
     let guard = registry.lookup(id).unwrap();
     let mut asked = 0;
-    let count = || {
+    let third_time = || {
         asked += 1;
-        ControlFlow::Continue(())
+        if asked < 3 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     };
-    let options = DrainOptions::new().timeout(Some(Duration::from_millis(200))).interrupt(count);
-    let late = registry.close(id).unwrap().drain_with(options).unwrap_err();
+    let let_go =
+        registry.close(id).unwrap().drain_with(DrainOptions::new().interrupt(third_time)).unwrap_err();
+    assert!(matches!(let_go, DrainError::Interrupted(_)));
+    assert_eq!(asked, 3);
+    let never = || ControlFlow::Continue(());
+    let options = DrainOptions::new().timeout(Some(Duration::from_millis(200))).interrupt(never);
+    let late = let_go.into_closing().drain_with(options).unwrap_err();
     assert!(matches!(late, DrainError::Timeout(_)));
-    assert!(asked >= 2);
     drop(guard);
     late.into_closing().drain(None).unwrap();
 }

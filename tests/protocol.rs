@@ -9,6 +9,7 @@ use nix::unistd::Pid;
 use std::arch::x86_64::_mm_clflush;
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -16,9 +17,15 @@ use std::time::Duration;
 const FAILURE_DEADLINE: Option<Duration> = Some(Duration::from_secs(30));
 
 /// In a debug build a fifth of them: its own instructions take up most of a race's window anyway.
-const ROUNDS: i64 = if cfg!(debug_assertions) { 2_000 } else { 10_000 };
+const ROUNDS: u64 = if cfg!(debug_assertions) { 2_000 } else { 10_000 };
 
-/// What the finalizer says instead of a round, when it gives up.
+/// Of each outcome; a machine that runs the two sides one after the other most of the time has to go on until then.
+const AT_LEAST: u64 = 100;
+
+/// The tests one at a time: neither is a race where the other's threads keep one side from running.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// What a side says instead of a round, when there are no more.
 const OVER: u64 = u64::MAX;
 
 /// Every way of counting that this machine has.
@@ -99,34 +106,41 @@ struct Outcome {
 /// the finalizer (D2), although nothing on its own side makes the increment (A2) visible.
 #[test]
 fn a_guard_taken_as_the_interpreter_closes_is_waited_for() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let Some([readers_cpu, finalizers_cpu]) = two_cpus() else {
         return println!("one CPU sees its own stores in order: there is no such race here");
     };
     for mode in modes() {
         // Where the memory happens to lie makes the race likelier or not: several tables.
         for _ in 0..6 {
-            let outcome = close_against_lookup(mode, ROUNDS, readers_cpu, finalizers_cpu);
+            let outcome = close_against_lookup(mode, readers_cpu, finalizers_cpu);
             assert_eq!(outcome.missed, 0, "{mode}: finalized with a guard out: {outcome:?}");
-            assert!(outcome.guarded.min(outcome.refused) > 100, "{mode}: there was no race: {outcome:?}");
+            assert!(
+                outcome.guarded.min(outcome.refused) >= AT_LEAST,
+                "{mode}: there was no race: {outcome:?}"
+            );
         }
     }
 }
 
-fn close_against_lookup(mode: Counters, rounds: i64, readers_cpu: usize, finalizers_cpu: usize) -> Outcome {
+fn close_against_lookup(mode: Counters, readers_cpu: usize, finalizers_cpu: usize) -> Outcome {
     let registry = &Registry::with_capacity(1).counters(mode);
-    let rounds = (1..=rounds).map(|round| (round as u64, InterpreterId::try_from(round).unwrap()));
-    let [asked, answered, looked, guarded, returned] = &<[Line; 5]>::default();
-    let finalizers_rounds = rounds.clone();
+    let [asked, answered, lookup_waits, looked, guarded, returned] = &<[Line; 6]>::default();
     thread::scope(|scope| {
         let finalizer = scope.spawn(move || {
             pin_to(finalizers_cpu);
-            // How much later than the answer the close begins: steered to where both outcomes are as likely.
-            let mut delay = 100_u64;
-            for (round, id) in finalizers_rounds {
+            // How much longer than the lookup the close waits: steered to where both outcomes are as likely.
+            let mut delay = 100_i64;
+            for round in 1.. {
+                let id = InterpreterId::try_from(round as i64).unwrap();
                 registry.register_with_id(id, round).unwrap();
+                lookup_waits.0.store((-delay).max(0) as u64, Ordering::Relaxed);
                 asked.0.store(round, Ordering::Release);
                 let both_run = meet(&answered.0, round);
-                wait(delay + round % 128);
+                if answered.0.load(Ordering::Acquire) == OVER {
+                    break;
+                }
+                wait(delay.max(0) as u64 + round % 128);
                 if let Err(error) = registry.finalize(id, FAILURE_DEADLINE) {
                     asked.0.store(OVER, Ordering::Release);
                     return Err(error.to_string());
@@ -134,8 +148,7 @@ fn close_against_lookup(mode: Counters, rounds: i64, readers_cpu: usize, finaliz
                 returned.0.store(round, Ordering::SeqCst);
                 meet(&looked.0, round);
                 if both_run {
-                    let close_sooner = guarded.0.load(Ordering::Relaxed) == round;
-                    delay = if close_sooner { delay.saturating_sub(1) } else { delay + 1 };
+                    delay += if guarded.0.load(Ordering::Relaxed) == round { -1 } else { 1 };
                 }
             }
             Ok(())
@@ -143,15 +156,22 @@ fn close_against_lookup(mode: Counters, rounds: i64, readers_cpu: usize, finaliz
         let reader = scope.spawn(move || {
             pin_to(readers_cpu);
             let (mut outcome, slow_stores) = (Outcome::default(), SlowStores::default());
-            for (round, id) in rounds {
+            for round in 1.. {
                 slow_stores.prepare();
                 meet(&asked.0, round);
                 if asked.0.load(Ordering::Acquire) == OVER {
                     break;
                 }
+                let raced = outcome.guarded.min(outcome.refused) >= AT_LEAST;
+                if round > ROUNDS && (raced || round > 50 * ROUNDS) {
+                    answered.0.store(OVER, Ordering::Release);
+                    break;
+                }
                 answered.0.store(round, Ordering::Release);
-                wait(300); // the answer takes that long to arrive, and some of `finalize` comes before its C1
+                // The answer takes that long to arrive, and some of `finalize` comes before its C1.
+                wait(300 + lookup_waits.0.load(Ordering::Relaxed));
                 slow_stores.begin(round % 33);
+                let id = InterpreterId::try_from(round as i64).unwrap();
                 if let Ok(guard) = registry.lookup(id) {
                     // Long enough for a finalizer that missed it to come back. The interpreter may be gone then: it is
                     // not touched.
@@ -177,6 +197,7 @@ fn close_against_lookup(mode: Counters, rounds: i64, readers_cpu: usize, finaliz
 /// or what was there before them and after them too, but never fewer.
 #[test]
 fn a_guard_handed_on_is_never_missed() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     for mode in modes() {
         let registry = &Registry::new().counters(mode);
         let id = registry.register("an interpreter").unwrap();

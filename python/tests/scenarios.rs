@@ -1,14 +1,14 @@
-//! Every scenario on the CPython that `PATH` finds first, each in a process of its own; with `INTERP_GUARD_PYTHONS=all` on every
-//! CPython of this machine.
+//! Every scenario on every CPython from 3.9 on that this machine has, each in a process of its own.
 //!
 //! A scenario is a program in `tests/programs`, run by the Python under test with the package staged from the sources
 //! and the library that cargo has just built. It passes if it ends by itself, in time, with status 0 and has
-//! said `ok`: a program that ends early by accident has not. `INTERP_GUARD_LONG=1` asks for the long forms, on all.
+//! said `ok`: a program that ends early by accident has not. `INTERP_GUARD_LONG=1` asks for the long forms.
 //!
 //! The long forms run on the library as it is in the wheel, the short ones on one with debug assertions.
 //! Lines `record: what | result` of the programs make the table that is printed at the end.
 //!
-//! Pythons are looked for on `PATH` and in `~/.pyenv/versions`. What is found is printed; a machine without any fails.
+//! Pythons are looked for on `PATH` and in `~/.pyenv/versions`. What is found is printed, and what is not used and why; a machine
+//! without any fails. `INTERP_GUARD_PYTHONS=first` is quicker: the first on `PATH` alone.
 
 mod support;
 
@@ -45,8 +45,8 @@ enum Needs {
 
 fn main() {
     let arguments = Arguments::from_args();
-    let package = Package::stage(support::is_long());
     let pythons = support::find_pythons();
+    let package = Package::stage(support::is_long());
     for python in &pythons {
         eprintln!("using CPython {} at {}", python.version, python.executable.display());
     }
@@ -54,7 +54,11 @@ fn main() {
     let mut trials = vec![Trial::test("a Python was found", {
         let found = !pythons.is_empty();
         move || {
-            if found { Ok(()) } else { Err("no CPython 3.9 or later on PATH or in ~/.pyenv/versions".into()) }
+            if found {
+                Ok(())
+            } else {
+                Err("no CPython 3.9 or later with its headers on PATH or in ~/.pyenv/versions".into())
+            }
         }
     })];
     for python in pythons {

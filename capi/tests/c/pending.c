@@ -368,7 +368,8 @@ static void under_fire(void) {
         CHECK(pthread_create(&threads[i], NULL, pusher, &tickers[i]) == 0);
     }
     set_up(&tickers[THREADS], 4711);
-    while (LOAD(delivered) < wanted) {
+    /* That signals come here too, and that calls find room in the queue, is waited for. */
+    while (LOAD(delivered) < wanted || LOAD(tickers[THREADS].came) == 0 || of_others == 0) {
         target *it = &pool[finalized % POOL];
         it->pushed = it->ran = 0;
         STORE(it->id, 1000 + (int64_t)finalized);
@@ -398,8 +399,7 @@ static void under_fire(void) {
            (unsigned long long)finalized, (unsigned long long)violations);
     CHECK(violations == 0 && ran.failed == 0);
     CHECK(ran.calls == pushed && permanent.ran == permanent.pushed && permanent.ran + of_others == pushed);
-    CHECK(delivered >= wanted && nested > 0 && finalized > 0 && of_others > 0);
-    CHECK(LOAD(tickers[THREADS].came) > 0);
+    CHECK(delivered >= wanted && nested > 0);
 }
 
 int main(int argc, char **argv) {

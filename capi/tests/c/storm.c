@@ -146,7 +146,7 @@ int main(int argc, char **argv) {
     ticker *mine = &tickers[workers];
     set_up(mine, 4711);
 
-    while (LOAD(delivered) < wanted) {
+    while (LOAD(delivered) < wanted || LOAD(mine->came) == 0) { /* that signals come here too is waited for */
         interp *it = &pool[finalized % POOL];
         const int64_t id = 1000 + (int64_t)finalized;
         ig_guard late;
@@ -184,7 +184,6 @@ int main(int argc, char **argv) {
            (unsigned long long)mine->came, (unsigned long long)violations);
     CHECK(violations == 0);
     CHECK(delivered >= wanted);
-    CHECK(nested > 0 && finalized > 0);
-    CHECK(LOAD(mine->came) > 0);
+    CHECK(nested > 0);
     return 0;
 }

@@ -34,8 +34,13 @@ pub struct Output {
     pub stderr: String,
 }
 
-/// CPythons from 3.9 on: the first on `PATH`, or all, one of each version. Said, if there are more than are used.
+/// Every CPython from 3.9 on, one of each version; with `INTERP_GUARD_PYTHONS=first` the first on `PATH`, and the others are named.
 pub fn find_pythons() -> Vec<Python> {
+    let which = std::env::var("INTERP_GUARD_PYTHONS").unwrap_or_default();
+    assert!(
+        matches!(&*which, "" | "all" | "first"),
+        "INTERP_GUARD_PYTHONS is `all` or `first`, not `{which}`"
+    );
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
     if let Some(home) = std::env::var_os("HOME") {
@@ -53,16 +58,20 @@ pub fn find_pythons() -> Vec<Python> {
             found.entry(sort_key(&python.version)).or_insert(python);
         }
     }
-    if is_long() || std::env::var("INTERP_GUARD_PYTHONS").is_ok_and(|which| which == "all") {
-        return found.into_values().collect();
+    if which == "first" {
+        found.retain(|_, python| {
+            let used = Some(&python.version) == first.as_ref();
+            if !used {
+                eprintln!(
+                    "not used, as asked: CPython {} at {}",
+                    python.version,
+                    python.executable.display()
+                );
+            }
+            used
+        });
     }
-    let (used, others): (Vec<_>, Vec<_>) =
-        found.into_values().partition(|python| Some(&python.version) == first.as_ref());
-    if !others.is_empty() {
-        let others: Vec<_> = others.iter().map(|python| python.version.as_str()).collect();
-        eprintln!("INTERP_GUARD_PYTHONS=all would use these as well: {}", others.join(", "));
-    }
-    used
+    found.into_values().collect()
 }
 
 fn sort_key(version: &str) -> Vec<u32> {
@@ -70,7 +79,7 @@ fn sort_key(version: &str) -> Vec<u32> {
 }
 
 impl Python {
-    /// `None` for what is not a CPython from 3.9 on; said, since a scenario is not run on it.
+    /// `None` for what is not a CPython from 3.9 on with its headers; said, since no scenario is run on it.
     fn probe(executable: &Path) -> Option<Self> {
         let script = "import sys, sysconfig, platform\n\
                       print(platform.python_implementation(), platform.python_version(), sys.executable, \
@@ -82,6 +91,10 @@ impl Python {
         let key = sort_key(version);
         if implementation != "CPython" || key.as_slice() < [3, 9].as_slice() || no_gil != "0" {
             eprintln!("not used: {implementation} {version} at {} (no GIL: {no_gil})", executable.display());
+            return None;
+        }
+        if !Path::new(include).join("Python.h").is_file() {
+            eprintln!("not used: CPython {version} at {}: no Python.h in {include}", executable.display());
             return None;
         }
         Some(Self { executable: real.into(), version: version.into(), include: include.into() })
