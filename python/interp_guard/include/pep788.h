@@ -188,7 +188,8 @@ static inline int InterpGuard_Release(PyThreadStateToken *token) { return Interp
 
 /* Closes an interpreter for good and waits until nobody guards it; timeout_ns < 0: without limit. For the owner of a
  * subinterpreter that is about to be destroyed. After INTERP_GUARD_TIMEOUT it is closed, and can be drained again.
- * Context: normal; blocks, with the GIL released. */
+ * Context: normal; blocks, with the GIL released. Python sees signals, Ctrl-C among them, once it returns: in the main
+ * thread, drain with a timeout and ask PyErr_CheckSignals in between. */
 static inline int InterpGuard_Drain(int64_t id, int64_t timeout_ns) { return InterpGuard_api->drain(id, timeout_ns); }
 
 #ifdef __cplusplus
