@@ -7,18 +7,46 @@
 use pyo3_ffi as ffi;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-/// The address of CPython's handler, as found at the first import in an epoch; 0 if it was not installed then.
-static CPYTHONS: AtomicUsize = AtomicUsize::new(0);
+/// The address of CPython's handler, as found when the main interpreter imported the package; or one of the next two.
+static CPYTHONS: AtomicUsize = AtomicUsize::new(UNKNOWN);
+
+/// The main interpreter never imported the package.
+const UNKNOWN: usize = 0;
+
+/// It did, and Python code had set a handler of its own, or there was none.
+const NOT_INSTALLED: usize = 1;
 
 /// How often SIGINT came during the current wait.
 static PRESSED: AtomicU32 = AtomicU32::new(0);
 
 /// Notes what CPython's handler is. To be called attached to the main interpreter.
 pub fn remember() {
-    if default_in_python() {
-        // Relaxed: a number that does not change while Python runs.
-        CPYTHONS.store(installed().sa_sigaction, Ordering::Relaxed);
+    let cpythons = if default_in_python() { installed().sa_sigaction } else { NOT_INSTALLED };
+    // Relaxed: a number that does not change while Python runs.
+    CPYTHONS.store(cpythons, Ordering::Relaxed);
+}
+
+/// Is this handler CPython's own? Where nobody noted that, one that lies in CPython's own code is.
+fn is_cpythons(handler: usize) -> bool {
+    // Relaxed: as in `remember`.
+    match CPYTHONS.load(Ordering::Relaxed) {
+        UNKNOWN => {
+            let (ours, theirs) =
+                (object_of(ffi::PyErr_CheckSignals as *const () as usize), object_of(handler));
+            ours.is_some() && ours == theirs
+        }
+        NOT_INSTALLED => false,
+        noted => handler == noted,
     }
+}
+
+/// Where the library or executable with the code at this address begins.
+fn object_of(address: usize) -> Option<usize> {
+    // SAFETY: plain data; zero is a valid value to write over.
+    let mut found: libc::Dl_info = unsafe { std::mem::zeroed() };
+    // SAFETY: takes any address, and only compares it; `found` is writable.
+    let known = unsafe { libc::dladdr(std::ptr::without_provenance(address), &mut found) };
+    (known != 0).then_some(found.dli_fbase as usize)
 }
 
 fn installed() -> libc::sigaction {
@@ -29,24 +57,32 @@ fn installed() -> libc::sigaction {
     action
 }
 
-/// Is `signal.default_int_handler` what Python code has for SIGINT? To be called attached to the main interpreter.
+/// Is `signal.default_int_handler` what Python code has for SIGINT? To be called attached to the main interpreter; the caller's
+/// exception stays as it is.
 fn default_in_python() -> bool {
-    // SAFETY: attached; every object is checked for null and given back.
+    let [mut kind, mut value, mut trace] = [std::ptr::null_mut(); 3];
+    // SAFETY: attached; every object is checked for null and given back; what is fetched is restored.
     unsafe {
+        ffi::PyErr_Fetch(&mut kind, &mut value, &mut trace);
         let signal = ffi::PyImport_ImportModule(c"_signal".as_ptr());
-        if signal.is_null() {
-            ffi::PyErr_Clear();
-            return false;
-        }
-        let default = ffi::PyObject_GetAttrString(signal, c"default_int_handler".as_ptr());
-        let current = ffi::PyObject_CallMethod(signal, c"getsignal".as_ptr(), c"i".as_ptr(), libc::SIGINT);
-        let same = !default.is_null() && default == current;
-        ffi::PyErr_Clear();
-        ffi::Py_XDECREF(default);
-        ffi::Py_XDECREF(current);
-        ffi::Py_DecRef(signal);
+        let same = !signal.is_null() && {
+            let default = ffi::PyObject_GetAttrString(signal, c"default_int_handler".as_ptr());
+            let current =
+                ffi::PyObject_CallMethod(signal, c"getsignal".as_ptr(), c"i".as_ptr(), libc::SIGINT);
+            ffi::Py_XDECREF(default);
+            ffi::Py_XDECREF(current);
+            !default.is_null() && default == current
+        };
+        ffi::Py_XDECREF(signal);
+        ffi::PyErr_Restore(kind, value, trace);
         same
     }
+}
+
+/// Is this the thread that the process began with?
+pub fn in_main_thread() -> bool {
+    // SAFETY: both calls only read numbers.
+    unsafe { libc::gettid() == libc::getpid() }
 }
 
 /// Our handler, for as long as this lives.
@@ -55,17 +91,10 @@ pub struct Watch(libc::sigaction);
 impl Watch {
     /// Installs the handler, if CPython's is there and Python's own default is behind it. `main`: the caller is attached
     /// to the main interpreter, and can ask. Elsewhere only the process's main thread installs it: while that waits,
-    /// no Python handler can run anyway.
+    /// no Python handler can run anyway. Dropped, it puts back what was there and keeps to itself what came.
     pub fn begin(main: bool) -> Option<Self> {
         let before = installed();
-        // Relaxed: as in `remember`.
-        let cpythons = CPYTHONS.load(Ordering::Relaxed);
-        // SAFETY: both calls only read numbers.
-        let in_main_thread = || unsafe { libc::gettid() == libc::getpid() };
-        if cpythons == 0
-            || before.sa_sigaction != cpythons
-            || !(if main { default_in_python() } else { in_main_thread() })
-        {
+        if !is_cpythons(before.sa_sigaction) || !(if main { default_in_python() } else { in_main_thread() }) {
             return None;
         }
         PRESSED.store(0, Ordering::Relaxed); // the handler that counts comes after
@@ -79,6 +108,14 @@ impl Watch {
     /// How often Ctrl-C was pressed since.
     pub fn pressed(&self) -> u32 {
         PRESSED.load(Ordering::Relaxed) // a count, read by its own thread or later
+    }
+
+    /// Puts back what was there, and tells it of a Ctrl-C that came meanwhile.
+    pub fn end(watch: Option<Self>) {
+        if watch.map(drop).is_some() && PRESSED.load(Ordering::Relaxed) > 0 {
+            // SAFETY: sends this process a signal.
+            unsafe { libc::kill(libc::getpid(), libc::SIGINT) };
+        }
     }
 }
 

@@ -141,15 +141,13 @@ unsafe fn close_and_drain() {
             Err(CloseError::NotFound) => {}
         }
     }
-    let pressed = wait.watch.as_ref().map_or(0, Watch::pressed);
-    drop(wait);
     if is_main {
+        drop(wait);
         MAIN_IS_DRAINED.store(true, Ordering::Release);
         // SAFETY: attached to the main interpreter.
         unsafe { signals::before_main_ends() };
-    } else if pressed > 0 {
-        // SAFETY: sends this process a signal, which Python, whose handler is back, now sees.
-        unsafe { libc::kill(libc::getpid(), libc::SIGINT) };
+    } else {
+        Watch::end(wait.watch);
     }
 }
 
@@ -301,28 +299,48 @@ pub enum Drained {
     Raised,
 }
 
-/// Closes and drains an interpreter from the outside. Context: normal; attached or not. `signals`: run Python's handlers
-/// now and then; the caller is attached.
+/// Closes and drains an interpreter from the outside. Context: normal; attached or not. `signals`: the caller is attached,
+/// and takes what Python's handlers raise, which run now and then. Without, in the process's main thread, Ctrl-C is as in a
+/// hook: the first asks who holds the guards, the second ends the process.
 pub fn drain(id: InterpreterId, timeout: Option<Duration>, signals: bool) -> Drained {
     if levels::holds(id) {
         return Drained::WouldDeadlock;
     }
+    let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    if signals {
+        return drain_until(id, end, true, None);
+    }
+    // SAFETY: asked only where this thread is attached.
+    let current = (!levels::attached().is_null()).then(|| unsafe { table::current() }.1).flatten();
+    let in_main = current.is_some() && current == table::main_id();
+    let watch = interrupt::in_main_thread().then(|| Watch::begin(in_main)).flatten();
+    let drained = drain_until(id, end, false, watch.as_ref());
+    Watch::end(watch);
+    drained
+}
+
+/// `signals` and `watch`: how it hears of Ctrl-C, if at all. See [`drain`].
+fn drain_until(id: InterpreterId, end: Option<Instant>, signals: bool, watch: Option<&Watch>) -> Drained {
     let mut closing = match REGISTRY.close(id) {
         Ok(closing) => closing,
         Err(CloseError::NotFound) => return Drained::NotFound,
         Err(CloseError::AlreadyClosing) => return Drained::AlreadyClosing,
     };
-    let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let is_attached = !levels::attached().is_null();
+    let mut asked = 0;
     loop {
         let left = end.map(|end| end.saturating_duration_since(Instant::now()));
-        let slice = match signals {
-            true => Some(left.map_or(SLICE, |left| left.min(SLICE))),
-            false => left,
-        };
+        let slice = if signals { Some(left.map_or(SLICE, |left| left.min(SLICE))) } else { left };
+        let mut options = DrainOptions::new().timeout(slice);
+        if let Some(watch) = watch {
+            options = options.interrupt(|| match watch.pressed() > asked {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            });
+        }
         let result = match is_attached {
-            true => detached(|| closing.drain(slice)),
-            false => closing.drain(slice),
+            true => detached(|| closing.drain_with(options)),
+            false => closing.drain_with(options),
         };
         closing = match result {
             Ok(interpreter) => {
@@ -333,6 +351,11 @@ pub fn drain(id: InterpreterId, timeout: Option<Duration>, signals: bool) -> Dra
                 return Drained::TimedOut(timeout.to_string());
             }
             Err(DrainError::Timeout(timeout)) => timeout.into_closing(),
+            Err(DrainError::Interrupted(timeout)) => {
+                asked += 1;
+                say(&format!("waiting: {timeout}"));
+                timeout.into_closing()
+            }
             Err(other) => return Drained::Failed(other.to_string()),
         };
         // SAFETY: with `signals` the caller is attached.

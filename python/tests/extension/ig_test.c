@@ -724,6 +724,12 @@ static PyObject *give_back(PyObject *self, PyObject *unused) {
     Py_RETURN_NONE;
 }
 
+/* Drains an interpreter without limit: the status. */
+static PyObject *drain(PyObject *self, PyObject *id) {
+    (void)self;
+    return PyLong_FromLong(InterpGuard_Drain(PyLong_AsLongLong(id), -1));
+}
+
 /* Closes a guard and then, zeroed, again: the status of the second. */
 static PyObject *close_twice(PyObject *self, PyObject *unused) {
     (void)self, (void)unused;
@@ -1019,6 +1025,7 @@ static PyMethodDef methods[] = {
     {"leave_level", leave_level, METH_NOARGS, NULL},
     {"leave_guard", leave_guard, METH_NOARGS, NULL},
     {"give_back", give_back, METH_NOARGS, NULL},
+    {"drain", drain, METH_O, NULL},
     {"close_twice", close_twice, METH_NOARGS, NULL},
     {"close_copy", close_copy, METH_NOARGS, NULL},
     {"starve", starve, METH_NOARGS, NULL},

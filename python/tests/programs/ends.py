@@ -13,9 +13,9 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)
 START = "import sys, interp_guard, ig_test\n"
 
 
-def start(code, **environment):
+def start(code, begin=START, **environment):
     return subprocess.Popen(
-        [sys.executable, "-X", "faulthandler", "-c", START + code],
+        [sys.executable, "-X", "faulthandler", "-c", begin + code],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -88,6 +88,56 @@ assert process.stdout.readline() == "mine\n"
 lines_until(process.stderr, "interp_guard: waiting")
 out, err = process.communicate("now", timeout=120)
 assert process.returncode == 0, (process.returncode, out, err)
+
+# So it is where a subinterpreter ends, also if the main interpreter never imported the package.
+SUB = """
+try:
+    import _interpreters as interpreters
+except ImportError:
+    import _xxsubinterpreters as interpreters
+sub = interpreters.create()
+assert not interpreters.run_string(sub, "import interp_guard; guard = interp_guard.lookup(interp_guard.current())")
+interpreters.destroy(sub)
+"""
+for begin in ("", START):
+    process = start(SUB, begin)
+    lines_until(process.stderr, "interp_guard: waiting")
+    process.send_signal(signal.SIGINT)
+    lines_until(process.stderr, "interpreter 1: 1 guard is out")
+    process.send_signal(signal.SIGINT)
+    lines_until(process.stderr, "interrupted again")
+    process.communicate(timeout=120)
+    assert process.returncode == 130, (begin, process.returncode)
+
+# And so it is in InterpGuard_Drain; after it Python sees the Ctrl-C that came once.
+DRAIN = """
+import threading, time
+def tell():
+    while True:
+        try:
+            interp_guard.lookup(0).close()
+        except RuntimeError:
+            return print("closing", flush=True)
+        time.sleep(0.001)
+assert ig_test.leave_guard() == 0
+ig_test.give_back()
+threading.Thread(target=tell, daemon=True).start()
+try:
+    ig_test.drain(0)
+    time.sleep(120)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+for once in (True, False):
+    process = start(DRAIN)
+    assert process.stdout.readline() == "closing\n"
+    process.send_signal(signal.SIGINT)
+    lines_until(process.stderr, "interp_guard: waiting: interpreter 0: 1 guard is out")
+    if not once:
+        process.send_signal(signal.SIGINT)
+        lines_until(process.stderr, "interrupted again")
+    out, err = process.communicate("now" if once else None, timeout=120)
+    assert (process.returncode, out) == ((0, "interrupted\n") if once else (130, "")), (process.returncode, out, err)
 
 # A guard closed twice is zeroed the first time: a status.
 status, out, err = run("print(ig_test.close_twice())\n")
