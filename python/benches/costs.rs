@@ -6,11 +6,12 @@
 mod support;
 
 fn main() {
-    let package = support::Package::stage(true);
-    for python in support::find_pythons() {
+    let pythons = support::find_pythons();
+    let package = support::Package::find(&pythons, true);
+    for python in pythons {
         let measured = package
             .extension_for(&python)
-            .and_then(|extension| python.run("costs", &[package.root.clone(), extension]));
+            .and_then(|extension| python.run("costs", &package.search_path(Some(extension))));
         match measured {
             Ok(output) => print!("CPython {}\n{}{}", python.version, output.stdout, output.stderr),
             Err(why) => println!("CPython {}: {why}", python.version),

@@ -8,7 +8,8 @@
 //! Lines `record: what | result` of the programs make the table that is printed at the end.
 //!
 //! Pythons are looked for on `PATH` and in `~/.pyenv/versions`. What is found is printed, and what is not used and why; a machine
-//! without any fails. `INTERP_GUARD_PYTHONS=first` is quicker: the first on `PATH` alone.
+//! without any fails. `INTERP_GUARD_PYTHONS=first` is quicker: the first on `PATH` alone. With `INTERP_GUARD_ENVIRONMENTS`, a folder of
+//! virtual environments that have the package installed, they are used as they are.
 
 mod support;
 
@@ -46,7 +47,7 @@ enum Needs {
 fn main() {
     let arguments = Arguments::from_args();
     let pythons = support::find_pythons();
-    let package = Package::stage(support::is_long());
+    let package = Package::find(&pythons, support::is_long());
     for python in &pythons {
         eprintln!("using CPython {} at {}", python.version, python.executable.display());
     }
@@ -114,13 +115,12 @@ fn print_table(records: &[Record]) {
 
 /// What the program said, if it ended well.
 fn run(python: &Python, package: &Package, program: &str, needs: Needs) -> Result<String, Failed> {
-    let mut path = vec![package.root.clone()];
-    match needs {
-        Needs::Package => {}
-        Needs::Extension => path.push(package.extension_for(python)?),
-        Needs::PyO3 => path.push(package.pyo3_example()?),
-    }
-    let output = python.run(program, &path)?;
+    let extension = match needs {
+        Needs::Package => None,
+        Needs::Extension => Some(package.extension_for(python)?),
+        Needs::PyO3 => Some(package.pyo3_example()?),
+    };
+    let output = python.run(program, &package.search_path(extension))?;
     if output.status.success() && output.stdout.lines().any(|line| line == "ok") {
         return Ok(output.stdout);
     }

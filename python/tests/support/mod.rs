@@ -19,6 +19,11 @@ pub fn is_long() -> bool {
     std::env::var_os("INTERP_GUARD_LONG").is_some_and(|value| !value.is_empty())
 }
 
+/// Virtual environments with the package installed, to be used in place of other Pythons and of the staged package.
+fn environments() -> Option<PathBuf> {
+    std::env::var_os("INTERP_GUARD_ENVIRONMENTS").map(PathBuf::from)
+}
+
 /// One CPython.
 #[derive(Clone)]
 pub struct Python {
@@ -35,17 +40,23 @@ pub struct Output {
 }
 
 /// Every CPython from 3.9 on, one of each version; with `INTERP_GUARD_PYTHONS=first` the first on `PATH`, and the others are named.
+/// Those of the virtual environments, if there are such.
 pub fn find_pythons() -> Vec<Python> {
     let which = std::env::var("INTERP_GUARD_PYTHONS").unwrap_or_default();
     assert!(
         matches!(&*which, "" | "all" | "first"),
         "INTERP_GUARD_PYTHONS is `all` or `first`, not `{which}`"
     );
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
-    if let Some(home) = std::env::var_os("HOME") {
-        let versions = fs::read_dir(Path::new(&home).join(".pyenv/versions"));
-        folders.extend(versions.into_iter().flatten().flatten().map(|entry| entry.path().join("bin")));
+    let bin_folders =
+        |of: PathBuf| fs::read_dir(of).into_iter().flatten().flatten().map(|entry| entry.path().join("bin"));
+    let mut folders: Vec<PathBuf> = Vec::new();
+    if let Some(environments) = environments() {
+        folders.extend(bin_folders(environments));
+    } else {
+        folders.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
+        folders.extend(
+            std::env::home_dir().into_iter().flat_map(|home| bin_folders(home.join(".pyenv/versions"))),
+        );
     }
     let names = ["python3".to_owned()].into_iter().chain((9..=15).map(|minor| format!("python3.{minor}")));
     let names: Vec<_> = names.collect();
@@ -155,19 +166,39 @@ impl Python {
     }
 }
 
-/// The package as Python finds it: the sources, and the library that cargo builds.
+/// The package as Python finds it, and what is built on it.
 #[derive(Clone)]
 pub struct Package {
-    pub root: PathBuf,
+    /// A folder for what is built, which goes away in the end.
+    root: PathBuf,
+    /// Where Python is to look for the package; `None` where it is installed.
+    path: Option<PathBuf>,
+    headers: PathBuf,
     /// By version: where the C extensions for it are, or why they could not be built; and so for "PyO3".
     extensions: Arc<Mutex<BTreeMap<String, Result<PathBuf, String>>>>,
 }
 
 impl Package {
-    /// With the library that the wheel would have, or one with debug assertions.
-    pub fn stage(as_in_the_wheel: bool) -> Self {
+    /// What the virtual environments have, if there are such; else the sources, with the library that the wheel would have, or
+    /// one with debug assertions.
+    pub fn find(pythons: &[Python], as_in_the_wheel: bool) -> Self {
+        match pythons.first().filter(|_| environments().is_some()) {
+            Some(python) => Self::installed(python),
+            None => Self::stage(as_in_the_wheel),
+        }
+    }
+
+    fn installed(python: &Python) -> Self {
+        let ask = ["-I", "-c", "import interp_guard; print(interp_guard.get_include())"];
+        let output = Command::new(&python.executable).args(ask).output().expect("Python runs");
+        let said = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
+        assert!(output.status.success(), "{}: {output:?}", python.executable.display());
+        Self { root: working_folder(), path: None, headers: said.into(), extensions: Arc::default() }
+    }
+
+    fn stage(as_in_the_wheel: bool) -> Self {
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("interp_guard");
-        let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("stage-{}", std::process::id()));
+        let root = working_folder();
         let package = root.join("interp_guard");
         copy_folder(&sources, &package);
         // `cargo test` does not build a library that no test links: a target folder of its own, beside what it holds.
@@ -184,7 +215,12 @@ impl Package {
         assert!(built.success(), "the library does not build");
         let library = target.join(folder).join("libinterp_guard_native.so");
         fs::copy(library, package.join("_native.abi3.so")).expect("stage the library");
-        Self { root, extensions: Arc::default() }
+        Self { path: Some(root.clone()), root, headers: package.join("include"), extensions: Arc::default() }
+    }
+
+    /// For `PYTHONPATH`: what has the package, and what is built on it.
+    pub fn search_path(&self, extension: Option<PathBuf>) -> Vec<PathBuf> {
+        self.path.clone().into_iter().chain(extension).collect()
     }
 
     pub fn remove(&self) {
@@ -234,15 +270,13 @@ impl Package {
     pub fn check_headers(&self, python: &Python) -> Result<(), String> {
         let alone = self.root.join("vendored");
         fs::create_dir_all(&alone).map_err(|error| error.to_string())?;
-        fs::copy(self.root.join("interp_guard/include/pep788.h"), alone.join("pep788.h"))
-            .map_err(|error| error.to_string())?;
+        fs::copy(self.headers.join("pep788.h"), alone.join("pep788.h")).map_err(|error| error.to_string())?;
         let mut languages = vec![("cc", "c", "c11"), ("c++", "c++", "c++17")];
         if is_long() {
             languages.extend([("c++", "c++", "c++11"), ("c++", "c++", "c++20")]);
         }
         for (compiler, language, standard) in languages {
             for limited in [None, Some("-DPy_LIMITED_API=0x03090000"), Some("-DPy_LIMITED_API")] {
-                let both = self.root.join("interp_guard/include");
                 let compile = |source: &str, headers: &Path| {
                     Command::new(compiler)
                         .args(["-x", language, &format!("-std={standard}")])
@@ -256,7 +290,7 @@ impl Package {
                         .output()
                         .map_err(|error| format!("{compiler}: {error}"))
                 };
-                for (source, headers) in [("header.c", &alone), ("header_v1.c", &both)] {
+                for (source, headers) in [("header.c", &alone), ("header_v1.c", &self.headers)] {
                     let output = compile(source, headers)?;
                     if !output.status.success() {
                         let errors = String::from_utf8_lossy(&output.stderr);
@@ -264,7 +298,7 @@ impl Package {
                     }
                 }
                 for source in ["both_headers.c", "both_headers_v1_first.c"] {
-                    let output = compile(source, &both)?;
+                    let output = compile(source, &self.headers)?;
                     let errors = String::from_utf8_lossy(&output.stderr);
                     if output.status.success() || !errors.contains("include one of them") {
                         return Err(format!("{source}, {compiler} -std={standard}: {errors}"));
@@ -294,7 +328,7 @@ impl Package {
                 .args(["-shared", "-fPIC", "-pthread", "-I"])
                 .arg(&python.include)
                 .arg("-I")
-                .arg(self.root.join("interp_guard/include"))
+                .arg(&self.headers)
                 .arg(sources.join(name).with_extension("c"))
                 .arg("-o")
                 .arg(folder.join(name).with_extension("so"))
@@ -306,6 +340,10 @@ impl Package {
         }
         Ok(folder)
     }
+}
+
+fn working_folder() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("stage-{}", std::process::id()))
 }
 
 fn copy_folder(from: &Path, to: &Path) {
