@@ -102,7 +102,8 @@ fn note() {
 
 fn called(guard: &Guard<'_, ()>, number: usize) {
     assert_eq!(Some(&guard.id()), ID.get());
-    let latency = nanos() - PUSHED[number].load(SeqCst);
+    // The last place's may be pushed again meanwhile.
+    let latency = nanos().saturating_sub(PUSHED[number].load(SeqCst));
     LATENCY[number].store(latency.try_into().unwrap_or(u32::MAX), SeqCst);
     RUN[number].fetch_add(1, SeqCst);
     RUN_AFTER.fetch_add(u64::from(number == CALLS_IN_ALL), SeqCst);

@@ -261,8 +261,8 @@ fn a_single_drain_polls_its_interrupt_and_keeps_its_deadline() {
         asked += 1;
         if asked < 3 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     };
-    let let_go =
-        registry.close(id).unwrap().drain_with(DrainOptions::new().interrupt(third_time)).unwrap_err();
+    let options = DrainOptions::new().timeout(Some(Duration::from_secs(60))).interrupt(third_time);
+    let let_go = registry.close(id).unwrap().drain_with(options).unwrap_err();
     assert!(matches!(let_go, DrainError::Interrupted(_)));
     assert_eq!(asked, 3);
     let never = || ControlFlow::Continue(());

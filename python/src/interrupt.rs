@@ -1,43 +1,34 @@
 //! Ctrl-C while a drain waits: the first asks who holds the guards, the second ends the process.
 //!
-//! CPython's own SIGINT handler only leaves a note for the main thread, which is the one that waits. So while a hook
-//! waits, a handler of ours takes its place, if what is installed is CPython's and Python code has not set a handler of
-//! its own.
+//! CPython's own SIGINT handler only leaves a note for the main thread, which is the one that waits. So while a hook or
+//! `InterpGuard_Drain` waits, a handler of ours takes its place, if what is installed is CPython's and Python code has not
+//! set a handler of its own.
 
 use pyo3_ffi as ffi;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
-/// The address of CPython's handler, as found when the main interpreter imported the package; or one of the next two.
-static CPYTHONS: AtomicUsize = AtomicUsize::new(UNKNOWN);
-
-/// The main interpreter never imported the package.
-const UNKNOWN: usize = 0;
-
-/// It did, and Python code had set a handler of its own, or there was none.
-const NOT_INSTALLED: usize = 1;
+/// Is there a [`Watch`]? Without one, our handler, which somebody may have chained to meanwhile, leaves it to CPython's.
+static WATCHING: AtomicBool = AtomicBool::new(false);
 
 /// How often SIGINT came during the current wait.
 static PRESSED: AtomicU32 = AtomicU32::new(0);
 
-/// Notes what CPython's handler is. To be called attached to the main interpreter.
-pub fn remember() {
-    let cpythons = if default_in_python() { installed().sa_sigaction } else { NOT_INSTALLED };
-    // Relaxed: a number that does not change while Python runs.
-    CPYTHONS.store(cpythons, Ordering::Relaxed);
+/// The address of CPython's handler, once ours has taken its place.
+static CPYTHONS: AtomicUsize = AtomicUsize::new(0);
+
+fn installed() -> libc::sigaction {
+    // SAFETY: a sigaction is plain data; zero is a valid one to write over.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: only asks; `action` is writable.
+    unsafe { libc::sigaction(libc::SIGINT, std::ptr::null(), &mut action) };
+    action
 }
 
-/// Is this handler CPython's own? Where nobody noted that, one that lies in CPython's own code is.
-fn is_cpythons(handler: usize) -> bool {
-    // Relaxed: as in `remember`.
-    match CPYTHONS.load(Ordering::Relaxed) {
-        UNKNOWN => {
-            let (ours, theirs) =
-                (object_of(ffi::PyErr_CheckSignals as *const () as usize), object_of(handler));
-            ours.is_some() && ours == theirs
-        }
-        NOT_INSTALLED => false,
-        noted => handler == noted,
-    }
+/// Is this CPython's own, as `PyOS_setsig` installs it? `faulthandler`'s lies in the same code, and has other flags.
+fn is_cpythons(action: &libc::sigaction) -> bool {
+    const NEVER: libc::c_int = libc::SA_SIGINFO | libc::SA_RESTART | libc::SA_NODEFER;
+    let python = object_of(ffi::PyErr_CheckSignals as *const () as usize);
+    action.sa_flags & NEVER == 0 && python.is_some() && python == object_of(action.sa_sigaction)
 }
 
 /// Where the library or executable with the code at this address begins.
@@ -47,14 +38,6 @@ fn object_of(address: usize) -> Option<usize> {
     // SAFETY: takes any address, and only compares it; `found` is writable.
     let known = unsafe { libc::dladdr(std::ptr::without_provenance(address), &mut found) };
     (known != 0).then_some(found.dli_fbase as usize)
-}
-
-fn installed() -> libc::sigaction {
-    // SAFETY: a sigaction is plain data; zero is a valid one to write over.
-    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-    // SAFETY: only asks; `action` is writable.
-    unsafe { libc::sigaction(libc::SIGINT, std::ptr::null(), &mut action) };
-    action
 }
 
 /// Is `signal.default_int_handler` what Python code has for SIGINT? To be called attached to the main interpreter; the caller's
@@ -85,19 +68,28 @@ pub fn in_main_thread() -> bool {
     unsafe { libc::gettid() == libc::getpid() }
 }
 
+/// A forked child does not wait for what its parent waits for.
+pub fn after_fork_child() {
+    WATCHING.store(false, Ordering::Relaxed); // read by this thread alone
+}
+
 /// Our handler, for as long as this lives.
 pub struct Watch(libc::sigaction);
 
 impl Watch {
     /// Installs the handler, if CPython's is there and Python's own default is behind it. `main`: the caller is attached
-    /// to the main interpreter, and can ask. Elsewhere only the process's main thread installs it: while that waits,
-    /// no Python handler can run anyway. Dropped, it puts back what was there and keeps to itself what came.
+    /// to the main interpreter, and can ask. Elsewhere only the process's main thread installs it, and does not know what is
+    /// behind CPython's: while Python's main thread waits, no handler of Python code can run anyway. Dropped, it puts back what
+    /// was there and keeps to itself what came.
     pub fn begin(main: bool) -> Option<Self> {
         let before = installed();
-        if !is_cpythons(before.sa_sigaction) || !(if main { default_in_python() } else { in_main_thread() }) {
+        if !is_cpythons(&before) || !(if main { default_in_python() } else { in_main_thread() }) {
             return None;
         }
-        PRESSED.store(0, Ordering::Relaxed); // the handler that counts comes after
+        // Relaxed, all of them: the handler is installed by this thread, and by a system call that comes after.
+        CPYTHONS.store(before.sa_sigaction, Ordering::Relaxed);
+        PRESSED.store(0, Ordering::Relaxed);
+        WATCHING.store(true, Ordering::Relaxed);
         let mut ours = before;
         ours.sa_sigaction = on_sigint as extern "C" fn(libc::c_int) as usize;
         ours.sa_flags = libc::SA_RESTART | libc::SA_ONSTACK;
@@ -121,13 +113,22 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        // SAFETY: puts back what was there.
-        unsafe { libc::sigaction(libc::SIGINT, &self.0, std::ptr::null_mut()) };
+        WATCHING.store(false, Ordering::Relaxed); // before the system call, in this thread
+        // Somebody may have put another handler in place of ours, and keeps ours to call it: that stays.
+        if installed().sa_sigaction == on_sigint as extern "C" fn(libc::c_int) as usize {
+            // SAFETY: puts back what was there.
+            unsafe { libc::sigaction(libc::SIGINT, &self.0, std::ptr::null_mut()) };
+        }
     }
 }
 
-extern "C" fn on_sigint(_: libc::c_int) {
-    // Relaxed: nothing else is told by it.
+extern "C" fn on_sigint(signal: libc::c_int) {
+    // Relaxed, all of them: nothing else is told by them.
+    if !WATCHING.load(Ordering::Relaxed) {
+        let cpythons = CPYTHONS.load(Ordering::Relaxed);
+        // SAFETY: the address of a handler of one argument, which `begin` found installed before ours.
+        return unsafe { std::mem::transmute::<usize, extern "C" fn(libc::c_int)>(cpythons)(signal) };
+    }
     if PRESSED.fetch_add(1, Ordering::Relaxed) > 0 {
         let text = b"interp_guard: interrupted again while waiting for guards; the process ends\n";
         // SAFETY: both are async-signal-safe; `text` is readable for its length.

@@ -46,17 +46,6 @@ pub fn main_is_ending() -> bool {
     MAIN_IS_ENDING.load(Ordering::Acquire)
 }
 
-/// Notes what has to be known when the main interpreter ends or forks.
-/// False with an exception set.
-///
-/// # Safety
-/// The caller is attached to the main interpreter.
-pub unsafe fn prepare() -> bool {
-    interrupt::remember();
-    // SAFETY: the caller's promise.
-    unsafe { fork::install_at_python() }
-}
-
 /// Registers [`at_exit`] with the `atexit` module. False with an exception set.
 ///
 /// # Safety
@@ -299,20 +288,20 @@ pub enum Drained {
     Raised,
 }
 
-/// Closes and drains an interpreter from the outside. Context: normal; attached or not. `signals`: the caller is attached,
-/// and takes what Python's handlers raise, which run now and then. Without, in the process's main thread, Ctrl-C is as in a
-/// hook: the first asks who holds the guards, the second ends the process.
-pub fn drain(id: InterpreterId, timeout: Option<Duration>, signals: bool) -> Drained {
+/// Closes and drains an interpreter from the outside. Context: normal; attached or not. `raises`: the caller takes what Python's
+/// handlers raise, which run now and then if it is attached to the main interpreter. Else, in the process's main thread, Ctrl-C is
+/// as in a hook: the first asks who holds the guards, the second ends the process.
+pub fn drain(id: InterpreterId, timeout: Option<Duration>, raises: bool) -> Drained {
     if levels::holds(id) {
         return Drained::WouldDeadlock;
     }
     let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-    if signals {
-        return drain_until(id, end, true, None);
-    }
     // SAFETY: asked only where this thread is attached.
     let current = (!levels::attached().is_null()).then(|| unsafe { table::current() }.1).flatten();
     let in_main = current.is_some() && current == table::main_id();
+    if raises && in_main {
+        return drain_until(id, end, true, None);
+    }
     let watch = interrupt::in_main_thread().then(|| Watch::begin(in_main)).flatten();
     let drained = drain_until(id, end, false, watch.as_ref());
     Watch::end(watch);

@@ -116,7 +116,7 @@ pub unsafe fn register() -> bool {
         let Some(too_late) = shutdown::too_late_for_hooks() else { return false };
         let is_main = Some(id) == main_id();
         fork::install_at_c_library();
-        if is_main && !shutdown::prepare() || !shutdown::install_hook() || !mark(state, id) {
+        if is_main && !fork::install_at_python() || !shutdown::install_hook() || !mark(state, id) {
             return false;
         }
         let keeper = AtomicPtr::new(if too_late { null_mut() } else { keeper::begin(state) });

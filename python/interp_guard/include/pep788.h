@@ -188,8 +188,8 @@ static inline int InterpGuard_Release(PyThreadStateToken *token) { return Interp
 
 /* Closes an interpreter for good and waits until nobody guards it; timeout_ns < 0: without limit. For the owner of a
  * subinterpreter that is about to be destroyed. After INTERP_GUARD_TIMEOUT it is closed, and can be drained again.
- * In the main thread, Ctrl-C has the guards that are out reported, and a second one ends the process with status 130; with a
- * handler of your own Python sees it, as any other signal, once this returns.
+ * In the main thread, Ctrl-C has the guards that are out reported, and a second one ends the process with status 130; where
+ * the caller is attached to the main interpreter and Python code has set a handler, that is called once this returns.
  * Context: normal; blocks, with the GIL released. */
 static inline int InterpGuard_Drain(int64_t id, int64_t timeout_ns) { return InterpGuard_api->drain(id, timeout_ns); }
 

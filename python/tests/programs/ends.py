@@ -31,6 +31,19 @@ def run(code, **environment):
     return process.returncode, out, err
 
 
+def press_until_it_ends(process):
+    """Ctrl-C, twice; more often, where two come as one."""
+    while True:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(0.1)
+        except subprocess.TimeoutExpired:
+            continue
+        _, err = process.communicate()
+        assert process.returncode == 130 and "interrupted again" in err, (process.returncode, err)
+        break
+
+
 def lines_until(stream, wanted):
     lines = []
     for line in stream:
@@ -57,15 +70,10 @@ for ledger in ("0", "1"):
     report = " ".join("".join(first).replace(os.path.dirname(ig_test.__file__), "..").split())
     print(f"record: self-hold by a raw guard, ledger {'on' if ledger == '1' else 'off'} | {report}, and again")
 
-    # Ctrl-C: the report at once; a second one: status 130.
+    # Ctrl-C: the report; a second one: status 130.
     process.send_signal(signal.SIGINT)
     lines_until(process.stderr, "interp_guard: waiting")
-    process.send_signal(signal.SIGINT)
-    lines_until(process.stderr, "interrupted again")
-    process.stderr.read()
-    assert process.wait(60) == 130, process.returncode
-    for stream in (process.stdin, process.stdout, process.stderr):
-        stream.close()
+    press_until_it_ends(process)
 print("record: Ctrl-C twice while it waits | the report, then status 130")
 
 # Ctrl-C once, and then the guard comes back: the process ends as it would have.
@@ -90,28 +98,33 @@ lines_until(process.stderr, "interp_guard: waiting")
 out, err = process.communicate("now", timeout=120)
 assert process.returncode == 0, (process.returncode, out, err)
 
-# So it is where a subinterpreter ends, also if the main interpreter never imported the package.
-SUB = """
+# So it is if Python code had a handler of its own when it imported the package, as `asyncio.run` has; and where a
+# subinterpreter ends, also if the main interpreter never imported the package.
+SUBS = """
 try:
     import _interpreters as interpreters
 except ImportError:
     import _xxsubinterpreters as interpreters
+"""
+OTHER_HANDLER = """
+import signal
+before = signal.signal(signal.SIGINT, lambda *_: None)
+import interp_guard, ig_test
+signal.signal(signal.SIGINT, before)
+assert ig_test.leave_guard() == 0
+"""
+SUB = """
 sub = interpreters.create()
 assert not interpreters.run_string(sub, "import interp_guard; guard = interp_guard.lookup(interp_guard.current())")
 interpreters.destroy(sub)
 """
-for begin in ("", START):
-    process = start(SUB, begin)
+for begin, code in (("", OTHER_HANDLER), (START, SUBS + SUB), ("", SUBS + SUB)):
+    process = start(code, begin)
     lines_until(process.stderr, "interp_guard: waiting")
-    process.send_signal(signal.SIGINT)
-    lines_until(process.stderr, "interpreter 1: 1 guard is out")
-    process.send_signal(signal.SIGINT)
-    lines_until(process.stderr, "interrupted again")
-    process.communicate(timeout=120)
-    assert process.returncode == 130, (begin, process.returncode)
+    press_until_it_ends(process)
 
-# And so it is in InterpGuard_Drain; after it Python sees the Ctrl-C that came once.
-DRAIN = """
+# And so it is in InterpGuard_Drain, and in a subinterpreter's drain(); after that Python sees the Ctrl-C that came once.
+DRAIN = SUBS + """
 import threading, time
 def tell():
     while True:
@@ -124,21 +137,52 @@ assert ig_test.leave_guard() == 0
 ig_test.give_back()
 threading.Thread(target=tell, daemon=True).start()
 try:
-    ig_test.drain(0)
+    CALL
     time.sleep(120)
 except KeyboardInterrupt:
     print("interrupted")
 """
-for once in (True, False):
-    process = start(DRAIN)
-    assert process.stdout.readline() == "closing\n"
-    process.send_signal(signal.SIGINT)
-    lines_until(process.stderr, "interp_guard: waiting: interpreter 0: 1 guard is out")
-    if not once:
+IN_A_SUB = 'interpreters.run_string(interpreters.create(), "import interp_guard; interp_guard.drain(0)")'
+for call in ("ig_test.drain(0)", IN_A_SUB):
+    for once in (True, False):
+        process = start(DRAIN.replace("CALL", call))
+        assert process.stdout.readline() == "closing\n"
         process.send_signal(signal.SIGINT)
-        lines_until(process.stderr, "interrupted again")
-    out, err = process.communicate("now" if once else None, timeout=120)
-    assert (process.returncode, out) == ((0, "interrupted\n") if once else (130, "")), (process.returncode, out, err)
+        lines_until(process.stderr, "interp_guard: waiting: interpreter 0: 1 guard is out")
+        if once:
+            out, err = process.communicate("now", timeout=120)
+            assert (process.returncode, out) == (0, "interrupted\n"), (process.returncode, out, err)
+        else:
+            press_until_it_ends(process)
+
+# A handler that is put in place of ours meanwhile stays, and CPython's is called after it.
+status, out, err = run(SUBS + """
+import os, signal, threading, time
+sub = interpreters.create()
+assert not interpreters.run_string(sub, "import interp_guard")
+guard, called = interp_guard.lookup(1), threading.Semaphore(0)
+def install():
+    while True:
+        try:
+            interp_guard.lookup(1).close()
+        except RuntimeError:
+            break
+        time.sleep(0.001)
+    global handler
+    handler = interp_guard.on_signal(signal.SIGINT, 0, called.release)
+    guard.close()
+threading.Thread(target=install).start()
+assert ig_test.drain(1) == 0
+for _ in range(3):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(120)
+    except KeyboardInterrupt:
+        assert called.acquire(timeout=60)
+        print("both")
+interpreters.destroy(sub)
+""")
+assert (status, out, err) == (0, "both\n" * 3, ""), (status, out, err)
 
 # A guard closed twice is zeroed the first time: a status.
 status, out, err = run("print(ig_test.close_twice())\n")

@@ -39,8 +39,8 @@ pub struct Output {
     pub stderr: String,
 }
 
-/// Every CPython from 3.9 on, one of each version; with `INTERP_GUARD_PYTHONS=first` the first on `PATH`, and the others are named.
-/// Those of the virtual environments, if there are such.
+/// Every CPython from 3.9 on, the first of each version that is found; with `INTERP_GUARD_PYTHONS=first` the first on `PATH`, and the
+/// others are named. Those of the virtual environments, if there are such.
 pub fn find_pythons() -> Vec<Python> {
     let which = std::env::var("INTERP_GUARD_PYTHONS").unwrap_or_default();
     assert!(
@@ -68,6 +68,13 @@ pub fn find_pythons() -> Vec<Python> {
             first.get_or_insert(python.version.clone());
             found.entry(sort_key(&python.version)).or_insert(python);
         }
+    }
+    if environments().is_some() {
+        assert_eq!(
+            found.len(),
+            folders.iter().filter(|folder| folder.join("python3").is_file()).count(),
+            "each is used"
+        );
     }
     if which == "first" {
         found.retain(|_, python| {
@@ -152,6 +159,9 @@ impl Python {
             late
         });
         let status = child.wait().map_err(|error| error.to_string())?;
+        // What it started and left behind would keep its output open, and go on.
+        // SAFETY: sends a signal to the process group made above, if anybody is left in it.
+        unsafe { libc::kill(-group, libc::SIGKILL) };
         drop(ended);
         let late = watchdog.join().unwrap_or(false);
         let output = Output {
