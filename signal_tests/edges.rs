@@ -231,7 +231,9 @@ fn no_memory_for_the_table() {
 fn affinity_changes_under_a_guard() {
     let this = Pid::from_raw(0);
     let allowed = sched_getaffinity(this).expect("sched_getaffinity");
-    let cpus: Vec<usize> = (0..CpuSet::count()).filter(|&cpu| allowed.is_set(cpu) == Ok(true)).collect();
+    let all: Vec<usize> = (0..CpuSet::count()).filter(|&cpu| allowed.is_set(cpu) == Ok(true)).collect();
+    // On a large machine, all pairs of all would take minutes: the first eight, and the last.
+    let cpus: Vec<usize> = all.iter().take(8).chain(all[all.len().min(8)..].last()).copied().collect();
     let on = |cpu| {
         let mut only = CpuSet::new();
         only.set(cpu).expect("a CPU number");

@@ -34,7 +34,7 @@ const THREADS: usize = 8;
 const FORKS: usize = harness::short_of(1_000);
 
 /// How long a child may take; a failure deadline.
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(240);
 
 const NOW: Option<Duration> = Some(Duration::ZERO);
 

@@ -370,12 +370,7 @@ fn the_process_exits_under_fire() {
     install(Signal::SIGUSR1, probe_everything, SaFlags::empty());
     let timer = timer_at_this_thread(Signal::SIGUSR1, Duration::from_micros(50));
     std::mem::forget(timer);
-    let target = pthread_self();
-    std::thread::spawn(move || {
-        loop {
-            let _ = pthread_kill(target, Signal::SIGUSR1);
-        }
-    });
+    std::mem::forget(Sender::at_this_thread(Signal::SIGUSR1));
     while DELIVERED.load(SeqCst) < 5_000 {
         std::hint::spin_loop();
     }

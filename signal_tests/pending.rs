@@ -159,7 +159,7 @@ fn calls_pushed_from_nested_signals() {
 
 /// From the push in a handler to the call on the worker, with nothing else queued.
 fn latency_of_one_call_at_a_time() {
-    const CALLS: usize = 20_000;
+    const CALLS: usize = harness::short_of(20_000);
     let (queue, id) = set_up(64);
     let worker = queue.start_worker().expect("a worker");
     handle(Signal::SIGUSR1, push_one);

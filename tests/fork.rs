@@ -14,6 +14,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::Command;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
@@ -383,6 +384,16 @@ fn an_answer_without_a_question_is_refused() {
 
 #[test]
 fn every_fork_can_be_told_of_a_registry() {
+    // In a process of its own: with these hooks, `before_fork` by hand must not meet another thread's fork.
+    if std::env::var_os("ALONE").is_none() {
+        let output = Command::new(std::env::current_exe().expect("this executable"))
+            .args(["--exact", "every_fork_can_be_told_of_a_registry", "--nocapture"])
+            .env("ALONE", "1")
+            .output()
+            .expect("started");
+        let said = String::from_utf8_lossy(&output.stdout);
+        return assert!(output.status.success() && said.contains("1 passed"), "{output:?}");
+    }
     static ONE: Registry<u32> = Registry::new();
     static OTHER: Registry<u32> = Registry::new();
     // SAFETY: no child in this file uses a guard of these two that it does not keep.

@@ -102,8 +102,8 @@ int main(void) {
         submit(i % 2 == 0 ? first : second);
     }
 
-    /* The first one ends now, whatever the pool is at; five seconds are an age for such jobs. */
-    const ig_status status = ig_finalize(registry, first, 5000000000, &back);
+    /* The first one ends now, whatever the pool is at; a minute is an age for such jobs. */
+    const ig_status status = ig_finalize(registry, first, 60000000000, &back);
     if (status != IG_OK) {
         char report[1024];
         size_t length;

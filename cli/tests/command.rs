@@ -29,17 +29,26 @@ fn json(output: &Output) -> Value {
 #[test]
 fn the_stress_speaks_json() {
     for ledger in [None, Some("--ledger")] {
-        let mut arguments = vec!["stress", "--seconds", "1", "--json", "--counters", "shared"];
-        arguments.extend(ledger);
-        let output = run(&arguments);
-        assert_eq!(status(&output), Some(0), "{output:?}");
-        let said = json(&output);
-        let count = |key: &str| said[key].as_u64().unwrap_or_else(|| panic!("{key} in {said}"));
-        assert_eq!(count("violations"), 0);
-        assert_eq!(count("lookups"), count("hits") + count("finalizing") + count("not_found"));
-        assert_eq!(count("registered"), count("finalized"));
+        // A busy machine may need longer to meet everything.
+        let (output, said) = ["1", "5", "30"]
+            .into_iter()
+            .find_map(|seconds| {
+                let mut arguments = vec!["stress", "--seconds", seconds, "--json", "--counters", "shared"];
+                arguments.extend(ledger);
+                let output = run(&arguments);
+                assert_eq!(status(&output), Some(0), "{output:?}");
+                let said = json(&output);
+                let count = |key: &str| said[key].as_u64().unwrap_or_else(|| panic!("{key} in {said}"));
+                assert_eq!(count("violations"), 0);
+                assert_eq!(count("lookups"), count("hits") + count("finalizing") + count("not_found"));
+                assert_eq!(count("registered"), count("finalized"));
+                let all = ["signals", "nested_signals", "hits", "not_found", "pending_run", "finalized"];
+                let met = all.into_iter().all(|key| count(key) > 0);
+                (met || seconds == "30").then_some((output, said))
+            })
+            .expect("the longest run is the last");
         for key in ["signals", "nested_signals", "hits", "not_found", "pending_run", "finalized"] {
-            assert!(count(key) > 0, "{key} in {said}");
+            assert!(said[key].as_u64() > Some(0), "{key} in {said}");
         }
         assert_eq!(said["counters"], "shared");
         assert_eq!(said["ledger"], ledger.is_some());

@@ -23,7 +23,7 @@ const SCENARIO: &str = "INTERP_GUARD_SCENARIO";
 
 /// How long a scenario may take. A failure deadline: nothing waits for it.
 fn deadline() -> Duration {
-    Duration::from_secs(if long_form() { 3600 } else { 300 })
+    Duration::from_secs(if long_form() { 3600 } else { 1200 })
 }
 
 /// Does `INTERP_GUARD_LONG` ask for the long form, which covers everything rather than a sample?

@@ -171,7 +171,7 @@ static int is_mapped(const char *path) {
 }
 
 int main(int argc, char **argv) {
-    watchdog(120);
+    watchdog(1200);
     CHECK(argc == 3);
     char path[4096];
     CHECK(realpath(argv[1], path) != NULL);

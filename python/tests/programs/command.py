@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -43,17 +44,21 @@ for arguments in (("--help",), ("stress", "--help")):
 
 # The whole of it.
 for counters in ("per-cpu", "shared"):
-    status, out, err = run(
-        "stress", "--seconds", "20" if LONG else "2", "--json", INTERP_GUARD_COUNTERS=counters, INTERP_GUARD_LEDGER="0"
-    )
-    seen = json.loads(out)
-    assert status == 0 and seen["violations"] == 0, (status, seen, err)
-    assert seen["counters"] == counters and seen["registered"] == seen["finalized"] > 0, seen
-    assert min(seen[key] for key in ("signals", "hits", "not_found", "ensures", "pending_run", "lookups")) > 0, seen
-    assert seen["lookups"] == seen["hits"] + seen["finalizing"] + seen["not_found"], seen
+    for seconds in (20, 60) if LONG else (2, 10, 60):
+        status, out, err = run(
+            "stress", "--seconds", str(seconds), "--json", INTERP_GUARD_COUNTERS=counters, INTERP_GUARD_LEDGER="0"
+        )
+        seen = json.loads(out)
+        assert status == 0 and seen["violations"] == 0, (status, seen, err)
+        assert seen["counters"] == counters and seen["registered"] == seen["finalized"] > 0, seen
+        assert seen["lookups"] == seen["hits"] + seen["finalizing"] + seen["not_found"], seen
+        met = min(seen[key] for key in ("signals", "hits", "not_found", "ensures", "pending_run", "lookups"))
+        if met > 0:
+            break  # a busy machine may need longer
+    assert met > 0, seen
     assert 0 < seen["lookup_ns"]["p50"] <= seen["lookup_ns"]["p99"] <= seen["lookup_ns"]["max"], seen
     assert 0 < seen["end_ns"]["p50"] <= seen["end_ns"]["max"] and seen["seconds"] >= 2, seen
-    assert "1/" in err and " signals, " in err, err
+    assert re.search(r"^\d+/\d+ s .* signals, ", err, re.M), err
     print(
         f"record: python -m interp_guard stress, {counters} | {seen['signals']} signals, {seen['lookups']} lookups, "
         f"{seen['ensures']} ensures, {seen['finalized']} subinterpreters, {seen['violations']} violations"
@@ -62,7 +67,7 @@ for counters in ("per-cpu", "shared"):
 # Ctrl-C stops it early and prints the table all the same. (A shell starts background jobs with SIGINT ignored.)
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 process = start("stress", "--seconds", "3600", "--threads", "2", "--interpreters", "2")
-assert "1/3600 s" in process.stderr.readline()
+assert re.match(r"\d+/3600 s ", process.stderr.readline())
 process.send_signal(signal.SIGINT)
 out, err = process.communicate(timeout=200)
 assert process.returncode == 0 and "stopped after" in err, (process.returncode, out, err)

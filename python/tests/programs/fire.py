@@ -88,7 +88,7 @@ SCENARIOS = [
 if LONG:
     SCENARIOS += [(name, 0, title + " that never pause") for name, pause, title in SCENARIOS if pause]
 rounds = 200 if LONG else 12
-workers = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+workers = concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0)))
 for name, pause, title in SCENARIOS:
     threads = calls = 0
     for round, (status, out, err) in enumerate(workers.map(run, [name] * rounds, [pause] * rounds)):

@@ -127,8 +127,8 @@ with guard.duplicate():  # the holder's own guard holds the interpreter already
     assert interp_guard.holders(view) == 2
 
 closer = threading.Timer(0.2, guard.close)
-closer.start()
 began = time.monotonic()
+closer.start()
 interp_guard.drain(view)
 assert time.monotonic() - began >= 0.1
 closer.join()

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 /// A program that has not ended by then hangs.
 fn watchdog() -> Duration {
-    Duration::from_secs(if is_long() { 3600 } else { 240 })
+    Duration::from_secs(if is_long() { 3600 } else { 1200 })
 }
 
 /// Are the long forms asked for?
