@@ -163,7 +163,7 @@ fn close_against_lookup(mode: Counters, readers_cpu: usize, finalizers_cpu: usiz
                     break;
                 }
                 let raced = outcome.guarded.min(outcome.refused) >= AT_LEAST;
-                if round > ROUNDS && (raced || round > 50 * ROUNDS) {
+                if round > ROUNDS && (raced || round > 10 * ROUNDS) {
                     answered.0.store(OVER, Ordering::Release);
                     break;
                 }
