@@ -278,7 +278,7 @@ impl Package {
     /// Compiles files that use every name of a header: as C and C++, with and without the limited API; pep788.h with no other
     /// file of ours beside it. One that includes both headers is refused, and told why.
     pub fn check_headers(&self, python: &Python) -> Result<(), String> {
-        let alone = self.root.join("vendored");
+        let alone = self.root.join(format!("vendored-{}", python.version));
         fs::create_dir_all(&alone).map_err(|error| error.to_string())?;
         fs::copy(self.headers.join("pep788.h"), alone.join("pep788.h")).map_err(|error| error.to_string())?;
         let mut languages = vec![("cc", "c", "c11"), ("c++", "c++", "c++17")];
