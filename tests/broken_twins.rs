@@ -5,6 +5,8 @@
 //! should have seen it proves nothing, and this fails.
 #![allow(missing_docs)]
 
+use nix::sched::{CpuSet, sched_getaffinity};
+use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -57,13 +59,13 @@ fn the_stress_sees(mistake: &str) {
         .expect("cargo runs");
     assert!(built.status.success(), "{}", text(&built));
     let command = Path::new(&built_executable(&cargo(Some(mistake)))).to_owned();
-    let copy = command.with_file_name(format!("interp-guard-{mistake}"));
-    // Not copied: a child that another test starts meanwhile would inherit the descriptor, and what is open for writing cannot run.
-    let _ = std::fs::remove_file(&copy);
-    std::fs::hard_link(&command, &copy).expect("linked");
+    let twin = command.with_file_name(format!("interp-guard-{mistake}"));
+    // A link, not a copy: a child that another test starts meanwhile would inherit the descriptor, and what is open for writing cannot run.
+    let _ = std::fs::remove_file(&twin);
+    std::fs::hard_link(&command, &twin).expect("linked");
     drop(building);
     for seconds in ["1", "4", "25", "60", "120"] {
-        let stress = Command::new(&copy)
+        let stress = Command::new(&twin)
             .args([
                 "stress",
                 "--json",
@@ -170,7 +172,8 @@ fn no_heavy_fence() {
     if interp_guard::platform::missing_for_per_cpu().is_some() {
         return println!("this machine has no per-CPU counters, and so no heavy fence to leave out");
     }
-    if std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() == 1) {
+    let allowed = sched_getaffinity(Pid::from_raw(0)).expect("sched_getaffinity");
+    if (0..CpuSet::count()).filter(|&cpu| allowed.is_set(cpu) == Ok(true)).count() == 1 {
         return println!("one CPU sees its own stores in order: there is no such race here");
     }
     the_test_sees("no_heavy_fence", "protocol", "a_guard_taken_as_the_interpreter_closes_is_waited_for");

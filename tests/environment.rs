@@ -1,24 +1,10 @@
 //! What the environment and the machine can refuse, each in a process of its own.
 #![allow(missing_docs)]
 
+mod again;
+
+use again::{again, in_child};
 use interp_guard::{Counters, Missing, RegisterError, Registry, SetupError, platform};
-use std::process::Command;
-
-/// Runs the test `name` of this executable again, in a process with these variables. The process knows by `IN_CHILD`.
-fn again(name: &str, variables: &[(&str, &str)]) {
-    let output = Command::new(std::env::current_exe().expect("this executable"))
-        .args(["--exact", name, "--nocapture"])
-        .env("IN_CHILD", "1")
-        .envs(variables.iter().copied())
-        .output()
-        .expect("started");
-    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && text.contains("1 passed"), "{variables:?}: {text}");
-}
-
-fn in_child() -> bool {
-    std::env::var_os("IN_CHILD").is_some()
-}
 
 #[test]
 fn the_variable_chooses_the_mode() {

@@ -3,6 +3,9 @@
 //! A child does only what is listed in its closure and then `_exit`s; an alarm ends it if it hangs.
 #![allow(missing_docs)]
 
+mod again;
+
+use again::{again, in_child};
 use interp_guard::pending::PendingQueue;
 use interp_guard::raw::GuardParts;
 use interp_guard::{
@@ -14,7 +17,6 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::process::Command;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
@@ -385,14 +387,8 @@ fn an_answer_without_a_question_is_refused() {
 #[test]
 fn every_fork_can_be_told_of_a_registry() {
     // In a process of its own: with these hooks, `before_fork` by hand must not meet another thread's fork.
-    if std::env::var_os("ALONE").is_none() {
-        let output = Command::new(std::env::current_exe().expect("this executable"))
-            .args(["--exact", "every_fork_can_be_told_of_a_registry", "--nocapture"])
-            .env("ALONE", "1")
-            .output()
-            .expect("started");
-        let said = String::from_utf8_lossy(&output.stdout);
-        return assert!(output.status.success() && said.contains("1 passed"), "{output:?}");
+    if !in_child() {
+        return again("every_fork_can_be_told_of_a_registry", &[]);
     }
     static ONE: Registry<u32> = Registry::new();
     static OTHER: Registry<u32> = Registry::new();

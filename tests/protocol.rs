@@ -123,6 +123,10 @@ fn a_guard_taken_as_the_interpreter_closes_is_waited_for() {
     }
 }
 
+fn id_of(round: u64) -> InterpreterId {
+    InterpreterId::try_from(round as i64).unwrap()
+}
+
 fn close_against_lookup(mode: Counters, readers_cpu: usize, finalizers_cpu: usize) -> Outcome {
     let registry = &Registry::with_capacity(1).counters(mode);
     let [asked, answered, lookup_waits, looked, guarded, returned] = &<[Line; 6]>::default();
@@ -132,7 +136,7 @@ fn close_against_lookup(mode: Counters, readers_cpu: usize, finalizers_cpu: usiz
             // How much longer than the lookup the close waits: steered to where both outcomes are as likely.
             let mut delay = 100_i64;
             for round in 1.. {
-                let id = InterpreterId::try_from(round as i64).unwrap();
+                let id = id_of(round);
                 registry.register_with_id(id, round).unwrap();
                 lookup_waits.0.store((-delay).max(0) as u64, Ordering::Relaxed);
                 asked.0.store(round, Ordering::Release);
@@ -171,7 +175,7 @@ fn close_against_lookup(mode: Counters, readers_cpu: usize, finalizers_cpu: usiz
                 // The answer takes that long to arrive, and some of `finalize` comes before its C1.
                 wait(300 + lookup_waits.0.load(Ordering::Relaxed));
                 slow_stores.begin(round % 33);
-                let id = InterpreterId::try_from(round as i64).unwrap();
+                let id = id_of(round);
                 if let Ok(guard) = registry.lookup(id) {
                     // Long enough for a finalizer that missed it to come back. The interpreter may be gone then: it is
                     // not touched.

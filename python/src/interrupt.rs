@@ -91,7 +91,7 @@ impl Watch {
         PRESSED.store(0, Ordering::Relaxed);
         WATCHING.store(true, Ordering::Relaxed);
         let mut ours = before;
-        ours.sa_sigaction = on_sigint as extern "C" fn(libc::c_int) as usize;
+        ours.sa_sigaction = address_of_ours();
         ours.sa_flags = libc::SA_RESTART | libc::SA_ONSTACK;
         // SAFETY: installs a handler that is async-signal-safe; `before` keeps what it replaces.
         (unsafe { libc::sigaction(libc::SIGINT, &ours, std::ptr::null_mut()) } == 0).then_some(Self(before))
@@ -115,11 +115,15 @@ impl Drop for Watch {
     fn drop(&mut self) {
         WATCHING.store(false, Ordering::Relaxed); // before the system call, in this thread
         // Somebody may have put another handler in place of ours, and keeps ours to call it: that stays.
-        if installed().sa_sigaction == on_sigint as extern "C" fn(libc::c_int) as usize {
+        if installed().sa_sigaction == address_of_ours() {
             // SAFETY: puts back what was there.
             unsafe { libc::sigaction(libc::SIGINT, &self.0, std::ptr::null_mut()) };
         }
     }
+}
+
+fn address_of_ours() -> usize {
+    on_sigint as extern "C" fn(libc::c_int) as usize
 }
 
 extern "C" fn on_sigint(signal: libc::c_int) {

@@ -7,7 +7,7 @@ import sys
 
 import ig_test
 import interp_guard
-from said import without_reports
+from shared import INTERPRETERS, UNTIL_CLOSING, press_until_it_ends, without_reports
 
 # A shell starts background jobs with SIGINT ignored, and Python then leaves it so; these programs are to take it.
 signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -30,19 +30,6 @@ def run(code, **environment):
     process = start(code, **environment)
     out, err = process.communicate(timeout=120)
     return process.returncode, out, err
-
-
-def press_until_it_ends(process):
-    """Ctrl-C, twice; more often, where two come as one."""
-    while True:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(0.1)
-        except subprocess.TimeoutExpired:
-            continue
-        _, err = process.communicate()
-        assert process.returncode == 130 and "interrupted again" in err, (process.returncode, err)
-        break
 
 
 def lines_until(stream, wanted):
@@ -99,14 +86,8 @@ lines_until(process.stderr, "interp_guard: waiting")
 out, err = process.communicate("now", timeout=120)
 assert process.returncode == 0, (process.returncode, out, err)
 
-# So it is if Python code had a handler of its own when it imported the package, as `asyncio.run` has; and where a
-# subinterpreter ends, also if the main interpreter never imported the package.
-SUBS = """
-try:
-    import _interpreters as interpreters
-except ImportError:
-    import _xxsubinterpreters as interpreters
-"""
+# Ctrl-C twice ends it also if Python code had a handler only when it imported the package, as `asyncio.run` has; and where
+# a subinterpreter ends, whether or not the main interpreter imported the package.
 OTHER_HANDLER = """
 import signal
 before = signal.signal(signal.SIGINT, lambda *_: None)
@@ -114,26 +95,22 @@ import interp_guard, ig_test
 signal.signal(signal.SIGINT, before)
 assert ig_test.leave_guard() == 0
 """
-SUB = """
+SUB = INTERPRETERS + """
 sub = interpreters.create()
 assert not interpreters.run_string(sub, "import interp_guard; guard = interp_guard.lookup(interp_guard.current())")
 interpreters.destroy(sub)
 """
-for begin, code in (("", OTHER_HANDLER), (START, SUBS + SUB), ("", SUBS + SUB)):
+for begin, code in (("", OTHER_HANDLER), (START, SUB), ("", SUB)):
     process = start(code, begin)
     lines_until(process.stderr, "interp_guard: waiting")
     press_until_it_ends(process)
 
-# And so it is in InterpGuard_Drain, and in a subinterpreter's drain(); after that Python sees the Ctrl-C that came once.
-DRAIN = SUBS + """
-import threading, time
+# So it is in InterpGuard_Drain, and in a subinterpreter's drain(); after that Python sees the Ctrl-C that came once.
+DRAIN = INTERPRETERS + UNTIL_CLOSING + """
+import threading
 def tell():
-    while True:
-        try:
-            interp_guard.lookup(0).close()
-        except RuntimeError:
-            return print("closing", flush=True)
-        time.sleep(0.001)
+    until_closing(0)
+    print("closing", flush=True)
 assert ig_test.leave_guard() == 0
 ig_test.give_back()
 threading.Thread(target=tell, daemon=True).start()
@@ -157,18 +134,13 @@ for call in ("ig_test.drain(0)", IN_A_SUB):
             press_until_it_ends(process)
 
 # A handler that is put in place of ours meanwhile stays, and CPython's is called after it.
-status, out, err = run(SUBS + """
-import os, signal, threading, time
+status, out, err = run(INTERPRETERS + UNTIL_CLOSING + """
+import os, signal, threading
 sub = interpreters.create()
 assert not interpreters.run_string(sub, "import interp_guard")
 guard, called = interp_guard.lookup(1), threading.Semaphore(0)
 def install():
-    while True:
-        try:
-            interp_guard.lookup(1).close()
-        except RuntimeError:
-            break
-        time.sleep(0.001)
+    until_closing(1)
     global handler
     handler = interp_guard.on_signal(signal.SIGINT, 0, called.release)
     guard.close()

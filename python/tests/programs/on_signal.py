@@ -8,7 +8,7 @@ import threading
 import time
 
 import interp_guard
-from said import without_reports
+from shared import without_reports
 
 try:
     import _interpreters as interpreters

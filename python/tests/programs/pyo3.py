@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import attach_pool
-from said import without_reports
+from shared import without_reports
 
 LONG = bool(os.environ.get("INTERP_GUARD_LONG"))
 assert attach_pool.check() is None, attach_pool.check()

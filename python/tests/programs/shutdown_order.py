@@ -3,20 +3,15 @@
 import signal
 import subprocess
 import sys
-import time
 
-from said import without_reports
+from shared import INTERPRETERS, UNTIL_CLOSING, press_until_it_ends, without_reports
 
 # A shell starts background jobs with SIGINT ignored, and Python then leaves it so; these programs are to take it.
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-PROGRAM = """
+PROGRAM = INTERPRETERS + """
 import sys, threading, time
 import interp_guard
-try:
-    import _interpreters as interpreters
-except ImportError:
-    import _xxsubinterpreters as interpreters
 
 sub = interpreters.create()
 assert not interpreters.run_string(sub, "import interp_guard")
@@ -62,24 +57,13 @@ print(ended.returncode, ended.stderr.splitlines()[-1:])
 assert "interp_guard" not in without_reports(ended.stderr), ended.stderr
 
 # What registers while the main interpreter's hook waits has come too late: nobody would wait for its guards.
-LATE = """
-import sys, threading, time
-import interp_guard
-try:
-    import _interpreters as interpreters
-except ImportError:
-    import _xxsubinterpreters as interpreters
+LATE = INTERPRETERS + UNTIL_CLOSING + """
+import sys, threading
 
 guard = interp_guard.lookup(0)
-finalizing = getattr(__builtins__, "PythonFinalizationError", RuntimeError)
 
 def worker():
-    while True:
-        try:
-            interp_guard.lookup(0).close()
-        except finalizing:
-            break
-        time.sleep(0.001)
+    until_closing(0)
     sub = interpreters.create()
     failed = interpreters.run_string(sub, "import interp_guard")
     try:
@@ -103,11 +87,7 @@ assert without_reports(ended.stderr) == "", ended
 
 # Main never imported the package, so its end waits for nobody. Up to 3.13 CPython ends what is left over when it finalizes
 # already, and no thread can give a guard back; later versions before they do, and the subinterpreter's own hook waits.
-LEFT_OVER = """
-try:
-    import _interpreters as interpreters
-except ImportError:
-    import _xxsubinterpreters as interpreters
+LEFT_OVER = INTERPRETERS + """
 sub = interpreters.create()
 code = "import interp_guard; guard = interp_guard.lookup(interp_guard.current())"
 assert not interpreters.run_string(sub, code)
@@ -122,14 +102,11 @@ def next_report():
 
 
 process = subprocess.Popen([sys.executable, "-c", LEFT_OVER], stderr=subprocess.PIPE, text=True)
-status = 0
-if "nobody can wait any more" not in next_report():
+if "nobody can wait any more" in next_report():
+    process.communicate(timeout=60)
+    assert process.returncode == 0, process.returncode
+else:
     assert sys.version_info >= (3, 14)
     next_report()
-    status = 130
-    while process.poll() is None:  # Ctrl-C, twice; more often, where two come as one
-        process.send_signal(signal.SIGINT)
-        time.sleep(0.1)
-process.communicate(timeout=60)
-assert process.returncode == status, process.returncode
+    press_until_it_ends(process)
 print("ok")
