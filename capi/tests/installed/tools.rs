@@ -97,8 +97,9 @@ impl Installed {
         let folder = temporary.join("capi").join(env!("CARGO_CRATE_NAME"));
         let prefix = folder.join("prefix");
         let programs = folder.join("programs");
-        if prefix.exists() {
-            fs::remove_dir_all(&prefix).unwrap();
+        // Nothing of an earlier run: CMake's cache would find the library without looking for it.
+        if folder.exists() {
+            fs::remove_dir_all(&folder).unwrap();
         }
         fs::create_dir_all(&programs).unwrap();
         let mut make = tool("make", "make");
