@@ -172,6 +172,7 @@ fn no_heavy_fence() {
     if interp_guard::platform::missing_for_per_cpu().is_some() {
         return println!("this machine has no per-CPU counters, and so no heavy fence to leave out");
     }
+    // As `protocol` asks before it pins its two threads; `available_parallelism` counts a quota of CPU time too.
     let allowed = sched_getaffinity(Pid::from_raw(0)).expect("sched_getaffinity");
     if (0..CpuSet::count()).filter(|&cpu| allowed.is_set(cpu) == Ok(true)).count() == 1 {
         return println!("one CPU sees its own stores in order: there is no such race here");

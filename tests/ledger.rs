@@ -1,12 +1,14 @@
 //! Who holds a guard, and guards that are given up twice.
 #![allow(missing_docs)]
 
+mod again;
+
+use again::{again, in_child};
 use interp_guard::raw::OverRelease;
 use interp_guard::{
     DrainError, FinalizeError, Guard, Holders, InterpreterId, Place, Registry, SetupError, Site,
 };
 use std::mem::ManuallyDrop;
-use std::process::Command;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
@@ -227,7 +229,8 @@ fn without_a_ledger_the_drain_reports_an_over_release_and_keeps_the_interpreter(
 fn the_environment_decides_where_the_builder_does_not() {
     const EXPECTED: &str = "INTERP_GUARD_TEST_EXPECTED";
     const VARIABLE: &str = "INTERP_GUARD_LEDGER";
-    if let Ok(expected) = std::env::var(EXPECTED) {
+    if in_child() {
+        let expected = std::env::var(EXPECTED).expect("given below");
         let registered =
             |registry: &Registry<u32>| registry.register(7).map(|id| registry.holders(id).unwrap());
         let answer = match registered(&Registry::new()) {
@@ -247,14 +250,9 @@ fn the_environment_decides_where_the_builder_does_not() {
     for (value, expected) in
         [(None, "false"), (Some("1"), "true"), (Some("0"), "false"), (Some("yes"), unreadable)]
     {
-        let mut probe = Command::new(std::env::current_exe().unwrap());
-        probe.args(["--exact", "the_environment_decides_where_the_builder_does_not"]);
-        probe.env_remove(VARIABLE).env(EXPECTED, expected);
-        if let Some(value) = value {
-            probe.env(VARIABLE, value);
-        }
-        let output = probe.output().unwrap();
-        assert!(output.status.success(), "{value:?}: {}", String::from_utf8_lossy(&output.stdout));
+        let given = value.map(|value| (VARIABLE, value));
+        let variables: Vec<_> = given.into_iter().chain([(EXPECTED, expected)]).collect();
+        again("the_environment_decides_where_the_builder_does_not", &variables);
     }
 }
 

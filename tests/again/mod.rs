@@ -2,10 +2,13 @@
 
 use std::process::Command;
 
-/// Runs the test `name` of this executable again, in a process with these variables. The process knows by `IN_CHILD`.
+/// Runs the test `name` of this executable again, in a process with these variables, and of the library's own with no others.
+/// The process knows by `IN_CHILD`.
 pub fn again(name: &str, variables: &[(&str, &str)]) {
     let output = Command::new(std::env::current_exe().expect("this executable"))
         .args(["--exact", name, "--nocapture"])
+        .env_remove("INTERP_GUARD_COUNTERS")
+        .env_remove("INTERP_GUARD_LEDGER")
         .env("IN_CHILD", "1")
         .envs(variables.iter().copied())
         .output()
