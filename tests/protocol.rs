@@ -70,6 +70,17 @@ fn wait(turns: u64) {
 #[repr(align(128))]
 struct Line(AtomicU64);
 
+/// Tells the other side that there are no more rounds, should this one panic.
+struct OverIfPanicking<'l, const LINES: usize>([&'l Line; LINES]);
+
+impl<const LINES: usize> Drop for OverIfPanicking<'_, LINES> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.iter().for_each(|line| line.0.store(OVER, Ordering::Release));
+        }
+    }
+}
+
 /// Stores to lines that no cache has. Stores leave a CPU in order, so these keep what is stored next in the CPU's store
 /// buffer for as long as memory takes, unseen by the other CPU unless a fence brings it out.
 #[derive(Default)]
@@ -132,6 +143,7 @@ fn close_against_lookup(mode: Counters, readers_cpu: usize, finalizers_cpu: usiz
     let [asked, answered, lookup_waits, looked, guarded, returned] = &<[Line; 6]>::default();
     thread::scope(|scope| {
         let finalizer = scope.spawn(move || {
+            let _waiting = OverIfPanicking([asked]);
             pin_to(finalizers_cpu);
             // How much longer than the lookup the close waits: steered to where both outcomes are as likely.
             let mut delay = 100_i64;
@@ -158,6 +170,7 @@ fn close_against_lookup(mode: Counters, readers_cpu: usize, finalizers_cpu: usiz
             Ok(())
         });
         let reader = scope.spawn(move || {
+            let _waiting = OverIfPanicking([answered, looked]);
             pin_to(readers_cpu);
             let (mut outcome, slow_stores) = (Outcome::default(), SlowStores::default());
             for round in 1.. {
