@@ -3,9 +3,12 @@
 //! `cargo bench --bench places`, best on one CPU that nobody else uses (`taskset -c 1`). Many tables, in each the same IDs
 //! looked up in turn, each against the median of its table.
 
-use interp_guard::{Counters, InterpreterId, Registry};
+mod support;
+
+use interp_guard::{InterpreterId, Registry};
 use std::hint::black_box;
 use std::time::Instant;
+use support::{median, modes};
 
 /// As many memory places.
 const TABLES: usize = 400;
@@ -17,11 +20,7 @@ const IDS: [i64; 12] = [0, 1, 2, 3, 4, 5, 37, 74, 500, 290, 612, 938];
 const SLOW: f64 = 1.12;
 
 fn main() {
-    for counters in [Counters::PerCpu, Counters::Shared] {
-        if counters == Counters::PerCpu && interp_guard::platform::missing_for_per_cpu().is_some() {
-            println!("per-cpu: not on this machine");
-            continue;
-        }
+    for counters in modes() {
         println!(
             "{counters}: tables of {TABLES} in which an ID takes more than {SLOW} of the median, and then how much"
         );
@@ -39,10 +38,10 @@ fn main() {
         let ratios: Vec<[f64; IDS.len()]> =
             registries.iter().map(|registry| of_median(registry, ids)).collect();
         for (at, id) in IDS.iter().enumerate() {
-            let mut slow: Vec<f64> = ratios.iter().map(|row| row[at]).filter(|&ratio| ratio > SLOW).collect();
-            slow.sort_by(f64::total_cmp);
-            let median = slow.get(slow.len() / 2).map_or(String::new(), |median| format!("{median:.2}"));
-            println!("  ID {id:>3}  {:>3} tables  {median}", slow.len());
+            let slow: Vec<f64> = ratios.iter().map(|row| row[at]).filter(|&ratio| ratio > SLOW).collect();
+            let tables = slow.len();
+            let how_much = if tables == 0 { String::new() } else { format!("{:.2}", median(slow)) };
+            println!("  ID {id:>3}  {tables:>3} tables  {how_much}");
         }
     }
 }
@@ -55,9 +54,8 @@ fn of_median(registry: &Registry<i64>, ids: [InterpreterId; IDS.len()]) -> [f64;
             *best = best.min(turn(registry, id));
         }
     }
-    let mut sorted = best;
-    sorted.sort_by(f64::total_cmp);
-    best.map(|ns| ns / sorted[IDS.len() / 2])
+    let median = median(best.to_vec());
+    best.map(|ns| ns / median)
 }
 
 /// Nanoseconds for some thousand lookups and drops.

@@ -4,22 +4,21 @@
 //! `cargo bench --bench thread_state`. Each row is measured against the reference runtime's own operation in the same run,
 //! in turns; the median of the rounds counts.
 
+mod support;
+
 use interp_guard::{Counters, Registry, thread_state};
 use refruntime::Interpreter;
 use std::hint::black_box;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use support::{median, modes};
 
 const ROUNDS: usize = 31;
 const TURNS: u32 = 20_000;
 
 fn main() {
-    for counters in [Counters::PerCpu, Counters::Shared] {
-        if counters == Counters::PerCpu && interp_guard::platform::missing_for_per_cpu().is_some() {
-            println!("per-cpu: not on this machine");
-            continue;
-        }
+    for counters in modes() {
         println!("{counters}: ensure + release, ns");
         for (kind, new) in
             [("lock", Interpreter::locking as fn() -> Interpreter), ("no lock", Interpreter::lockless)]
@@ -77,11 +76,6 @@ fn time(operation: &impl Fn()) -> f64 {
         operation();
     }
     begun.elapsed().as_nanos() as f64 / f64::from(TURNS)
-}
-
-fn median(mut times: Vec<f64>) -> f64 {
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
 }
 
 /// Four threads, each taking its next guard before it gives up the last: finalize's time after close, against the

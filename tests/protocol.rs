@@ -70,14 +70,12 @@ fn wait(turns: u64) {
 #[repr(align(128))]
 struct Line(AtomicU64);
 
-/// Tells the other side that there are no more rounds, should this one panic.
-struct OverIfPanicking<'l, const LINES: usize>([&'l Line; LINES]);
+/// However a side ends, the other one waits for no more rounds.
+struct OverInTheEnd<'l, const LINES: usize>([&'l Line; LINES]);
 
-impl<const LINES: usize> Drop for OverIfPanicking<'_, LINES> {
+impl<const LINES: usize> Drop for OverInTheEnd<'_, LINES> {
     fn drop(&mut self) {
-        if thread::panicking() {
-            self.0.iter().for_each(|line| line.0.store(OVER, Ordering::Release));
-        }
+        self.0.iter().for_each(|line| line.0.store(OVER, Ordering::Release));
     }
 }
 
@@ -143,7 +141,7 @@ fn close_against_lookup(mode: Counters, readers_cpu: usize, finalizers_cpu: usiz
     let [asked, answered, lookup_waits, looked, guarded, returned] = &<[Line; 6]>::default();
     thread::scope(|scope| {
         let finalizer = scope.spawn(move || {
-            let _waiting = OverIfPanicking([asked]);
+            let _over = OverInTheEnd([asked]);
             pin_to(finalizers_cpu);
             // How much longer than the lookup the close waits: steered to where both outcomes are as likely.
             let mut delay = 100_i64;
@@ -157,20 +155,17 @@ fn close_against_lookup(mode: Counters, readers_cpu: usize, finalizers_cpu: usiz
                     break;
                 }
                 wait(delay.max(0) as u64 + round % 128);
-                if let Err(error) = registry.finalize(id, FAILURE_DEADLINE) {
-                    asked.0.store(OVER, Ordering::Release);
-                    return Err(error.to_string());
-                }
+                registry.finalize(id, FAILURE_DEADLINE).map_err(|error| error.to_string())?;
                 returned.0.store(round, Ordering::SeqCst);
                 meet(&looked.0, round);
                 if both_run {
                     delay += if guarded.0.load(Ordering::Relaxed) == round { -1 } else { 1 };
                 }
             }
-            Ok(())
+            Ok::<_, String>(())
         });
         let reader = scope.spawn(move || {
-            let _waiting = OverIfPanicking([answered, looked]);
+            let _over = OverInTheEnd([answered, looked]);
             pin_to(readers_cpu);
             let (mut outcome, slow_stores) = (Outcome::default(), SlowStores::default());
             for round in 1.. {
@@ -181,7 +176,6 @@ fn close_against_lookup(mode: Counters, readers_cpu: usize, finalizers_cpu: usiz
                 }
                 let raced = outcome.guarded.min(outcome.refused) >= AT_LEAST;
                 if round > ROUNDS && (raced || round > 10 * ROUNDS) {
-                    answered.0.store(OVER, Ordering::Release);
                     break;
                 }
                 answered.0.store(round, Ordering::Release);

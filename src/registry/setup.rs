@@ -132,6 +132,7 @@ const PAGE: usize = 4096;
 const SLOTS_AT: usize = 14 * 64;
 
 const _: () = {
+    assert!(SLOTS_AT.is_multiple_of(64)); // aligned, and two slots to a line
     // In no table, however large, one of the first 100 IDs.
     let mut bits = 1;
     while 1 << bits <= 2 * MAX_CAPACITY {
@@ -199,7 +200,7 @@ impl Layout {
         }
         // Relaxed: the numbers have to differ, nothing else.
         table.set_serial(TABLES.fetch_add(1, Ordering::Relaxed));
-        // SAFETY: the slots end before the stripes, so they begin inside the mapping.
+        // SAFETY: the slots end before the stripes, so they begin inside the mapping (aligned: see `SLOTS_AT`).
         let slots = unsafe { mapping.start.add(SLOTS_AT) }.cast();
         // SAFETY: (1) is ours; (2) zero-filled memory is vacant slots and zero counters, as many as the layout counted,
         // and by (2) of ours it outlives the table; (3) per-CPU mode is only chosen with the C library's registration.
