@@ -12,11 +12,10 @@ static INTERPRETERS: Registry<Interpreter> = Registry::new().ledger(true);
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let id = Interpreter::locking().register(&INTERPRETERS)?;
     let (inside, entered) = channel();
-    let (reported, told) = channel();
     let busy = std::thread::Builder::new().name("busy".into()).spawn(move || {
         let attached = thread_state::ensure_id(&INTERPRETERS, id).expect("live");
         inside.send(()).expect("main waits");
-        attached.allow_threads(|| told.recv()).expect("guarded").expect("main reports");
+        attached.allow_threads(std::thread::park).expect("guarded");
     })?;
     entered.recv()?;
 
@@ -26,7 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             Ok(interpreter) => break interpreter,
             Err(DrainError::Timeout(late)) => {
                 println!("{late}");
-                let _ = reported.send(()); // the report makes the holder let go
+                busy.thread().unpark(); // the report makes the holder let go
                 late.into_closing()
             }
             Err(error) => return Err(error.into()),

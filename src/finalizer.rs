@@ -7,7 +7,7 @@ use crate::blockers;
 use crate::drain_options::{DrainOptions, Enough, Phase, Watch};
 use crate::ledger::Holders;
 use crate::pending::{self, Waiting};
-use crate::registry::{Book, CloseError, OnClose, Registry, Stats};
+use crate::registry::{Book, CloseError, OnClose, Registry, Stats, known};
 use crate::signal_safe::sys::Errno;
 use crate::signal_safe::word::InterpreterId;
 use crate::unwind;
@@ -287,6 +287,8 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
 
     /// Vacates the slot and retires the ID, if this `Closing` still owns the drain. To be called with no guard out.
     fn take(&self) -> Option<T> {
+        // Before it is out of the table, and without the mutex. Should somebody else have taken it up, it is for them.
+        known::retire::<T>(self.id);
         let mut book = self.registry.lock();
         let book = book.as_mut()?;
         if book.entries.get(&self.id)?.owner != Some(self.number) {

@@ -105,7 +105,7 @@ impl<T: Runtime> State<'_, T> {
     /// # gilstate::release(state);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn allow_threads<R>(&self, f: impl FnOnce() -> R) -> R {
+    pub fn allow_threads<R>(&self, f: impl FnOnce() -> R + Send) -> R {
         self.0.allow_threads_or_park(f)
     }
 }

@@ -186,7 +186,7 @@ fn gilstate_parks_at_shutdown_at_each_of_its_doors() {
     let note = returned.clone();
     std::thread::spawn(move || {
         let state = gilstate::ensure(&REGISTRY);
-        state.allow_threads(|| {
+        state.allow_threads(move || {
             inside.send(()).unwrap();
             wait.recv().unwrap();
         });

@@ -115,11 +115,12 @@ fn ensure_inside_allow_threads_attaches_the_levels_own_state_again() {
     let registry = Registry::new();
     let (id, probe) = register(&registry, Interpreter::locking());
     let outer = thread_state::ensure_id(&registry, id).unwrap();
+    let state = outer.thread_state();
     outer
         .allow_threads(|| {
             assert_eq!((refruntime::attached(), thread_state::current_id()), (None, None));
             let inner = thread_state::ensure_id(&registry, id).unwrap();
-            assert_eq!(inner.thread_state(), outer.thread_state());
+            assert_eq!(inner.thread_state(), state);
             drop(inner);
             assert_eq!(refruntime::attached(), None);
         })

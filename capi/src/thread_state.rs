@@ -206,7 +206,8 @@ pub unsafe extern "C" fn ig_allow_threads_begin(section: *mut u64) -> ig_status 
         if !is_runtime_set() {
             return IG_INVALID;
         }
-        match thread_state::allow_threads_begin::<Interp>() {
+        // SAFETY: what C touches inside the section is C's.
+        match unsafe { thread_state::allow_threads_begin::<Interp>() } {
             // SAFETY: the caller's promise.
             Some(token) => unsafe { section.write(token.to_bits()) },
             None if Interp::attached().is_some() => return IG_INVALID,

@@ -178,7 +178,8 @@ impl ThreadState {
 
 // SAFETY: (1) `ATTACHED` is what attach, detach and destroy set; (2) as they are written; (3) a record knows its
 // interpreter, and its memory is never freed; (4) nothing here unwinds but for a hook that does, or a poisoned mutex,
-// which needs a panic under it; (5) the end waits for those who are attached, and the memory stays.
+// which needs a panic under it; (5) the end waits for those who are attached, and the memory stays; (6) they compare and
+// read; (7), (8) `owns` compares what no two interpreters share, and nothing is lent out.
 unsafe impl Runtime for Interpreter {
     type ThreadState = ThreadState;
 
@@ -188,6 +189,10 @@ unsafe impl Runtime for Interpreter {
 
     fn interpreter_of(state: ThreadState) -> InterpreterId {
         state.record.interpreter.id
+    }
+
+    fn owns(&self, state: ThreadState) -> Option<bool> {
+        Some(ptr::eq(state.record.interpreter, self.0))
     }
 
     fn create(&self) -> Result<ThreadState, CreateError> {

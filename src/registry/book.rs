@@ -42,7 +42,7 @@ pub(crate) struct Book {
     /// What the finalizers have done.
     pub stats: Stats,
     /// Dropped with the book, after the table's last use.
-    _mappings: Mappings,
+    mappings: Arc<Mappings>,
 }
 
 impl Book {
@@ -57,8 +57,13 @@ impl Book {
             queues: Vec::new(),
             inherited: 0,
             stats: Stats::default(),
-            _mappings: mappings,
+            mappings: Arc::new(mappings),
         }
+    }
+
+    /// The memory behind the table, for whoever has to keep it.
+    pub fn mappings(&self) -> Arc<Mappings> {
+        self.mappings.clone()
     }
 
     /// The next ID that nobody ever had. `None` once all 2^63 - 1 have been used.

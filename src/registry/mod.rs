@@ -3,6 +3,7 @@
 mod bindings;
 mod book;
 mod error;
+pub(crate) mod known;
 mod setup;
 mod stats;
 
@@ -25,7 +26,7 @@ use crate::signal_safe::word::InterpreterId;
 pub(crate) use book::{Book, OnClose};
 use std::fmt;
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -63,6 +64,8 @@ pub struct Registry<T: Send + Sync + 'static> {
     /// Of a thread that is forking.
     fork: Fork,
     ledger: Option<bool>,
+    /// Does the process know of this registry? See [`known`].
+    known: AtomicBool,
     /// Invariant in `T`, which goes in as well as out. Were it covariant, safe code could register what asks more of its
     /// callers than those who look it up know of:
     ///
@@ -123,6 +126,7 @@ impl<T: Send + Sync + 'static> Registry<T> {
             shutdowns: AtomicU32::new(0),
             fork: Fork::new(),
             ledger: None,
+            known: AtomicBool::new(false),
             interpreters: PhantomData,
         }
     }
@@ -372,18 +376,15 @@ impl<T: Send + Sync + 'static> Registry<T> {
         asked: Option<InterpreterId>,
         interpreter: T,
     ) -> Result<InterpreterId, RegisterError<T>> {
+        if let Err(why) = self.be_known() {
+            return Err(RegisterError::Unavailable(interpreter, why));
+        }
         let mut book = self.lock();
         // Relaxed: the mutex is held.
         if self.shutdowns.load(Ordering::Relaxed) != 0 {
             return Err(RegisterError::ShuttingDown(interpreter));
         }
-        let book = match &mut *book {
-            Some(book) => book,
-            empty => match self.set_up() {
-                Ok(book) => empty.insert(book),
-                Err(why) => return Err(RegisterError::Unavailable(interpreter, why)),
-            },
-        };
+        let Some(book) = &mut *book else { unreachable!("set up above, once and for all") };
         if let Some(id) = asked.filter(|&id| book.was_used(id)) {
             return Err(match book.entries.contains_key(&id) {
                 true => RegisterError::DuplicateId(interpreter),
@@ -407,6 +408,23 @@ impl<T: Send + Sync + 'static> Registry<T> {
         }
         book.enter(id, slot, asked.is_none());
         Ok(id)
+    }
+
+    /// Sees to it that the table is published and that the process knows of it: before anything is registered.
+    fn be_known(&self) -> Result<(), SetupError> {
+        // Acquire: pairs with the Release below.
+        if self.known.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let mappings = match &mut *self.lock() {
+            Some(book) => book.mappings(),
+            empty => empty.insert(self.set_up()?).mappings(),
+        };
+        // SAFETY: the book has the mappings that its table was published on.
+        unsafe { known::add::<T>(&self.table, mappings) };
+        // Release: who sees it finds the registry among those that are known.
+        self.known.store(true, Ordering::Release);
+        Ok(())
     }
 
     fn set_up(&self) -> Result<Book, SetupError> {
@@ -763,9 +781,12 @@ impl<T: Send + Sync + 'static> Drop for Registry<T> {
     fn drop(&mut self) {
         let book = self.book.get_mut().unwrap_or_else(PoisonError::into_inner);
         let Some(book) = book else { return };
+        known::remove::<T>(self.table.serial(), book.entries.keys().copied());
         for entry in book.entries.values() {
-            if self.table.out(entry.slot) > 0 {
-                continue; // a leaked guard: some thread may still be attached to it
+            if self.table.out(entry.slot) > 0 || !self.table.seal(entry.slot) {
+                // A leaked guard: some thread may still be attached to it. Or a thread that has left it for another
+                // registry is on its way back; from here on none is.
+                continue;
             }
             let payload = self.table.take_payload(entry.slot).cast::<T>();
             // SAFETY: `insert` boxed it and the slot was not vacated, so it is still ours. `&mut self` says that no

@@ -8,7 +8,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The largest capacity: 2^20 interpreters.
 pub(crate) const MAX_CAPACITY: usize = 1 << 20;
@@ -95,11 +95,13 @@ impl Mapping {
 
 // SAFETY: a mapping is plain memory; the table that reads it is Sync.
 unsafe impl Send for Mapping {}
+// SAFETY: a shared one gives nothing away.
+unsafe impl Sync for Mapping {}
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: mapped by `new` with this length. The registry that owned it is being dropped, so that no borrow of
-        // the table, and hence no guard, is left.
+        // SAFETY: mapped by `new` with this length. The registry that owned it is being dropped, or has been, so that no
+        // borrow of the table, and hence no guard, is left; nor is the other head of it that `known` may have had.
         let _ = unsafe { munmap(self.start.cast(), self.bytes) };
     }
 }
@@ -148,7 +150,7 @@ const _: () = {
 };
 
 /// The serial number of the next table that this process publishes. 0 is that of tables that are not published.
-static TABLES: AtomicU32 = AtomicU32::new(1);
+static TABLES: AtomicU64 = AtomicU64::new(1);
 
 impl Layout {
     pub(super) fn new(capacity: usize, counters: Counters) -> Self {

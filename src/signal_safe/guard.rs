@@ -25,7 +25,7 @@ pub struct RawGuard<'t> {
     ticket: Ticket,
 }
 
-/// A [`RawGuard`] as plain data. Whoever has it owes one [`RawGuard::from_parts`].
+/// A [`RawGuard`] as plain data. Whoever has it owes one [`Registry::guard_from_parts`](crate::Registry::guard_from_parts).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct GuardParts {
@@ -115,13 +115,12 @@ impl<'t> RawGuard<'t> {
     /// [`OverRelease`] if the ledger knows that this guard was given up before: then nothing was counted.
     ///
     /// ```
-    /// # use interp_guard::{Registry, raw::{OverRelease, RawGuard}};
+    /// # use interp_guard::{Registry, raw::OverRelease};
     /// let registry = Registry::new().ledger(true);
     /// # let id = registry.register("an interpreter").unwrap();
-    /// let raw = registry.lookup(id)?.into_raw();
-    /// let (table, parts) = (raw.table(), raw.into_parts());
+    /// let parts = registry.lookup(id)?.into_raw().into_parts();
     /// // SAFETY: taken apart above. Twice is a mistake, made here for the ledger to catch.
-    /// let [once, twice] = [(); 2].map(|()| unsafe { RawGuard::from_parts(table, parts) });
+    /// let [once, twice] = [(); 2].map(|()| unsafe { registry.guard_from_parts(parts) }.into_raw());
     /// assert_eq!(once.release(), Ok(()));
     /// assert_eq!(twice.release(), Err(OverRelease));
     /// # Ok::<(), interp_guard::LookupError>(())
@@ -259,13 +258,12 @@ impl<'t> RawGuard<'t> {
     /// 2. No bitwise copy of this guard is counted anew.
     ///
     /// ```
-    /// # use interp_guard::{Registry, raw::RawGuard};
+    /// # use interp_guard::Registry;
     /// static INTERPRETERS: Registry<String> = Registry::new();
     /// let id = INTERPRETERS.register("main".into())?;
-    /// let raw = INTERPRETERS.lookup(id)?.into_raw();
-    /// let (table, parts) = (raw.table(), raw.into_parts());
+    /// let parts = INTERPRETERS.lookup(id)?.into_raw().into_parts();
     /// // SAFETY: taken apart above, and put together only here.
-    /// let mut raw = unsafe { RawGuard::from_parts(table, parts) };
+    /// let mut raw = unsafe { INTERPRETERS.guard_from_parts(parts) }.into_raw();
     /// INTERPRETERS.before_fork();
     /// // SAFETY: the child calls nothing but this library and `_exit`.
     /// match unsafe { libc::fork() } {
@@ -297,21 +295,9 @@ impl<'t> RawGuard<'t> {
         }
     }
 
-    /// The table that counts this guard.
-    ///
-    /// ```
-    /// # use interp_guard::Registry;
-    /// # let registry = Registry::new();
-    /// # let id = registry.register("an interpreter").unwrap();
-    /// let raw = registry.lookup(id)?.into_raw();
-    /// assert!(std::ptr::eq(raw.table(), raw.clone().table()));
-    /// let elsewhere = Registry::new();
-    /// let other = elsewhere.lookup(elsewhere.register("another").unwrap())?.into_raw();
-    /// assert!(!std::ptr::eq(raw.table(), other.table()));
-    /// # Ok::<(), interp_guard::LookupError>(())
-    /// ```
+    /// The table that counts this guard. Not for users of the library: what a table can do is for who knows its slots.
     #[inline]
-    pub fn table(&self) -> &'t Table {
+    pub(crate) fn table(&self) -> &'t Table {
         self.table
     }
 
@@ -339,20 +325,8 @@ impl<'t> RawGuard<'t> {
     /// # Safety
     /// 1. `parts` came from [`RawGuard::into_parts`] of a guard of `table`.
     /// 2. They are put together once. Twice is an over-release.
-    ///
-    /// ```
-    /// # use interp_guard::{Registry, raw::RawGuard};
-    /// # let registry = Registry::new();
-    /// # let id = registry.register("an interpreter").unwrap();
-    /// let raw = registry.lookup(id)?.into_raw();
-    /// let (table, parts) = (raw.table(), raw.into_parts());
-    /// // SAFETY: taken apart above, and put together only here.
-    /// drop(unsafe { RawGuard::from_parts(table, parts) });
-    /// assert_eq!(registry.outstanding(id), Some(0));
-    /// # Ok::<(), interp_guard::LookupError>(())
-    /// ```
     #[inline]
-    pub unsafe fn from_parts(table: &'t Table, parts: GuardParts) -> Self {
+    pub(crate) unsafe fn from_parts(table: &'t Table, parts: GuardParts) -> Self {
         let GuardParts { id, slot, generation, ticket } = parts;
         Self { table, id, slot, generation, ticket: Ticket::from_bits(ticket) }
     }

@@ -119,8 +119,8 @@ pub struct Table {
     // On the second line, which nobody reads who records nothing:
     /// Null if guards are not recorded. Fixed before the table is published (T4).
     ledger: AtomicPtr<Ledger>,
-    /// Which of the process's tables this is; its address may have been another's before.
-    serial: Atomic<u32>,
+    /// Which of the process's tables this is: never another's, while its address may be.
+    serial: Atomic<u64>,
 }
 
 // SAFETY: everything but `geometry` is atomic; `geometry` is written once, before the Release store to `slots`, and
@@ -192,6 +192,22 @@ impl Table {
     pub unsafe fn attach_ledger(&self, ledger: NonNull<Ledger>) {
         // Relaxed: made visible by the Release in `publish` (T4), which also notes it in the state.
         self.ledger.store(ledger.as_ptr(), Ordering::Relaxed);
+    }
+
+    /// Another head on the same memory, with the same serial number: for whoever has to [`enter`](Self::enter) it and cannot
+    /// borrow this one, which may be moved meanwhile. `None` if this one is not published.
+    ///
+    /// # Safety
+    /// 1. The memory behind the table lives until the other head is dropped, too.
+    /// 2. No guard is taken through the other head: it does not hear of a fork.
+    pub unsafe fn another_head(&self) -> Option<Self> {
+        let mapped = self.mapped()?;
+        let head = Self::new();
+        head.set_serial(self.serial());
+        // SAFETY: (1) nobody else knows it; (2) whoever published this one promised the same of its slots and counters,
+        // (1) of ours that they live, and that they are in use is nothing to a head; (3) as promised then.
+        unsafe { head.publish(mapped.slots, *mapped.geometry) };
+        Some(head)
     }
 
     #[inline(always)]
@@ -436,7 +452,7 @@ impl Table {
     }
 
     /// Which of the process's tables this is.
-    pub fn serial(&self) -> u32 {
+    pub fn serial(&self) -> u64 {
         // Relaxed: stored before the first registration, and so before anything that leads here.
         self.serial.load(Ordering::Relaxed)
     }
@@ -578,7 +594,7 @@ impl Table {
     }
 
     /// Numbers this table. Once, before the first registration.
-    pub fn set_serial(&self, serial: u32) {
+    pub fn set_serial(&self, serial: u64) {
         // Relaxed: as in `serial`.
         self.serial.store(serial, Ordering::Relaxed);
     }
@@ -656,6 +672,13 @@ impl Table {
 pub struct Entry<'t> {
     table: &'t Table,
     slot: u32,
+}
+
+impl Entry<'_> {
+    /// The payload of the slot that was entered.
+    pub fn payload(&self) -> *mut () {
+        self.table.payload(self.slot)
+    }
 }
 
 impl Drop for Entry<'_> {

@@ -1,4 +1,5 @@
-//! Two words per thread: the interpreter attached on it, for handlers to read, and where its ensure levels are kept.
+//! Three words per thread: the interpreter attached on it and whose it is, for handlers to read, and where its ensure levels
+//! are kept.
 //!
 //! # Why not `thread_local!`
 //!
@@ -16,9 +17,10 @@
 //!
 //! Each word is one aligned load and one store, by this thread alone: an interrupted update is either done or not. The
 //! interpreter is stored after a thread state is attached and cleared before it is detached, so that a handler which
-//! reads one is in a thread where it stays attached until the handler returns.
+//! reads one is in a thread where it stays attached until the handler returns. The registry is stored while no interpreter
+//! is, so that it is that interpreter's.
 
-use super::sync::{Atomic, AtomicPtr, Ordering};
+use super::sync::{Atomic, AtomicPtr, Ordering, compiler_fence};
 use super::word::{InterpreterId, Word};
 use core::arch::{asm, global_asm};
 
@@ -26,16 +28,18 @@ use core::arch::{asm, global_asm};
 #[repr(C)]
 pub struct ThisThread {
     attached: Atomic<Word>,
+    /// The serial number of the table that has it; 0 if that is not known.
+    registry: Atomic<u64>,
     levels: AtomicPtr<()>,
 }
 
 /// Only its name serves: mangled, it is distinct for every copy of this crate that is linked into one file.
 fn name() {}
 
-// ThisThread, in every thread's static block: 16 zero bytes.
+// ThisThread, in every thread's static block: zero bytes.
 global_asm!(
     ".pushsection .tbss.interp_guard, \"awT\", @nobits",
-    ".balign 16",
+    ".balign 8",
     ".globl {name}.tls",
     ".hidden {name}.tls",
     ".type {name}.tls, @object",
@@ -72,6 +76,15 @@ fn words<'t>() -> &'t ThisThread {
     unsafe { &*this_thread() }
 }
 
+/// What is attached on a thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Noted {
+    /// The interpreter.
+    pub id: InterpreterId,
+    /// The serial number of the table that has it; 0 if that is not known.
+    pub registry: u64,
+}
+
 /// The interpreter attached on this thread, if any.
 ///
 /// Context: any, async-signal-safe.
@@ -81,15 +94,36 @@ pub fn attached() -> Option<InterpreterId> {
     words().attached.load(Ordering::Relaxed).id()
 }
 
+/// [`attached`], with the registry that has it.
+///
+/// Context: any, async-signal-safe.
+#[inline]
+pub fn noted() -> Option<Noted> {
+    let ThisThread { attached, registry, .. } = words();
+    // Relaxed, both: as in `attached`. A handler runs between no two steps of this function that it could tell apart.
+    let id = attached.load(Ordering::Relaxed).id()?;
+    Some(Noted { id, registry: registry.load(Ordering::Relaxed) })
+}
+
 /// Stores what is attached on this thread, and returns what was.
 ///
 /// Context: any, async-signal-safe.
 #[inline]
-pub fn set_attached(id: Option<InterpreterId>) -> Option<InterpreterId> {
-    let word = &words().attached;
-    // Relaxed: as in `attached`. Not one operation: a handler leaves the word as it found it.
-    let before = word.load(Ordering::Relaxed).id();
-    word.store(id.map_or(Word::VACANT, Word::live), Ordering::Relaxed);
+pub fn set_attached(now: Option<Noted>) -> Option<Noted> {
+    let before = noted();
+    if before == now {
+        return before;
+    }
+    let ThisThread { attached, registry, .. } = words();
+    // Relaxed, all: as in `attached`. Not one operation: a handler leaves the words as it found them. The fences keep the
+    // compiler from showing one a registry with another's interpreter.
+    attached.store(Word::VACANT, Ordering::Relaxed);
+    if let Some(now) = now {
+        compiler_fence(Ordering::SeqCst);
+        registry.store(now.registry, Ordering::Relaxed);
+        compiler_fence(Ordering::SeqCst);
+        attached.store(Word::live(now.id), Ordering::Relaxed);
+    }
     before
 }
 
@@ -107,4 +141,4 @@ pub fn set_levels(levels: *mut ()) {
 }
 
 // In the loader's reserve every byte counts.
-static_assertions::const_assert_eq!(size_of::<ThisThread>(), 16);
+static_assertions::const_assert_eq!(size_of::<ThisThread>(), 24);

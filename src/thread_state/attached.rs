@@ -6,17 +6,28 @@
 
 use super::error::{Finalized, ReleaseError};
 use super::levels::{self, Before, Erased, Hold, Keep, Level, TableRef};
+use super::owner::{self, Owner};
 use super::{CreateError, Runtime, Token};
+use crate::registry::known;
 use crate::signal_safe::guard::{GuardParts, RawGuard};
 use crate::signal_safe::table::Table;
-use crate::signal_safe::this_thread;
+use crate::signal_safe::this_thread::{self, Noted};
 use crate::{Guard, InterpreterId, LookupError, Site};
 use std::any::TypeId;
 use std::fmt;
 use std::marker::PhantomData;
 use std::mem;
 
-/// This thread is attached to an interpreter, until this is dropped: one ensure level.
+/// One ensure level of this thread, until this is dropped.
+///
+/// # What holding one proves
+///
+/// That this thread is inside the level, and, unless it is a daemon, that the interpreter is guarded. It is *attached* to it
+/// where no nested ensure of another interpreter and no allow-threads section is in between; [`is_attached`](Self::is_attached)
+/// tells. Neither can be ruled out by types: any function that this thread calls may ensure another interpreter. So a runtime
+/// that lends out what only an attached thread may touch asks what is attached, and says that it is lent
+/// ([`Runtime::in_use`]); then nothing detaches it meanwhile. A section's function cannot have this handle: it is neither
+/// `Send` nor `Sync`.
 ///
 /// Dropping it is the release: it restores exactly what was attached before the ensure, destroys the thread state only if
 /// the ensure created it, and gives the level's guard up last. Levels nest to any depth, also across interpreters, and
@@ -80,13 +91,27 @@ impl<'r, T: Runtime> Attached<'r, T> {
             noted_before: None,
             release: release::<T>,
         };
-        let serial = match T::attached() {
-            Some(state) if T::interpreter_of(state) == id => {
-                let noted_before = this_thread::set_attached(Some(id));
-                levels::push(Level { state: Erased::new(state), noted_before, ..level })
+        let noted = Some(Noted { id, registry: level.table.serial });
+        let attached = match T::attached() {
+            // The common case of a nested ensure, and the same as what `Owner::of` would come to.
+            // SAFETY: the levels of this table are of its registry's T.
+            Some(state) if unsafe { levels::top_is(&level, state) } => {
+                level.state = Erased::new(state);
+                level.noted_before = this_thread::set_attached(noted);
+                return Ok(Self::of(table, id, levels::push(level)));
+            }
+            Some(state) => Some((state, Owner::of::<T>(table, state)?)),
+            None => None,
+        };
+        match attached {
+            Some((state, owner)) if owner.is(id) => {
+                level.state = Erased::new(state);
+                level.noted_before = this_thread::set_attached(noted);
             }
             other => {
-                let elsewhere = other.map_or(Ok(false), |left| guarded_elsewhere::<T>(table, left))?;
+                if let Some((left, owner)) = other {
+                    owner.may_be_left::<T>(left)?;
+                }
                 // SAFETY: the levels of this table are of its registry's T.
                 let known = levels::state_of(table, id).map(|state| unsafe { state.get::<T::ThreadState>() });
                 let (state, created) = match known.or_else(|| interpreter.remembered()) {
@@ -95,21 +120,28 @@ impl<'r, T: Runtime> Attached<'r, T> {
                 };
                 level.state = Erased::new(state);
                 level.created = created;
-                level.before =
-                    other.map_or(Before::Nothing, |left| leave_behind::<T>(table, left, elsewhere, site));
+                level.before = other.map_or(Before::Nothing, |(left, owner)| Before::State {
+                    state: Erased::new(left),
+                    id: owner.id,
+                    registry: owner.registry(table),
+                    keep: owner.keep(table, site),
+                });
                 level.noted_before = this_thread::set_attached(None);
-                if let Some(left) = other {
+                if let Some((left, _)) = other {
                     // SAFETY: it is attached, says `attached`.
                     unsafe { T::detach(left) };
                 }
                 // SAFETY: (1) nothing is attached now; the state is this thread's: created above, remembered by the
                 // runtime, or used by an outer level; (2) the caller's promise (1).
                 unsafe { T::attach(state) };
-                this_thread::set_attached(Some(id));
-                levels::push(level)
+                this_thread::set_attached(noted);
             }
-        };
-        Ok(Self { table, id, serial, interpreter: PhantomData, not_send: PhantomData })
+        }
+        Ok(Self::of(table, id, levels::push(level)))
+    }
+
+    fn of(table: &'r Table, id: InterpreterId, serial: u64) -> Self {
+        Self { table, id, serial, interpreter: PhantomData, not_send: PhantomData }
     }
 
     /// The interpreter that this level is attached to.
@@ -126,6 +158,29 @@ impl<'r, T: Runtime> Attached<'r, T> {
     /// ```
     pub fn id(&self) -> InterpreterId {
         self.id
+    }
+
+    /// Is this thread attached to the interpreter now? Not inside an allow-threads section, nor under a nested ensure of another
+    /// interpreter, nor once a daemon has lost its interpreter.
+    ///
+    /// Context: normal.
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, thread_state};
+    /// # use refruntime::Interpreter;
+    /// # let registry = Registry::new();
+    /// # let [a, b] = [Interpreter::locking(), Interpreter::locking()].map(|i| i.register(&registry).unwrap());
+    /// let outer = thread_state::ensure_id(&registry, a)?;
+    /// assert!(outer.is_attached());
+    /// let inner = thread_state::ensure_id(&registry, b)?;
+    /// assert!(!outer.is_attached() && inner.is_attached());
+    /// # drop(inner);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn is_attached(&self) -> bool {
+        let level = self.level();
+        // SAFETY: this level's state is a T's.
+        !level.lost && T::attached() == Some(unsafe { level.state.get() })
     }
 
     /// The runtime's thread state that this level uses.
@@ -220,16 +275,20 @@ impl<'r, T: Runtime> Attached<'r, T> {
 
     /// Detaches, runs `f`, attaches again, also where `f` unwinds. While a guard is held, this cannot fail.
     ///
-    /// If nothing is attached already, inside another `allow_threads` of this level, `f` just runs.
+    /// `f` is `Send` so that it takes nothing along that only an attached thread may touch: neither a reference to what the
+    /// runtime lends out there, nor this handle. [`allow_threads_unchecked`](Self::allow_threads_unchecked) has no such bound.
+    ///
+    /// If nothing is attached already, inside another section of this level, `f` just runs.
     ///
     /// Context: normal; waits as the runtime does to attach.
     ///
     /// # Errors
-    /// A daemon whose interpreter has been finalized meanwhile: nothing is attached from here on, and `f`'s result is in
-    /// the error.
+    /// A daemon whose interpreter has been finalized, meanwhile or before: nothing is attached from here on, and `f`'s result
+    /// is in the error.
     ///
     /// # Panics
-    /// If this is not the thread's innermost level, before `f` or after it, or if `f` leaves something attached.
+    /// If this is not the thread's innermost level, before `f` or after it, if `f` leaves something attached, or if the thread
+    /// state is in use ([`Runtime::in_use`]).
     ///
     /// ```
     /// # use interp_guard::{Registry, thread_state};
@@ -244,7 +303,46 @@ impl<'r, T: Runtime> Attached<'r, T> {
     /// assert_eq!(thread_state::current_id(), Some(id));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn allow_threads<R>(&self, f: impl FnOnce() -> R) -> Result<R, Finalized<R>> {
+    ///
+    /// What is borrowed from an interpreter while it is attached stays outside:
+    ///
+    /// ```compile_fail,E0277
+    /// # use interp_guard::{Registry, thread_state};
+    /// # use refruntime::Interpreter;
+    /// # use std::cell::Cell;
+    /// # let registry = Registry::new();
+    /// # let id = Interpreter::locking().register(&registry)?;
+    /// let attached = thread_state::ensure_id(&registry, id)?;
+    /// let borrowed: &Cell<u64> = &Cell::new(1);
+    /// attached.allow_threads(|| borrowed.set(2))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn allow_threads<R>(&self, f: impl FnOnce() -> R + Send) -> Result<R, Finalized<R>> {
+        // SAFETY: what `f` takes along may be used by any thread, and so by one that is not attached.
+        unsafe { self.allow_threads_unchecked(f) }
+    }
+
+    /// [`allow_threads`](Self::allow_threads) for what is not `Send`: a receiver, an `Rc`, a pointer.
+    ///
+    /// Context, errors, panics: as there.
+    ///
+    /// # Safety
+    /// `f` touches nothing that only a thread may touch which is attached to this interpreter.
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, thread_state};
+    /// # use refruntime::Interpreter;
+    /// # use std::rc::Rc;
+    /// # let registry = Registry::new();
+    /// # let id = Interpreter::locking().register(&registry)?;
+    /// let attached = thread_state::ensure_id(&registry, id)?;
+    /// let mine = Rc::new(42);
+    /// // SAFETY: `mine` is nothing of the interpreter's.
+    /// let answer = unsafe { attached.allow_threads_unchecked(|| *mine) }?;
+    /// assert_eq!(answer, 42);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub unsafe fn allow_threads_unchecked<R>(&self, f: impl FnOnce() -> R) -> Result<R, Finalized<R>> {
         let level = self.innermost();
         // SAFETY: this level's state is a T's.
         let state = unsafe { level.state.get::<T::ThreadState>() };
@@ -254,6 +352,7 @@ impl<'r, T: Runtime> Attached<'r, T> {
         if T::attached() != Some(state) {
             return Ok(f());
         }
+        assert!(!T::in_use(state), "what is attached is in use: it cannot be detached meanwhile");
         detach_for_now::<T>(state);
         let section = Detached { attached: self, state };
         let result = f();
@@ -281,7 +380,7 @@ impl<'r, T: Runtime> Attached<'r, T> {
     /// assert_eq!(thread_state::current_id(), Some(id));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn allow_threads_or_park<R>(&self, f: impl FnOnce() -> R) -> R {
+    pub fn allow_threads_or_park<R>(&self, f: impl FnOnce() -> R + Send) -> R {
         self.allow_threads(f).unwrap_or_else(|_| super::park_for_good())
     }
 
@@ -401,8 +500,8 @@ pub(super) fn attach_again<T: Runtime>(
     id: InterpreterId,
     state: T::ThreadState,
 ) -> Result<(), LookupError> {
-    attach_kept::<T>(table, id, state).inspect_err(|_| levels::lose(table, id))?;
-    this_thread::set_attached(Some(id));
+    attach_kept::<T>(table, id, state).inspect_err(|_| levels::lose(table.serial(), id))?;
+    this_thread::set_attached(Some(Noted { id, registry: table.serial() }));
     Ok(())
 }
 
@@ -423,34 +522,6 @@ fn attach_kept<T: Runtime>(
     Ok(())
 }
 
-/// Is `state`, which is attached, that of a level of another registry, which guards it? A daemon's is refused: nobody could
-/// say, when it is to be restored, whether its interpreter is still there, for that registry may be gone as well.
-fn guarded_elsewhere<T: Runtime>(table: &Table, state: T::ThreadState) -> Result<bool, CreateError> {
-    // SAFETY: the states of levels of this runtime are Ts'.
-    let is_its = |level: &Level| unsafe { level.state.get::<T::ThreadState>() } == state;
-    match levels::of_runtime(TypeId::of::<T>(), is_its) {
-        Some(level) if level.table != TableRef::new(table) => match levels::guard_in(level.table, level.id) {
-            Some(_) => Ok(true),
-            None => Err(CreateError::new("what is attached on this thread is a daemon of another registry")),
-        },
-        _ => Ok(false),
-    }
-}
-
-/// What is to be restored, and what keeps it until then.
-fn leave_behind<T: Runtime>(table: &Table, state: T::ThreadState, elsewhere: bool, site: Site) -> Before {
-    let id = T::interpreter_of(state);
-    let keep = match elsewhere || levels::guard_of(table, id).is_some() {
-        true => Keep::Covered,
-        false => match table.lookup(id, site) {
-            Ok(guard) => Keep::Own(guard.into_parts()),
-            Err(LookupError::Finalizing) => Keep::Closing,
-            Err(LookupError::NotFound) => Keep::Runtime,
-        },
-    };
-    Before::State { state: Erased::new(state), id, keep }
-}
-
 /// Releases the innermost level of this thread, if that is `serial`.
 ///
 /// # Safety
@@ -462,6 +533,9 @@ unsafe fn release<T: Runtime>(serial: u64) -> Result<(), ReleaseError> {
     let state = unsafe { level.state.get::<T::ThreadState>() };
     if T::attached() != (!level.lost).then_some(state) {
         return Err(ReleaseError::Detached);
+    }
+    if !level.lost && !matches!(level.before, Before::Same) && T::in_use(state) {
+        return Err(ReleaseError::InUse);
     }
     // SAFETY: (2).
     let table = unsafe { level.table() };
@@ -487,8 +561,10 @@ unsafe fn release<T: Runtime>(serial: u64) -> Result<(), ReleaseError> {
                 }
             }
             match level.before {
-                // SAFETY: by (1) a T's state.
-                Before::State { state, id, keep } => restore::<T>(table, unsafe { state.get() }, id, keep),
+                Before::State { state, id, registry, keep } => {
+                    // SAFETY: by (1) a T's state.
+                    restore::<T>(table, unsafe { state.get() }, id, registry, keep)
+                }
                 _ => Ok(()),
             }
         }
@@ -502,19 +578,51 @@ unsafe fn release<T: Runtime>(serial: u64) -> Result<(), ReleaseError> {
     restored
 }
 
+/// Attaches to an interpreter of the table with number `registry`, unless it is gone.
+fn attach_through_gate<T: Runtime>(
+    table: &Table,
+    id: InterpreterId,
+    registry: u64,
+    state: T::ThreadState,
+) -> Result<(), LookupError> {
+    match registry == table.serial() {
+        true => attach_kept::<T>(table, id, state),
+        // SAFETY: (1) nothing is attached; the state was on this thread before; (2) `enter` keeps it.
+        false => known::enter(registry, id, || unsafe { T::attach(state) }),
+    }
+}
+
+/// Attaches what a level has left behind, or notes that it is gone.
 fn restore<T: Runtime>(
     table: &Table,
     state: T::ThreadState,
     id: InterpreterId,
+    registry: u64,
     keep: Keep,
 ) -> Result<(), ReleaseError> {
-    match keep {
-        // SAFETY: (1) nothing is attached; the state was on this thread before; (2) guarded by this level or one
-        // further out; or the runtime's own affair.
-        Keep::Own(_) | Keep::Covered | Keep::Runtime => unsafe { T::attach(state) },
-        Keep::Closing => attach_kept::<T>(table, id, state).map_err(|_| ReleaseError::Gone)?,
-    }
-    Ok(())
+    let restored = match keep {
+        Keep::Own(_) | Keep::Covered => {
+            // SAFETY: (1) nothing is attached; the state was on this thread before; (2) guarded by this level or one
+            // further out.
+            unsafe { T::attach(state) };
+            Ok(())
+        }
+        Keep::Gate => attach_through_gate::<T>(table, id, registry, state),
+        Keep::Runtime => match owner::now_in::<T>(table, id) {
+            Ok(None) => {
+                // SAFETY: (1) as above; (2) no registry has it: the runtime's own affair.
+                unsafe { T::attach(state) };
+                Ok(())
+            }
+            Ok(Some(registry)) => attach_through_gate::<T>(table, id, registry, state),
+            Err(gone) => Err(gone),
+        },
+        Keep::Gone => Err(LookupError::NotFound),
+    };
+    restored.map_err(|_| {
+        levels::lose(registry, id);
+        ReleaseError::Gone
+    })
 }
 
 /// The innermost level, if that is `serial`.

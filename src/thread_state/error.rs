@@ -103,8 +103,11 @@ pub enum ReleaseError {
     /// The thread state that the ensure attached is not attached: inside an allow-threads section, for instance. Or a
     /// daemon has lost its interpreter, and something else is attached.
     Detached,
-    /// Released. But what was attached before could not be restored: its interpreter was closing, held no guard, and has
-    /// been finalized meanwhile. Nothing is attached.
+    /// The thread state is in use: what only an attached thread may touch is borrowed on this thread
+    /// ([`Runtime::in_use`](super::Runtime::in_use)).
+    InUse,
+    /// Released. But what was attached before could not be restored: no guard kept its interpreter, and it has been
+    /// finalized. Nothing is attached.
     Gone,
 }
 
@@ -114,6 +117,7 @@ impl fmt::Display for ReleaseError {
             Self::OutOfOrder => "released out of order: a later ensure of this thread has not been released",
             Self::Unknown => "this thread is not inside that ensure: released already, or another thread's",
             Self::Detached => "released while detached: inside an allow-threads section, for instance",
+            Self::InUse => "released while what is attached is in use: borrowed on this thread",
             Self::Gone => "released, but the interpreter that was attached before has been finalized",
         })
     }

@@ -1,16 +1,16 @@
 //! The ensure levels of one thread, innermost last: which interpreter, under which guard, and what to restore.
 //!
-//! One stack per thread for all registries and runtimes, so the levels carry no types. A table is told by its address and
-//! its serial number together: an address alone may be that of a later table, if a level was leaked. No level is
-//! followed to its table but by those who know that the table lives: the level's own handle, and functions that are
-//! given the table.
+//! One stack per thread for all registries and runtimes, so the levels carry no types. Two interpreters are the same if their
+//! registries and their IDs are: an ID alone may be another registry's, too. A registry is told by the serial number of its
+//! table, for its address changes when it is moved, and may later be another's. No level is followed to its table but by
+//! those who know that it is where it was: the level's own handle, and functions that are given the table.
 //!
 //! The stack hangs on a word of the thread ([`this_thread`]), is made by the thread's first level and goes with the
 //! thread. Handlers do not come here.
 
 use crate::signal_safe::guard::{GuardParts, RawGuard};
 use crate::signal_safe::table::Table;
-use crate::signal_safe::this_thread;
+use crate::signal_safe::this_thread::{self, Noted};
 use crate::{InterpreterId, Site};
 use std::any::TypeId;
 use std::mem::{ManuallyDrop, MaybeUninit};
@@ -35,7 +35,7 @@ pub(crate) struct Level {
     pub lost: bool,
     pub before: Before,
     /// What handlers were told to be attached before.
-    pub noted_before: Option<InterpreterId>,
+    pub noted_before: Option<Noted>,
     /// Releases this level, of whatever runtime it is.
     pub release: unsafe fn(u64) -> Result<(), super::ReleaseError>,
 }
@@ -57,10 +57,11 @@ pub(crate) enum Before {
     /// The thread state that the level uses itself.
     Same,
     Nothing,
-    /// One of another interpreter.
+    /// One of another interpreter, which is in the table with this number; 0 if none has it.
     State {
         state: Erased,
         id: InterpreterId,
+        registry: u64,
         keep: Keep,
     },
 }
@@ -72,17 +73,25 @@ pub(crate) enum Keep {
     Own(GuardParts),
     /// The guard of a level further out.
     Covered,
-    /// Nothing: it was closing already.
-    Closing,
-    /// Its runtime: no registry that this level knows has it.
+    /// Nothing. It is attached again through its table's gate, if it is still there.
+    Gate,
+    /// Its runtime: no registry ever had it.
     Runtime,
+    /// Nothing can: it was gone already, and is not attached again.
+    Gone,
 }
 
 /// Which table; see the module.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub(crate) struct TableRef {
     address: *const Table,
-    serial: u32,
+    pub serial: u64,
+}
+
+impl PartialEq for TableRef {
+    fn eq(&self, other: &Self) -> bool {
+        self.serial == other.serial
+    }
 }
 
 impl TableRef {
@@ -192,7 +201,7 @@ pub(crate) fn pop(serial: u64) {
 
 /// Takes the innermost level away, if it is `serial` and `is` accepts it; then what it noted before and held.
 #[inline(always)] // a level is large: read where it is
-pub(crate) fn pop_if(serial: u64, is: impl FnOnce(&Level) -> bool) -> Option<(Option<InterpreterId>, Hold)> {
+pub(crate) fn pop_if(serial: u64, is: impl FnOnce(&Level) -> bool) -> Option<(Option<Noted>, Hold)> {
     let levels = borrow()?;
     let top = levels.stack.last().filter(|top| top.serial == serial && is(top))?;
     let taken = (top.noted_before, top.hold);
@@ -209,6 +218,22 @@ pub(crate) fn top() -> Option<Level> {
     borrow()?.stack.last().copied()
 }
 
+/// Does the innermost level have `state` attached for the interpreter that `level` is of?
+///
+/// # Safety
+/// The runtime of the levels of that registry has `S` for its thread states.
+#[inline(always)]
+pub(crate) unsafe fn top_is<S: Copy + Eq>(level: &Level, state: S) -> bool {
+    let top = borrow().and_then(|levels| levels.stack.last());
+    top.is_some_and(|top| {
+        // SAFETY: of the same registry, and so by the caller's promise.
+        top.table == level.table
+            && top.id == level.id
+            && !top.lost
+            && unsafe { top.state.get::<S>() } == state
+    })
+}
+
 /// The level with this serial number.
 pub(crate) fn find(serial: u64) -> Option<Level> {
     find_map(|level| (level.serial == serial).then_some(*level))
@@ -222,11 +247,10 @@ pub(crate) fn change(serial: u64, change: impl FnOnce(&mut Level)) {
     }
 }
 
-/// Notes that `id` has gone under its daemon levels.
-pub(crate) fn lose(table: &Table, id: InterpreterId) {
-    let table = TableRef::new(table);
+/// Notes that `id` of the table with this number has gone under its daemon levels, and that nothing of it is attached.
+pub(crate) fn lose(registry: u64, id: InterpreterId) {
     for level in borrow().map(|levels| levels.stack.as_mut_slice()).unwrap_or_default() {
-        level.lost |= level.table == table && level.id == id;
+        level.lost |= level.table.serial == registry && level.id == id;
     }
 }
 
@@ -246,22 +270,21 @@ fn find_map<R>(f: impl FnMut(&Level) -> Option<R>) -> Option<R> {
 /// The guard, if any, by which a level of this thread keeps `id` from finalizing.
 #[inline]
 pub(crate) fn guard_of(table: &Table, id: InterpreterId) -> Option<GuardParts> {
-    guard_in(TableRef::new(table), id)
+    guard_in(table.serial(), id)
 }
 
-/// [`guard_of`], of whatever table.
+/// [`guard_of`], of the table with this number.
 #[inline]
-pub(crate) fn guard_in(table: TableRef, id: InterpreterId) -> Option<GuardParts> {
-    find_map(|level| if level.table == table { level.guard_of(id) } else { None })
+pub(crate) fn guard_in(registry: u64, id: InterpreterId) -> Option<GuardParts> {
+    find_map(|level| if level.table.serial == registry { level.guard_of(id) } else { None })
 }
 
 /// A thread state that the levels remember for `id`.
 pub(crate) fn state_of(table: &Table, id: InterpreterId) -> Option<Erased> {
-    let table = TableRef::new(table);
+    let here = table.serial();
     find_map(|level| match level.before {
-        _ if level.table != table => None,
-        _ if level.id == id => Some(level.state),
-        Before::State { state, id: left, .. } if left == id => Some(state),
+        _ if level.table.serial == here && level.id == id => Some(level.state),
+        Before::State { state, id: left, registry, .. } if registry == here && left == id => Some(state),
         _ => None,
     })
 }

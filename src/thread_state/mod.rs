@@ -35,6 +35,7 @@
 mod attached;
 mod error;
 pub(crate) mod levels;
+mod owner;
 mod runtime;
 mod token;
 
@@ -44,9 +45,10 @@ pub use runtime::{CreateError, Runtime};
 pub use token::{Token, allow_threads_begin, is_daemon, set_innermost_daemon};
 
 use crate::signal_safe::guard::RawGuard;
-use crate::signal_safe::this_thread;
+use crate::signal_safe::this_thread::{self, Noted};
 use crate::{Guard, InterpreterId, LookupError, Registry, Site};
 use levels::Hold;
+use owner::Owner;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A guard of the interpreter to which the calling thread is attached.
@@ -70,7 +72,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 #[track_caller]
 pub fn hold<T: Runtime>(registry: &Registry<T>) -> Result<Guard<'_, T>, HoldError> {
     let state = T::attached().ok_or(HoldError::NotAttached)?;
-    Ok(registry.lookup(T::interpreter_of(state))?)
+    match Owner::of::<T>(registry.table(), state) {
+        Ok(owner) if owner.is_here() => Ok(registry.lookup(owner.id)?),
+        _ => Err(HoldError::NotFound),
+    }
 }
 
 /// Attaches the calling thread to a guarded interpreter.
@@ -223,8 +228,8 @@ pub(crate) fn ensure_daemon<T: Runtime>(
 /// The interpreter attached on the calling thread, if any: of whatever registry and runtime.
 ///
 /// What this layer attaches, and what a runtime notes with [`note_attached`]. While a handler runs that was told an
-/// interpreter, it stays attached: between attaching and detaching proper, nothing is said to be attached. IDs of
-/// different registries are the caller's to tell apart.
+/// interpreter, it stays attached: between attaching and detaching proper, nothing is said to be attached. Where a process
+/// has several registries, whose IDs may be the same, [`current_of`] tells one's from another's.
 ///
 /// Context: any, async-signal-safe: one load from the thread's static block. No lazily allocated thread-local is
 /// involved, in an executable and in a library loaded at run time.
@@ -236,6 +241,27 @@ pub(crate) fn ensure_daemon<T: Runtime>(
 #[inline]
 pub fn current_id() -> Option<InterpreterId> {
     this_thread::attached()
+}
+
+/// [`current_id`], if an ensure of this registry has attached it.
+///
+/// Not what a runtime has noted with [`note_attached`], which says nothing of a registry.
+///
+/// Context: any, async-signal-safe.
+///
+/// ```
+/// # use interp_guard::{Registry, thread_state};
+/// # use refruntime::Interpreter;
+/// let (one, two) = (Registry::new(), Registry::new());
+/// let id = Interpreter::locking().register(&one)?;
+/// let attached = thread_state::ensure_id(&one, id)?;
+/// assert_eq!((thread_state::current_of(&one), thread_state::current_of(&two)), (Some(id), None));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[inline]
+pub fn current_of<T: Runtime>(registry: &Registry<T>) -> Option<InterpreterId> {
+    let noted = this_thread::noted()?;
+    (noted.registry == registry.table().serial()).then_some(noted.id)
 }
 
 /// For runtimes whose own operations attach and detach threads, so that [`current_id`] knows of those too: notes what is
@@ -253,7 +279,8 @@ pub fn current_id() -> Option<InterpreterId> {
 /// ```
 #[inline]
 pub fn note_attached(id: Option<InterpreterId>) -> Option<InterpreterId> {
-    this_thread::set_attached(id)
+    let noted = id.map(|id| Noted { id, registry: 0 });
+    this_thread::set_attached(noted).map(|before| before.id)
 }
 
 static PARKED: AtomicUsize = AtomicUsize::new(0);

@@ -14,7 +14,8 @@ use std::fmt;
 /// are `PyEval_RestoreThread` and `PyEval_SaveThread`, `destroy` is `PyThreadState_Clear` and `PyThreadState_DeleteCurrent`,
 /// and `remembered` asks `PyGILState_GetThisThreadState`.
 ///
-/// Every interpreter's ID is unique among those of the type, whichever registry they are in.
+/// An ID is unique within one registry. Where a type has several, their interpreters are told apart by the ensure levels, and of
+/// thread states that the runtime itself has attached, by [`owns`](Self::owns).
 ///
 /// # Safety
 /// 1. `attached` answers what the last `attach`, `detach` or `destroy` on this thread left, by whomever it was called.
@@ -23,7 +24,10 @@ use std::fmt;
 ///    destroyed or `self` is finalized.
 /// 4. None of them unwinds.
 /// 5. To drop a `Self` whose thread states still exist is sound, attached ones included.
-/// 6. `==` of thread states compares, and calls nothing of this library.
+/// 6. `==` of thread states compares, and calls nothing of this library. No more do `interpreter_of`, `owns` and `in_use`.
+/// 7. A thread state that stayed attached while its `Self` was dropped is not taken for one of a later `Self` with the same
+///    ID: `attached` does not answer with it any more, or `owns` knows.
+/// 8. `owns` and `in_use` are right where they say yes or no.
 pub unsafe trait Runtime: Send + Sync + Sized + 'static {
     /// A handle: one or two words.
     type ThreadState: Copy + Eq + 'static;
@@ -54,6 +58,48 @@ pub unsafe trait Runtime: Send + Sync + Sized + 'static {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     fn interpreter_of(state: Self::ThreadState) -> InterpreterId;
+
+    /// Is `state` this interpreter's? `None` if the runtime cannot tell, which is what it says unless it is implemented.
+    ///
+    /// Asked of an interpreter whose ID is that of `state`, which the runtime itself has attached on the calling thread,
+    /// where another registry of the type has an interpreter with that ID too. Without an answer an ensure is refused there.
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, thread_state::{self, Runtime}};
+    /// # use refruntime::Interpreter;
+    /// # let registry = Registry::new();
+    /// # let id = Interpreter::locking().register(&registry)?;
+    /// let attached = thread_state::ensure_id(&registry, id)?;
+    /// let interpreter = registry.lookup(id)?;
+    /// assert_eq!(interpreter.owns(attached.thread_state()), Some(true));
+    /// assert_eq!(Interpreter::locking().owns(attached.thread_state()), Some(false));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    fn owns(&self, state: Self::ThreadState) -> Option<bool> {
+        let _ = state;
+        None
+    }
+
+    /// Must `state`, which is attached on the calling thread, stay attached? Because this thread is inside a function that
+    /// lends what only an attached thread may touch.
+    ///
+    /// A runtime whose safe interface has such a function (`with(|objects| ..)`) answers with it. While it says so, an
+    /// allow-threads section, an ensure of another interpreter and a release that would detach `state` are refused: any of
+    /// them would let other threads at what is lent. Without such a function there is nothing to implement.
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, thread_state::{self, Runtime}};
+    /// # use refruntime::Interpreter;
+    /// # let registry = Registry::new();
+    /// # let id = Interpreter::locking().register(&registry)?;
+    /// let attached = thread_state::ensure_id(&registry, id)?;
+    /// assert!(!Interpreter::in_use(attached.thread_state()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    fn in_use(state: Self::ThreadState) -> bool {
+        let _ = state;
+        false
+    }
 
     /// Makes a thread state of this interpreter for the calling thread, without attaching it. Another interpreter may
     /// be attached.

@@ -76,7 +76,8 @@ impl Token {
     /// [`ReleaseError`]. Where nothing changed, the level stays as it is.
     ///
     /// # Safety
-    /// The registry of the ensure has not been dropped, if the token names a level of this thread.
+    /// If the token names a level of this thread, the registry of the ensure is where it was: neither dropped nor moved since.
+    /// (A `static`, or one in a box or an `Arc`, does not move.)
     ///
     /// ```
     /// # use interp_guard::{Registry, thread_state};
@@ -112,7 +113,8 @@ impl Token {
     /// # let registry = Registry::new();
     /// # let id = Interpreter::locking().register(&registry)?;
     /// let attached = thread_state::ensure_id(&registry, id)?;
-    /// let section = thread_state::allow_threads_begin::<Interpreter>().expect("attached");
+    /// // SAFETY: nothing of the interpreter is touched inside.
+    /// let section = unsafe { thread_state::allow_threads_begin::<Interpreter>() }.expect("attached");
     /// // SAFETY: the registry is still there.
     /// unsafe { section.allow_threads_end::<Interpreter>() }.expect("the innermost level")?;
     /// assert_eq!(thread_state::current_id(), Some(id));
@@ -195,9 +197,13 @@ pub fn set_innermost_daemon<T: Runtime>(
 /// [`Attached::allow_threads`](super::Attached::allow_threads) in two halves: detaches what the calling thread's innermost
 /// level has attached, until [`Token::allow_threads_end`]. Ensures in between are released before that.
 ///
-/// `None` if nothing was detached: because nothing is attached, or not what the innermost level has attached.
+/// `None` if nothing was detached: because nothing is attached, or not what the innermost level has attached, or because
+/// that is in use ([`Runtime::in_use`]).
 ///
 /// Context: normal.
+///
+/// # Safety
+/// Until the section ends, this thread touches nothing that only a thread may touch which is attached to the interpreter.
 ///
 /// ```
 /// # use interp_guard::{Registry, thread_state};
@@ -205,19 +211,20 @@ pub fn set_innermost_daemon<T: Runtime>(
 /// # let registry = Registry::new();
 /// # let id = Interpreter::locking().register(&registry)?;
 /// let attached = thread_state::ensure_id(&registry, id)?;
-/// let section = thread_state::allow_threads_begin::<Interpreter>().expect("attached");
+/// // SAFETY: nothing of the interpreter is touched inside.
+/// let section = unsafe { thread_state::allow_threads_begin::<Interpreter>() }.expect("attached");
 /// assert_eq!(thread_state::current_id(), None);
-/// assert!(thread_state::allow_threads_begin::<Interpreter>().is_none());
+/// assert!(unsafe { thread_state::allow_threads_begin::<Interpreter>() }.is_none());
 /// // SAFETY: the registry is still there.
 /// unsafe { section.allow_threads_end::<Interpreter>() }.expect("the innermost level")?;
 /// assert_eq!(thread_state::current_id(), Some(id));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub fn allow_threads_begin<T: Runtime>() -> Option<Token> {
+pub unsafe fn allow_threads_begin<T: Runtime>() -> Option<Token> {
     let state = T::attached()?;
     let level = levels::top().filter(|top| top.runtime == TypeId::of::<T>())?;
     // SAFETY: the level is of this runtime, as asked above.
-    if unsafe { level.state.get::<T::ThreadState>() } != state {
+    if unsafe { level.state.get::<T::ThreadState>() } != state || T::in_use(state) {
         return None;
     }
     detach_for_now::<T>(state);

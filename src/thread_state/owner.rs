@@ -1,0 +1,156 @@
+//! Whose is a thread state that is attached on the calling thread?
+//!
+//! A level that uses it knows. Of one that the runtime's own code has attached, the runtime knows an ID, which may be given
+//! out by more than one registry: then it is looked for in all of them, and where that leaves a doubt, the runtime is asked
+//! ([`Runtime::owns`]) or the thread is sent away. Nothing is attached on a guess.
+
+use super::levels::{self, Keep, Level};
+use super::{CreateError, Runtime};
+use crate::registry::known::{self, Elsewhere};
+use crate::signal_safe::guard::RawGuard;
+use crate::signal_safe::table::Table;
+use crate::{InterpreterId, LookupError, Site};
+use std::any::TypeId;
+
+/// See the module.
+#[derive(Clone, Copy)]
+pub(super) struct Owner {
+    pub id: InterpreterId,
+    place: Place,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// The table that asks had or has it.
+    Here,
+    /// The table with this number had or has it.
+    Elsewhere(u64),
+    /// Some registry had it, and it has been taken out.
+    Gone,
+    /// No registry ever had it.
+    Nowhere,
+}
+
+const AMBIGUOUS: CreateError = CreateError::new(
+    "another registry has an interpreter with the ID of the one that is attached natively, and the runtime does not say \
+     which it is (Runtime::owns)",
+);
+const FOREIGN_DAEMON: CreateError =
+    CreateError::new("what is attached on this thread is a daemon of another registry");
+const IN_USE: CreateError =
+    CreateError::new("what is attached on this thread is in use there, and cannot be left meanwhile");
+
+impl Owner {
+    /// The owner of `state`, which is attached, as a registry of `T`s with this table sees it.
+    ///
+    /// # Errors
+    /// It cannot be told.
+    pub fn of<T: Runtime>(table: &Table, state: T::ThreadState) -> Result<Self, CreateError> {
+        if let Some(level) = level_with::<T>(state) {
+            let place = match level.table.serial {
+                serial if serial == table.serial() => Place::Here,
+                serial => Place::Elsewhere(serial),
+            };
+            return Ok(Self { id: level.id, place });
+        }
+        let id = T::interpreter_of(state);
+        let here = table.find(id).is_some();
+        if here && known::is_alone() {
+            return Ok(Self { id, place: Place::Here });
+        }
+        let place = match (here, known::elsewhere::<T>(table.serial(), id)) {
+            // A namesake that is gone does not count: its states are told from this one's (`Runtime`, requirement 7).
+            (true, Elsewhere::Nowhere | Elsewhere::Retired) => Place::Here,
+            (true, elsewhere) => match (owns::<T>(table, id, state), elsewhere) {
+                (Some(true), _) => Place::Here,
+                (Some(false), Elsewhere::In(serial)) => Place::Elsewhere(serial),
+                _ => return Err(AMBIGUOUS),
+            },
+            (false, Elsewhere::Nowhere) => Place::Nowhere,
+            (false, Elsewhere::Retired) => Place::Gone,
+            (false, Elsewhere::In(serial)) => Place::Elsewhere(serial),
+            (false, Elsewhere::Ambiguous) => return Err(AMBIGUOUS),
+        };
+        Ok(Self { id, place })
+    }
+
+    /// Is it interpreter `id` of the table that asked?
+    #[inline]
+    pub fn is(self, id: InterpreterId) -> bool {
+        self.id == id && self.place == Place::Here
+    }
+
+    /// Is it one of the table that asked?
+    pub fn is_here(self) -> bool {
+        self.place == Place::Here
+    }
+
+    /// The number of the table that has it, seen from `table`, which asked; 0 if none has.
+    pub fn registry(self, table: &Table) -> u64 {
+        match self.place {
+            Place::Here => table.serial(),
+            Place::Elsewhere(serial) => serial,
+            Place::Gone | Place::Nowhere => 0,
+        }
+    }
+
+    /// May `state`, which is its, be detached and attached again later?
+    ///
+    /// # Errors
+    /// It is in use where it is. Or it is a daemon level's of another registry.
+    pub fn may_be_left<T: Runtime>(self, state: T::ThreadState) -> Result<(), CreateError> {
+        if T::in_use(state) {
+            return Err(IN_USE);
+        }
+        match self.place {
+            Place::Elsewhere(serial) if levels::guard_in(serial, self.id).is_none() => {
+                level_with::<T>(state).map_or(Ok(()), |_| Err(FOREIGN_DAEMON))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What keeps it while it is left behind. A guard, where there is one to be had.
+    pub fn keep(self, table: &Table, site: Site) -> Keep {
+        match self.place {
+            Place::Here if levels::guard_of(table, self.id).is_some() => Keep::Covered,
+            Place::Here => match table.lookup(self.id, site) {
+                Ok(guard) => Keep::Own(RawGuard::into_parts(guard)),
+                Err(LookupError::Finalizing) => Keep::Gate,
+                Err(LookupError::NotFound) => Keep::Gone,
+            },
+            Place::Elsewhere(serial) if levels::guard_in(serial, self.id).is_some() => Keep::Covered,
+            Place::Elsewhere(_) => Keep::Gate,
+            Place::Gone => Keep::Gone,
+            Place::Nowhere => Keep::Runtime,
+        }
+    }
+}
+
+/// Interpreter `id` was in no registry when a thread left it: the number of the table that has it now, if one does.
+///
+/// # Errors
+/// `NotFound`: it was registered meanwhile, and is gone. Or nobody can say which of several it is.
+pub(super) fn now_in<T: Runtime>(table: &Table, id: InterpreterId) -> Result<Option<u64>, LookupError> {
+    let here = table.find(id).map(|_| table.serial());
+    match (here, known::elsewhere::<T>(table.serial(), id)) {
+        (here, Elsewhere::Nowhere) => Ok(here),
+        (None, Elsewhere::In(serial)) => Ok(Some(serial)),
+        _ => Err(LookupError::NotFound),
+    }
+}
+
+/// The innermost level that uses `state`, of whatever registry.
+fn level_with<T: Runtime>(state: T::ThreadState) -> Option<Level> {
+    // SAFETY: the states of levels of this runtime are Ts'.
+    let its = |level: &Level| unsafe { level.state.get::<T::ThreadState>() };
+    levels::of_runtime(TypeId::of::<T>(), |level| !level.lost && its(level) == state)
+}
+
+/// What interpreter `id` of `table` says of `state`; `None` if it does not, or is not there to be asked.
+fn owns<T: Runtime>(table: &Table, id: InterpreterId, state: T::ThreadState) -> Option<bool> {
+    let entry = table.enter(id).ok()?;
+    // SAFETY: the payloads of a registry of `T`s are `T`s, and this one stays until `entry` is dropped.
+    let interpreter = unsafe { &*entry.payload().cast::<T>() };
+    interpreter.owns(state)
+}
