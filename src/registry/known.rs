@@ -14,8 +14,9 @@ use crate::signal_safe::table::Table;
 use crate::signal_safe::word::InterpreterId;
 use rangemap::RangeInclusiveSet;
 use std::any::TypeId;
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
@@ -39,43 +40,48 @@ static EVERYTHING: Mutex<Everything> =
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
-    /// The lock, while this thread forks.
-    static HELD: RefCell<Option<MutexGuard<'static, Everything>>> = const { RefCell::new(None) };
+    /// The lock, while this thread forks. Not dropped when the thread ends: a destructor that a thread has yet to run would keep
+    /// a library that was loaded at run time from being unloaded.
+    static HELD: Cell<Option<ManuallyDrop<MutexGuard<'static, Everything>>>> = const { Cell::new(None) };
     /// Is this thread inside [`with`]? For a handler that forks there.
     static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Calls `f` under the lock. `f` calls nothing that comes back here.
 fn with<R>(f: impl FnOnce(&mut Everything) -> R) -> R {
-    let entered = INSIDE.try_with(|inside| inside.set(true));
-    let result = match HELD.try_with(|held| held.take()) {
+    INSIDE.set(true);
+    let result = match HELD.take() {
         // Forking: what other handlers of the fork do may come here.
-        Ok(Some(mut everything)) => {
+        Some(mut everything) => {
             let result = f(&mut everything);
             HELD.set(Some(everything));
             result
         }
-        // What is changed under it is changed in steps that cannot unwind half-way, but for lack of memory.
-        _ => f(&mut EVERYTHING.lock().unwrap_or_else(PoisonError::into_inner)),
+        None => f(&mut lock()),
     };
-    if entered.is_ok() {
-        INSIDE.set(false);
-    }
+    INSIDE.set(false);
     result
+}
+
+fn lock() -> MutexGuard<'static, Everything> {
+    // What is changed under it is changed in steps that do not unwind half-way.
+    EVERYTHING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Before a fork: holds the lock, so that the child has it as the parent has it. A fork inside [`with`], in a signal handler,
 /// leaves the lock to what was interrupted, on both sides.
 extern "C" fn hold() {
     if !INSIDE.get() {
-        HELD.set(Some(EVERYTHING.lock().unwrap_or_else(PoisonError::into_inner)));
+        HELD.set(Some(ManuallyDrop::new(lock())));
     }
 }
 
 /// After a fork, on both sides.
 extern "C" fn let_go() {
-    if !INSIDE.get() {
-        HELD.set(None);
+    if !INSIDE.get()
+        && let Some(held) = HELD.take()
+    {
+        drop(ManuallyDrop::into_inner(held));
     }
 }
 
