@@ -5,15 +5,16 @@ mod harness;
 
 use harness::install;
 use interp_guard::Counters::{self, PerCpu, Shared};
-use interp_guard::{DrainError, FinalizeError, InterpreterId, LookupError, Missing};
+use interp_guard::{DrainError, DrainOptions, FinalizeError, InterpreterId, LookupError, Missing};
 use interp_guard::{RegisterError, Registry, SetupError};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SaFlags, Signal, raise};
 use nix::unistd::Pid;
+use std::ops::ControlFlow;
 use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 fn main() -> ExitCode {
     harness::main(&[
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         ("affinity_changes_under_a_guard", affinity_changes_under_a_guard),
         ("membarrier_forbidden_from_the_start", membarrier_forbidden_from_the_start),
         ("membarrier_forbidden_later", membarrier_forbidden_later),
+        ("membarrier_without_memory", membarrier_without_memory),
         ("clean_under_valgrind", clean_under_valgrind),
     ])
 }
@@ -255,8 +257,8 @@ fn affinity_changes_under_a_guard() {
     println!("{} CPUs, each pair", cpus.len());
 }
 
-/// From now on, membarrier fails with EPERM in this thread and those it starts.
-fn forbid_membarrier() {
+/// From now on, membarrier fails with this error number in this thread and those it starts.
+fn membarrier_fails(errno: i32) {
     let jump = |code: u32, k: u32, jt, jf| libc::sock_filter { code: code as u16, jt, jf, k };
     let (load, equal, ret) = (
         libc::BPF_LD | libc::BPF_W | libc::BPF_ABS,
@@ -266,7 +268,7 @@ fn forbid_membarrier() {
     let mut filter = [
         jump(load, 0, 0, 0), // the system call's number
         jump(equal, libc::SYS_membarrier as u32, 0, 1),
-        jump(ret, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32, 0, 0),
+        jump(ret, libc::SECCOMP_RET_ERRNO | errno as u32, 0, 0),
         jump(ret, libc::SECCOMP_RET_ALLOW, 0, 0),
     ];
     let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
@@ -278,7 +280,7 @@ fn forbid_membarrier() {
 }
 
 fn membarrier_forbidden_from_the_start() {
-    forbid_membarrier();
+    membarrier_fails(libc::EPERM);
     let registry = Registry::new();
     let id = registry.register(7).expect("shared mode");
     assert_eq!(registry.layout().expect("mapped").counters, Shared);
@@ -299,7 +301,7 @@ fn membarrier_forbidden_later() {
     }
     let registry = Registry::new().counters(PerCpu);
     let [first, second] = [7, 8].map(|value| registry.register(value).expect("room"));
-    forbid_membarrier();
+    membarrier_fails(libc::EPERM);
     let closing = registry.close(first).expect("live");
     assert_eq!(closing.fence_error(), Some(libc::EPERM));
     assert_eq!(registry.lookup(first).map(drop), Err(LookupError::Finalizing));
@@ -315,6 +317,58 @@ fn membarrier_forbidden_later() {
     drop(taken_up);
     assert_eq!(registry.lookup(first).map(drop), Err(LookupError::Finalizing));
     assert_eq!(*registry.lookup(second).expect("as live as before"), 8);
+}
+
+/// A kernel that has no memory for membarrier, in one thread for good and in another one not: no call waits for it without end,
+/// and the drain that can have it goes on.
+fn membarrier_without_memory() {
+    if let Some(missing) = interp_guard::platform::missing_for_per_cpu() {
+        return println!("nothing to run out of: {missing}");
+    }
+    nix::unistd::alarm::set(120); // where a call does not return
+    let registry = Registry::new().counters(PerCpu);
+    let ids: Vec<_> = (0..4).map(|value| registry.register(value).expect("room")).collect();
+    let short = Some(Duration::from_millis(20));
+    let closing = std::thread::scope(|scope| {
+        let without = scope.spawn(|| {
+            membarrier_fails(libc::ENOMEM);
+            let began = Instant::now();
+            let closing = registry.close(ids[0]).expect("live");
+            println!("close: {:?}", began.elapsed());
+            assert_eq!(closing.fence_error(), Some(libc::ENOMEM));
+            for timeout in [short, None] {
+                let began = Instant::now();
+                let refused = registry.finalize(ids[1], timeout).expect_err("no fence, no zero");
+                println!("finalize, timeout {timeout:?}: {:?}: {refused}", began.elapsed());
+                let FinalizeError::Drain(refused @ DrainError::FenceFailed(_)) = refused else {
+                    panic!("{refused}")
+                };
+                assert_eq!(refused.into_closing().fence_error(), Some(libc::ENOMEM));
+            }
+            let stop = DrainOptions::new().interrupt(|| ControlFlow::Break(()));
+            let interrupted = registry.finalize_with(ids[1], stop).expect_err("told to stop");
+            assert!(matches!(interrupted, FinalizeError::Drain(DrainError::Interrupted(_))), "{interrupted}");
+            drop(interrupted);
+            for timeout in [short, None] {
+                let began = Instant::now();
+                for (id, outcome) in registry.finalize_all(timeout) {
+                    match outcome.expect_err("no fence, no zero") {
+                        FinalizeError::AlreadyClosing => assert_eq!(id, ids[0]),
+                        FinalizeError::Drain(DrainError::FenceFailed(_)) => {}
+                        refused => panic!("{refused}"),
+                    }
+                }
+                // One second for all of them, not for each.
+                println!("finalize_all, timeout {timeout:?}: {:?}", began.elapsed());
+            }
+            closing
+        });
+        without.join().expect("no panic")
+    });
+    assert_eq!(closing.drain(short).expect("the kernel has memory here"), 0);
+    for (&id, value) in ids.iter().zip(0..).skip(1) {
+        assert_eq!(registry.finalize(id, short).expect("no guard out"), value);
+    }
 }
 
 /// This scenario once more under valgrind's memcheck, where valgrind is there: errors and leaks fail it.

@@ -5,6 +5,7 @@
 mod harness;
 
 use harness::{Scenario, Sender, install, timer_at_this_thread};
+use interp_guard::signal::{self, SignalError};
 use interp_guard::{Counters, DrainError, FinalizeError, Guard, InterpreterId, LookupError, Registry};
 use nix::sys::signal::{SaFlags, SigSet, Signal, raise};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
         ("forks_under_fire_with_the_ledger", || forks(best(), true)),
         ("a_childs_handlers_look_up_while_it_finalizes", a_childs_handlers_look_up),
         ("signals_wait_until_the_child_has_counted_anew", signals_wait_until_the_child_has_counted),
+        ("a_handler_that_another_thread_was_in_is_uninstalled_in_a_child", uninstalled_in_a_child),
     ];
     harness::main(scenarios)
 }
@@ -283,6 +285,73 @@ fn signals_wait_until_the_child_has_counted() {
             registry.after_fork_parent();
             assert_eq!(HANDLED.load(SeqCst), 1);
             wait_for(child);
+        }
+    }
+}
+
+/// A thread is in a handler when the process forks. The child, which does not have it, uninstalls what the parent has installed,
+/// and is told that it cannot install anything.
+fn uninstalled_in_a_child() {
+    static INSIDE: AtomicBool = AtomicBool::new(false);
+    static LEAVE: AtomicBool = AtomicBool::new(false);
+    static DROPPED: AtomicU64 = AtomicU64::new(0);
+    struct Captured;
+    impl Drop for Captured {
+        fn drop(&mut self) {
+            DROPPED.fetch_add(1, SeqCst);
+        }
+    }
+    let install = |wait: bool| {
+        let captured = Captured;
+        let action = move || {
+            let _ = &captured;
+            HANDLED.fetch_add(1, SeqCst);
+            while wait && !LEAVE.load(SeqCst) {
+                INSIDE.store(true, SeqCst);
+            }
+        };
+        // SAFETY: atomic operations.
+        unsafe { signal::in_handler(Signal::SIGUSR1 as i32, action) }
+    };
+    let first = install(false).expect("installed");
+    let second = install(true).expect("installed");
+    let thread = std::thread::spawn(|| raise(Signal::SIGUSR1).expect("raised"));
+    while !INSIDE.load(SeqCst) {
+        std::thread::yield_now();
+    }
+    // SAFETY: as above.
+    match unsafe { fork() }.expect("fork") {
+        ForkResult::Child => {
+            begin_child();
+            nix::unistd::alarm::set(60);
+            LEAVE.store(true, SeqCst);
+            HANDLED.store(0, SeqCst);
+            // Also when a handler has run in the child, which counts anew who is in one.
+            for round in 0..2 {
+                child_check!(matches!(install(false), Err(SignalError::Forked(_))));
+                child_check!(DROPPED.swap(0, SeqCst) == 1); // what was not installed
+                if round == 0 {
+                    child_check!(raise(Signal::SIGUSR1).is_ok() && HANDLED.load(SeqCst) == 2);
+                }
+            }
+            first.uninstall();
+            child_check!(DROPPED.load(SeqCst) == 1);
+            child_check!(raise(Signal::SIGUSR1).is_ok() && HANDLED.load(SeqCst) == 3);
+            drop(second);
+            child_check!(DROPPED.load(SeqCst) == 2);
+            child_check!(raise(Signal::SIGUSR1).is_ok() && HANDLED.load(SeqCst) == 3);
+            // SAFETY: ends the process.
+            unsafe { libc::_exit(0) }
+        }
+        ForkResult::Parent { child } => {
+            wait_for(child);
+            LEAVE.store(true, SeqCst);
+            thread.join().expect("no panic");
+            drop((first, second));
+            assert_eq!((HANDLED.load(SeqCst), DROPPED.load(SeqCst)), (2, 2));
+            raise(Signal::SIGUSR1).expect("raised");
+            assert_eq!(HANDLED.load(SeqCst), 2);
+            install(false).expect("this process has all of its threads").uninstall();
         }
     }
 }

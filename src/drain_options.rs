@@ -1,5 +1,7 @@
 //! How long a drain waits, what may interrupt it, and who watches.
 
+use crate::signal_safe::sys::Errno;
+use crate::signal_safe::table::Table;
 use crate::signal_safe::word::InterpreterId;
 use std::fmt;
 use std::ops::ControlFlow;
@@ -130,6 +132,7 @@ impl<'a> DrainOptions<'a> {
             deadline: self.timeout.and_then(Deadline::after),
             interrupt: self.interrupt,
             interrupted: false,
+            out_of_memory: None,
             observe: self.observe,
         }
     }
@@ -145,6 +148,12 @@ impl fmt::Debug for DrainOptions<'_> {
     }
 }
 
+/// How long the kernel may have no memory for a heavy fence before a drain says so, if its deadline is not nearer.
+const FOR_MEMORY: Duration = Duration::from_secs(1);
+
+/// Between two tries.
+const BETWEEN_FENCES: Duration = Duration::from_millis(1);
+
 /// Options whose clock runs: one for all the interpreters that are drained together.
 pub(crate) struct Watch<'a> {
     pub began: Instant,
@@ -152,6 +161,8 @@ pub(crate) struct Watch<'a> {
     interrupt: Option<Box<dyn FnMut() -> ControlFlow<()> + 'a>>,
     /// Did `interrupt` ever say `Break`? It is not asked again then.
     interrupted: bool,
+    /// When to stop hoping for memory; `None` while there is some.
+    out_of_memory: Option<Instant>,
     observe: Option<Box<dyn FnMut(Phase) + 'a>>,
 }
 
@@ -177,6 +188,23 @@ impl Watch<'_> {
     pub fn next_look(&self) -> Option<libc::timespec> {
         let poll = self.interrupt.as_ref().and_then(|_| Deadline::after(POLL));
         [self.deadline, poll].into_iter().flatten().min().map(Deadline::timespec)
+    }
+
+    /// The heavy fence, as long as the kernel lacks the memory for it, the waiting may go on, and that for no longer than
+    /// [`FOR_MEMORY`] in all.
+    ///
+    /// # Errors
+    /// What the kernel said last.
+    pub fn fence(&mut self, table: &Table) -> Result<(), Errno> {
+        loop {
+            let fenced = table.heavy_fence();
+            let Err(Errno(libc::ENOMEM)) = fenced else { return fenced };
+            let give_up = *self.out_of_memory.get_or_insert_with(|| Instant::now() + FOR_MEMORY);
+            if Instant::now() >= give_up || self.enough().is_some() {
+                return fenced;
+            }
+            std::thread::sleep(BETWEEN_FENCES);
+        }
     }
 
     pub fn tell(&mut self, phase: Phase) {

@@ -150,7 +150,8 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
         u64::try_from(table.out(self.slot)).unwrap_or(0) + u64::from(table.entering(self.slot))
     }
 
-    /// Did the kernel refuse the fence that makes earlier lookups visible to this thread? The error number, if so.
+    /// Did the kernel refuse the fence that makes earlier lookups visible to this thread, or have no memory for it? The error
+    /// number, if so.
     /// [`drain`](Self::drain) tries again; until it succeeds, no drain hands the interpreter back.
     ///
     /// ```
@@ -224,9 +225,11 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
             return Err(DrainError::WouldDeadlock(DrainTimeout::new(self, watch.began)));
         }
         if self.fenced.is_err() {
-            self.fenced = self.registry.table().heavy_fence();
+            self.fenced = watch.fence(self.registry.table());
             if self.fenced.is_err() {
-                return Err(DrainError::FenceFailed(DrainTimeout::new(self, watch.began)));
+                let interrupted = matches!(watch.enough(), Some(Enough::Interrupted));
+                let refused = if interrupted { DrainError::Interrupted } else { DrainError::FenceFailed };
+                return Err(refused(DrainTimeout::new(self, watch.began)));
             }
         }
         while !cfg!(interp_guard_inject = "no_drain") {
@@ -454,7 +457,9 @@ pub enum DrainError<'r, T: Send + Sync + 'static> {
     /// More guards were given up than taken: somewhere a guard was released twice, and nobody can say whether one is
     /// still out.
     Unbalanced(DrainTimeout<'r, T>),
-    /// The kernel refuses the fence that makes lookups of other threads visible to this one.
+    /// The kernel refuses the fence that makes lookups of other threads visible to this one. A want of memory
+    /// ([`fence_error`](Closing::fence_error) says `ENOMEM`) may pass: it is waited out until the deadline, but for a second at
+    /// most. A later drain tries again.
     FenceFailed(DrainTimeout<'r, T>),
     /// Somebody else has taken this drain up meanwhile: in a forked child, what belonged to threads that are gone can
     /// be.

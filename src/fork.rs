@@ -9,6 +9,10 @@
 //! | [`Registry::after_fork_parent`] | the same, in the parent, also if the fork failed | gives both back |
 //! | [`Registry::after_fork_child`] | the same, in the child | counts anew, then gives both back |
 //!
+//! Several registries may be around one fork. They are asked and answered in any order. One thread of the process at a time is
+//! between its first question and its last answer, so two threads that fork cannot wait for each other's mutexes. The
+//! signal mask is that from before the first question again when the last one is answered.
+//!
 //! The three nest: a fork inside the `before_fork` and `after_fork_*` of somebody else, through [`install_atfork`] say, is
 //! one fork, and the child counts anew once. Whoever has guards to keep may be the inner or the outer one.
 //!
@@ -31,11 +35,14 @@
 //!   sums start at zero.
 //! - **The ledger** keeps the entries of the guards that are kept, under the thread that forked. All others are struck out.
 //! - **Pending calls** that were queued are forgotten, not run: the parent runs them. The queue works on, with an eventfd of
-//!   its own under the same number; its worker is a thread of the parent.
+//!   its own under the same number; its worker is a thread of the parent. It was made before the fork, for a child that is
+//!   given no descriptor. Where the child cannot have one all the same, see
+//!   [`PendingQueue`](crate::pending::PendingQueue).
+//! - **Signal handlers** that the parent installed through [`crate::signal`] are installed, and can be uninstalled.
 //! - **The registry's book** (what is registered, retired, main) is as it was: the mutex was held, so nobody was changing
 //!   it. [`Registry::stats`] starts at zero, and a `finalize_all` of a vanished thread is over.
 //!
-//! # Why the mutex can be held across a fork
+//! # Why a mutex can be held across a fork
 //!
 //! It is the standard library's, a futex, locked and unlocked by the same thread: the child's only thread is the copy of
 //! the one that locked it. That thread unlocks it in the child as it would have in the parent; a waiter that the word
@@ -43,20 +50,78 @@
 
 use crate::registry::{Book, Registry};
 use crate::signal_safe::guard::{Guard, GuardParts, RawGuard};
-use crate::signal_safe::sys;
 use crate::signal_safe::table::Table;
+use crate::signal_safe::{process, sys};
 use crate::thread_state::levels;
 use nix::sys::signal::{SigSet, SigmaskHow};
 use std::cell::{Cell, UnsafeCell};
 use std::mem::ManuallyDrop;
 use std::ptr::{null, null_mut};
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// What lies between `before_fork` and its counterpart: the lock, the signal mask, how deep.
+/// Held from a thread's first question to its last answer, and taken before any registry's mutex.
+static FORKING: Mutex<()> = Mutex::new(());
+
+/// What the thread that has `FORKING` gives back with its last answer.
+struct Around {
+    /// Neither dropped when the thread ends (a destructor that a thread has yet to run would keep a library that was loaded at
+    /// run time from being unloaded), nor when it unwinds.
+    lock: ManuallyDrop<MutexGuard<'static, ()>>,
+    /// The signal mask to go back to.
+    mask: SigSet,
+    /// How many registries are unanswered.
+    registries: u32,
+}
+
+thread_local! {
+    static AROUND: Cell<Option<Around>> = const { Cell::new(None) };
+    static NUMBER: Cell<u64> = const { Cell::new(0) };
+}
+
+/// The number of this thread: not 0, and no other's before or after it. A forked child's only thread has that of the thread
+/// that forked, whose copy it is.
+fn this_thread() -> u64 {
+    static DRAWN: AtomicU64 = AtomicU64::new(0);
+    if NUMBER.get() == 0 {
+        // Relaxed: only to be different.
+        NUMBER.set(DRAWN.fetch_add(1, Ordering::Relaxed) + 1);
+    }
+    NUMBER.get()
+}
+
+/// One more registry is around this thread's fork.
+fn begin() {
+    let around = match AROUND.take() {
+        Some(around) => Around { registries: around.registries + 1, ..around },
+        None => {
+            // Signals first: a handler that forks, wrongly, waits for the lock with us and not for us.
+            let mask = swap_mask(&SigSet::all());
+            let lock = ManuallyDrop::new(FORKING.lock().unwrap_or_else(PoisonError::into_inner));
+            Around { lock, mask, registries: 1 }
+        }
+    };
+    AROUND.set(Some(around));
+}
+
+/// One registry less. The last one gives back the lock and the signal mask.
+fn end() {
+    match AROUND.take() {
+        Some(around) if around.registries > 1 => {
+            AROUND.set(Some(Around { registries: around.registries - 1, ..around }));
+        }
+        Some(Around { lock, mask, .. }) => {
+            drop(ManuallyDrop::into_inner(lock));
+            swap_mask(&mask);
+        }
+        None => {}
+    }
+}
+
+/// What lies between `before_fork` and its counterpart: the registry's mutex, how deep.
 pub(crate) struct Fork {
-    /// The thread pointer of the thread that is forking; 0 if none is.
-    holder: AtomicUsize,
+    /// The number of the thread that is forking; 0 if none is.
+    holder: AtomicU64,
     parked: UnsafeCell<Option<Parked>>,
 }
 
@@ -65,8 +130,8 @@ struct Parked {
     /// has its mutex where this points to.
     lock: ManuallyDrop<MutexGuard<'static, Option<Book>>>,
     registry: usize,
-    /// The signal mask to go back to.
-    mask: SigSet,
+    /// Has it been found to have moved? Then nothing is owed for it any more.
+    moved: bool,
     /// How many `before_fork` are unanswered.
     depth: u32,
     /// The fork generation in which `before_fork` was called.
@@ -83,16 +148,26 @@ impl std::panic::RefUnwindSafe for Fork {}
 
 impl Fork {
     pub const fn new() -> Self {
-        Self { holder: AtomicUsize::new(0), parked: UnsafeCell::new(None) }
+        Self { holder: AtomicU64::new(0), parked: UnsafeCell::new(None) }
     }
 
     /// What this thread has parked. `None` if this thread is not forking.
     fn mine(&self) -> Option<*mut Parked> {
         // Relaxed: a thread that reads its own number here has stored it itself.
-        (self.holder.load(Ordering::Relaxed) == sys::thread_pointer())
+        (self.holder.load(Ordering::Relaxed) == this_thread())
             // SAFETY: this thread is the holder, so nobody else is here; the reference ends with the statement.
             .then(|| unsafe { (*self.parked.get()).as_mut() }.map(std::ptr::from_mut))
             .flatten()
+    }
+}
+
+impl Drop for Fork {
+    /// A registry that goes without having been answered for does not keep other threads from forking.
+    fn drop(&mut self) {
+        // SAFETY: ours, by `mine`; the borrow ends with the statement.
+        if self.mine().is_some_and(|parked| !unsafe { (*parked).moved }) {
+            end();
+        }
     }
 }
 
@@ -102,7 +177,8 @@ impl<T: Send + Sync + 'static> Registry<T> {
     /// [`after_fork_parent`](Self::after_fork_parent) or [`after_fork_child`](Self::after_fork_child).
     ///
     /// In between, whatever needs the mutex waits, lookups and drops go on, and the registry must stay where it is in
-    /// memory.
+    /// memory. Another thread that calls `before_fork`, of this registry or of another one, waits until this thread has
+    /// answered for all of its registries. If this thread ends without that, it waits for ever.
     ///
     /// Context: normal; blocks. Not callable in a signal handler: it may have interrupted somebody who has the mutex.
     ///
@@ -134,18 +210,21 @@ impl<T: Send + Sync + 'static> Registry<T> {
             unsafe { (*parked).depth += 1 };
             return;
         }
-        // Signals first: a handler that forks, wrongly, waits for the mutex with us and not for us.
-        let mask = swap_mask(&SigSet::all());
+        begin();
         let lock = self.lock();
+        if let Some(book) = lock.as_ref() {
+            book.before_fork();
+        }
         // SAFETY: only the lifetime changes. The guard is dropped by `unpark`, while this registry is borrowed, and only
         // if it is where it was; or never.
         let lock: MutexGuard<'static, Option<Book>> = unsafe { std::mem::transmute(lock) };
         let (lock, registry) = (ManuallyDrop::new(lock), std::ptr::from_ref(self).addr());
-        let parked = Parked { lock, registry, mask, depth: 1, generation: self.table().generation() };
+        let generation = self.table().generation();
+        let parked = Parked { lock, registry, moved: false, depth: 1, generation };
         // SAFETY: this thread has the mutex, and nobody is the holder who has not.
         unsafe { *self.fork().parked.get() = Some(parked) };
         // Relaxed: only this thread looks for its own number.
-        self.fork().holder.store(sys::thread_pointer(), Ordering::Relaxed);
+        self.fork().holder.store(this_thread(), Ordering::Relaxed);
     }
 
     /// To be called in the parent, by the thread that called [`before_fork`](Self::before_fork), when the fork is done or
@@ -165,6 +244,11 @@ impl<T: Send + Sync + 'static> Registry<T> {
     /// }
     /// ```
     pub fn after_fork_parent(&self) {
+        let parked = self.parked();
+        // SAFETY: ours, by `parked`; the borrow ends with the block. The mutex is this thread's.
+        if let (1, Some(book)) = unsafe { ((*parked).depth, (*parked).lock.as_ref()) } {
+            book.after_fork_parent();
+        }
         self.unpark();
     }
 
@@ -307,11 +391,16 @@ impl<T: Send + Sync + 'static> Registry<T> {
         let parked = self.fork().mine().expect("this thread has called before_fork");
         // SAFETY: ours, by `mine`; the borrow ends with the statement.
         let registry = unsafe { (*parked).registry };
-        assert_eq!(registry, std::ptr::from_ref(self).addr(), "the registry stays where it is");
+        let here = std::ptr::from_ref(self).addr();
+        // SAFETY: as above.
+        if registry != here && !unsafe { std::mem::replace(&mut (*parked).moved, true) } {
+            end();
+        }
+        assert_eq!(registry, here, "the registry stays where it is");
         parked
     }
 
-    /// Answers one `before_fork`; the last answer gives the mutex and the signal mask back.
+    /// Answers one `before_fork`; the last answer gives the mutex back, and the last of all registries the signal mask.
     fn unpark(&self) {
         // SAFETY: ours, by `parked`; no borrow of it is alive.
         let parked = unsafe { &mut *self.parked() };
@@ -323,9 +412,9 @@ impl<T: Send + Sync + 'static> Registry<T> {
         self.fork().holder.store(0, Ordering::Relaxed);
         // SAFETY: the mutex is still this thread's, and so is what is parked.
         let parked = unsafe { (*self.fork().parked.get()).take() };
-        if let Some(Parked { lock, mask, .. }) = parked {
+        if let Some(Parked { lock, .. }) = parked {
             drop(ManuallyDrop::into_inner(lock));
-            swap_mask(&mask);
+            end();
         }
     }
 }
@@ -349,9 +438,11 @@ fn swap_mask(mask: &SigSet) -> SigSet {
 }
 
 /// Has every `fork` of the C library call the three functions for `registry`, with no guards kept but those of ensure
-/// levels. A program that keeps others calls the three itself as well; they nest. Such a program has one thread at a time do
-/// that, or fork: another one's `fork` takes the registries' mutexes, and in older C libraries a lock of its own, in another
-/// order, and the two could wait for each other.
+/// levels. A program that keeps others calls the three itself as well; they nest.
+///
+/// Such a program forks on one thread at a time where the C library holds a lock of its own while it calls what
+/// `pthread_atfork` installed (glibc before 2.36), or where another library's such function takes a lock. A thread between its
+/// `before_fork` and its `fork` would wait for that lock, and the thread in `fork` that has it for this one's answer.
 ///
 /// Context: normal. Stays in force as long as the process.
 ///
@@ -445,11 +536,32 @@ extern "C" fn in_child() {
     oldest_first(PREPARED.replace(null()), &|registry| unsafe { registry.in_child() });
 }
 
-/// The opposite order of `prepare`, so that each gives back the signal mask that it found.
+/// The opposite order of `prepare`, as the C library calls its own.
 fn oldest_first(node: *const Installed, call: &dyn Fn(&dyn AroundFork)) {
     // SAFETY: as in `prepare`.
     if let Some(installed) = unsafe { node.as_ref() } {
         oldest_first(installed.older, call);
         call(installed.registry);
     }
+}
+
+/// From here on [`process::number`] differs in every forked child.
+///
+/// # Errors
+/// Neither the kernel nor the C library sees to it: `ENOMEM`.
+pub(crate) fn tell_processes_apart() -> std::io::Result<()> {
+    extern "C" fn forget() {
+        process::forget();
+    }
+    static AT_C_LIBRARY: AtomicBool = AtomicBool::new(false);
+    // Relaxed, both: once is enough, and twice does no harm.
+    if sys::wipe_on_fork(process::page()).is_ok() || AT_C_LIBRARY.load(Ordering::Relaxed) {
+        return Ok(());
+    }
+    // SAFETY: a function of the expected type, which only stores.
+    match unsafe { libc::pthread_atfork(None, None, Some(forget)) } {
+        0 => AT_C_LIBRARY.store(true, Ordering::Relaxed),
+        errno => return Err(std::io::Error::from_raw_os_error(errno)),
+    }
+    Ok(())
 }

@@ -4,6 +4,7 @@
 #![allow(missing_docs)]
 
 mod again;
+mod refuse;
 
 use again::{again, in_child};
 use interp_guard::pending::PendingQueue;
@@ -12,13 +13,20 @@ use interp_guard::{
     CloseError, Counters, DrainError, DrainOptions, FinalizeError, Guard, InterpreterId, Registry,
     thread_state,
 };
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, fork};
+use nix::unistd::{ForkResult, Pid, fork, getpid};
+use refuse::refuse;
+use std::fs::File;
+use std::io::{Read, Write};
 use std::ops::ControlFlow;
+use std::os::fd::{AsFd, AsRawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Barrier, mpsc};
 use std::time::Duration;
 
 /// When a child counts as hung, in seconds. A failure deadline: nothing waits for it.
@@ -456,4 +464,373 @@ fn what_was_pending_is_the_parents_to_run() {
     });
     queue.run_pending();
     assert_eq!((RUN.load(SeqCst), registry.outstanding(id)), (1, Some(0)));
+}
+
+// --- several registries, several threads ---------------------------------------------------------------------------------
+
+fn all_blocked() -> bool {
+    let mask = SigSet::thread_get_mask().expect("mask");
+    Signal::iterator()
+        .filter(|signal| !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP | Signal::SIGALRM))
+        .all(|signal| mask.contains(signal))
+}
+
+fn mask() -> SigSet {
+    SigSet::thread_get_mask().expect("mask")
+}
+
+#[test]
+fn two_registries_around_a_fork_are_answered_in_any_order() {
+    let two = [(); 2].map(|()| registry(false, Counters::Shared).0);
+    let before = mask();
+    for order in [[0, 1], [1, 0]] {
+        let before_forks = || two.iter().for_each(Registry::before_fork);
+        before_forks();
+        forked(|| {
+            for (left, which) in [(1, order[0]), (0, order[1])] {
+                // SAFETY: the child.
+                unsafe { two[which].after_fork_child(&mut []) };
+                assert_eq!(all_blocked(), left > 0, "{order:?}: signals are blocked until the last answer");
+            }
+            assert!(!mask().contains(Signal::SIGUSR1));
+            two.iter().for_each(|one| _ = one.register(8).expect("its mutex was given back"));
+        });
+        two[order[0]].after_fork_parent();
+        assert!(all_blocked(), "{order:?}: signals are blocked until the last answer");
+        two[order[1]].after_fork_parent();
+        assert_eq!(mask(), before, "{order:?}");
+    }
+    // The inner one of a nested pair is no answer for the other registry.
+    two[0].before_fork();
+    two[1].before_fork();
+    two[0].before_fork();
+    [0, 0, 1].iter().for_each(|&which: &usize| {
+        assert!(all_blocked());
+        two[which].after_fork_parent();
+    });
+    assert_eq!(mask(), before);
+}
+
+#[test]
+fn two_threads_fork_around_two_registries_in_opposite_order() {
+    // In a process of its own: where they wait for each other, an alarm ends it.
+    if !in_child() {
+        return again("two_threads_fork_around_two_registries_in_opposite_order", &[]);
+    }
+    nix::unistd::alarm::set(DEADLINE);
+    let two = [(); 2].map(|()| registry(false, Counters::Shared).0);
+    let begin = Barrier::new(2);
+    std::thread::scope(|scope| {
+        for order in [[0, 1], [1, 0]] {
+            let (two, begin) = (&two, &begin);
+            scope.spawn(move || {
+                for _ in 0..2_000 {
+                    begin.wait();
+                    for which in order {
+                        two[which].before_fork();
+                        std::thread::yield_now();
+                    }
+                    order.iter().for_each(|&which: &usize| two[which].after_fork_parent());
+                }
+            });
+        }
+    });
+}
+
+/// One thread asks by hand and forks, the other one only forks, and the C library asks for it.
+#[test]
+fn a_thread_that_asks_by_hand_and_one_that_only_forks_do_not_wait_for_each_other() {
+    if !in_child() {
+        return again("a_thread_that_asks_by_hand_and_one_that_only_forks_do_not_wait_for_each_other", &[]);
+    }
+    // SAFETY: a string that lives as long as the process.
+    let version = unsafe { std::ffi::CStr::from_ptr(libc::gnu_get_libc_version()) }.to_str().expect("ASCII");
+    let minor = version.strip_prefix("2.").and_then(|minor| minor.parse::<u32>().ok());
+    if minor.is_none_or(|minor| minor < 36) {
+        return println!("not asked of glibc {version}, which holds a lock while it calls such functions");
+    }
+    nix::unistd::alarm::set(DEADLINE);
+    static ONE: Registry<u32> = Registry::new();
+    static OTHER: Registry<u32> = Registry::new();
+    for registry in [&ONE, &OTHER] {
+        registry.register(7).expect("registered");
+        // SAFETY: the children here only exit.
+        unsafe { interp_guard::fork::install_atfork(registry) }.expect("installed");
+    }
+    fn exits() {
+        // SAFETY: the child only exits.
+        match unsafe { fork() }.expect("fork") {
+            // SAFETY: ends the process.
+            ForkResult::Child => unsafe { libc::_exit(0) },
+            ForkResult::Parent { child } => {
+                assert_eq!(waitpid(child, None).expect("waitpid"), WaitStatus::Exited(child, 0));
+            }
+        }
+    }
+    let begin = Barrier::new(2);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..300 {
+                begin.wait();
+                ONE.before_fork();
+                std::thread::yield_now();
+                exits();
+                ONE.after_fork_parent();
+            }
+        });
+        for _ in 0..300 {
+            begin.wait();
+            exits();
+        }
+    });
+}
+
+#[test]
+fn a_thread_does_not_pass_for_one_that_has_ended() {
+    // In a process of its own, for what it leaves locked.
+    if !in_child() {
+        return again("a_thread_does_not_pass_for_one_that_has_ended", &[]);
+    }
+    static REGISTRY: Registry<u32> = Registry::new();
+    REGISTRY.register(7).expect("registered");
+    // SAFETY: no requirements.
+    let this_thread = || unsafe { libc::pthread_self() };
+    let asked = move || {
+        REGISTRY.before_fork();
+        this_thread()
+    };
+    let ended = std::thread::spawn(asked).join().expect("asked");
+    let later = move || {
+        let refused = catch_unwind(|| REGISTRY.after_fork_parent()).is_err();
+        // SAFETY: no child, but it is refused before that matters.
+        let in_child = catch_unwind(|| unsafe { REGISTRY.after_fork_child(&mut []) }).is_err();
+        (this_thread() == ended, refused && in_child)
+    };
+    let at_its_address = (0..1_000).find_map(|_| {
+        let (same, refused) = std::thread::spawn(later).join().expect("no panic");
+        assert!(refused, "a thread{} answered for it", if same { " at its address" } else { "" });
+        same.then_some(())
+    });
+    at_its_address.expect("the C library gives a new thread the place of one that has ended");
+}
+
+#[test]
+fn a_registry_that_goes_unanswered_lets_others_fork() {
+    std::thread::spawn(|| {
+        let (gone, _) = registry(false, Counters::Shared);
+        let before = mask();
+        gone.before_fork();
+        drop(gone);
+        assert_eq!(mask(), before);
+    })
+    .join()
+    .expect("no panic");
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || {
+        forked_with(&registry(false, Counters::Shared).0, &mut [], || ());
+        tell.send(()).expect("waited for");
+    });
+    told.recv_timeout(Duration::from_secs(DEADLINE.into())).expect("it forks");
+}
+
+// --- pending queues --------------------------------------------------------------------------------------------------
+
+fn readable(queue: &impl AsFd) -> bool {
+    let mut events = [PollFd::new(queue.as_fd(), PollFlags::POLLIN)];
+    poll(&mut events, PollTimeout::ZERO).expect("poll") == 1
+}
+
+static RUN: AtomicUsize = AtomicUsize::new(0);
+
+fn add(_: &Guard<'_, u32>, data: usize) {
+    RUN.fetch_add(data, SeqCst);
+}
+
+/// Takes every descriptor that this process may have, once it may have no more than `limit`.
+fn exhaust(limit: u64) -> Vec<File> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    setrlimit(Resource::RLIMIT_NOFILE, limit, hard).expect("lowered");
+    std::iter::from_fn(|| File::open("/dev/null").ok()).collect()
+}
+
+/// Forks with what `queue` of `registry` has pending; in the child, which has none of that, `child` runs when the parent has
+/// pushed, and after it the parent's queue is as that push has left it.
+fn the_childs_queue_is_its_own(queue: &PendingQueue<'_, u32>, id: InterpreterId, child: impl FnOnce()) {
+    let registry = queue.registry();
+    let ((mut pushed, mut push), (mut done, mut finish)) =
+        (std::io::pipe().expect("a pipe"), std::io::pipe().expect("a pipe"));
+    let full = exhaust(64);
+    registry.before_fork();
+    // SAFETY: the child calls what this library declares usable there, the allocator, and `_exit`.
+    match unsafe { fork() }.expect("fork") {
+        ForkResult::Child => {
+            nix::unistd::alarm::set(DEADLINE);
+            SigSet::from(Signal::SIGALRM).thread_unblock().expect("mask");
+            let failed = catch_unwind(AssertUnwindSafe(|| {
+                // SAFETY: the child.
+                unsafe { registry.after_fork_child(&mut []) };
+                pushed.read_exact(&mut [0]).expect("told");
+                child();
+                finish.write_all(&[0]).expect("waited for");
+            }));
+            // SAFETY: ends the process.
+            unsafe { libc::_exit(failed.is_err().into()) }
+        }
+        ForkResult::Parent { child } => {
+            registry.after_fork_parent();
+            drop((full, finish));
+            queue.push(registry.lookup(id).expect("live"), add, 1).expect("room");
+            push.write_all(&[0]).expect("waited for");
+            let _ = done.read_exact(&mut [0]);
+            assert_eq!(waitpid(child, None).expect("waitpid"), WaitStatus::Exited(child, 0));
+            assert!(readable(queue), "the child has reset its parent's eventfd");
+            assert_eq!((queue.run_pending().calls, RUN.load(SeqCst), readable(queue)), (1, 1, false));
+        }
+    }
+}
+
+#[test]
+fn a_child_that_is_given_no_descriptor_has_an_eventfd_of_its_own() {
+    if !in_child() {
+        return again("a_child_that_is_given_no_descriptor_has_an_eventfd_of_its_own", &[]);
+    }
+    let (registry, id) = registry(false, Counters::Shared);
+    let queue = PendingQueue::new(&registry).expect("a queue");
+    the_childs_queue_is_its_own(&queue, id, || {
+        assert!(File::open("/dev/null").is_err(), "there is none to be had");
+        for _ in 0..3 {
+            queue.run_pending(); // the first resets it
+            assert!(!readable(&queue), "what the parent has pushed is not the child's");
+            queue.push(registry.lookup(id).expect("live"), add, 100).expect("room");
+            assert!(readable(&queue), "what the child pushes wakes the child");
+            assert_eq!(queue.run_pending().calls, 1);
+        }
+        // Nor is a child of this child in want of one.
+        forked_with(&registry, &mut [], || {
+            assert!(File::open("/dev/null").is_err());
+            queue.push(registry.lookup(id).expect("live"), add, 100).expect("room");
+            assert!(readable(&queue) && queue.run_pending().calls == 1);
+        });
+        queue.run_pending();
+        assert!(!readable(&queue), "what its child has pushed is not this one's");
+    });
+}
+
+#[test]
+fn a_child_that_cannot_have_an_eventfd_leaves_its_parents_alone() {
+    if !in_child() {
+        return again("a_child_that_cannot_have_an_eventfd_leaves_its_parents_alone", &[]);
+    }
+    static REGISTRY: Registry<u32> = Registry::new();
+    let id = REGISTRY.register(7).expect("registered");
+    // At a number beyond what `exhaust` leaves allowed: nothing can be put there.
+    let low: Vec<_> = (0..80).map(|_| File::open("/dev/null").expect("opened")).collect();
+    let queue = PendingQueue::new(&REGISTRY).expect("a queue");
+    drop(low);
+    assert!(queue.as_fd().as_raw_fd() >= 64);
+    the_childs_queue_is_its_own(&queue, id, || {
+        assert!(readable(&queue), "what the descriptor says is of the parent's calls");
+        let push = || queue.push(REGISTRY.lookup(id).expect("live"), add, 100).expect("room");
+        push();
+        assert_eq!((queue.run_pending().calls, RUN.load(SeqCst)), (1, 100));
+        assert!(readable(&queue), "it is left alone");
+        push();
+        let refused = queue.start_worker().expect_err("a worker needs it");
+        println!("{refused}");
+        assert!(matches!(refused.raw_os_error(), Some(libc::EBADF | libc::EMFILE)));
+        // What hindered it passes.
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("raised");
+        let worker = queue.start_worker().expect("it has one of its own by now");
+        REGISTRY.finalize(id, Some(Duration::from_secs(DEADLINE.into()))).expect("the worker runs it");
+        assert_eq!((worker.stop().calls, readable(&queue)), (1, false));
+    });
+}
+
+// --- who am I -----------------------------------------------------------------------------------------------------------
+
+/// Starts a worker, and forks a child by `fork`, which drops that worker; the parent's goes on.
+fn a_child_leaves_the_worker_alone(fork: impl FnOnce() -> Option<Pid>) {
+    static REGISTRY: Registry<u32> = Registry::new();
+    let id = REGISTRY.register(7).expect("registered");
+    let queue = PendingQueue::new(&REGISTRY).expect("a queue");
+    let worker = queue.start_worker().expect("a worker");
+    let Some(child) = fork() else {
+        nix::unistd::alarm::set(DEADLINE);
+        let none = catch_unwind(AssertUnwindSafe(|| assert_eq!(worker.stop().calls, 0)));
+        // SAFETY: ends the process.
+        unsafe { libc::_exit(none.is_err().into()) }
+    };
+    // The child is no thread, whatever it is to this process: `__WALL`.
+    let status = waitpid(child, Some(nix::sys::wait::WaitPidFlag::__WALL)).expect("waitpid");
+    assert_eq!(status, WaitStatus::Exited(child, 0));
+    queue.push(REGISTRY.lookup(id).expect("live"), add, 1).expect("room");
+    let left = REGISTRY.finalize(id, Some(Duration::from_secs(DEADLINE.into())));
+    left.expect("the parent's worker runs what is pushed");
+    assert_eq!(worker.stop().calls, 1);
+}
+
+fn plain_fork() -> Option<Pid> {
+    // SAFETY: the child stops a worker, which is nothing there, and exits.
+    match unsafe { fork() }.expect("fork") {
+        ForkResult::Child => None,
+        ForkResult::Parent { child } => Some(child),
+    }
+}
+
+/// Which the C library knows nothing of.
+fn raw_fork() -> Option<Pid> {
+    // SAFETY: as above; without CLONE_VM the child has memory and stack of its own.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) };
+    assert!(pid >= 0, "{}", std::io::Error::last_os_error());
+    (pid > 0).then(|| Pid::from_raw(pid as i32))
+}
+
+#[test]
+fn a_child_is_told_from_its_parent_by_the_kernel() {
+    if !in_child() {
+        return again("a_child_is_told_from_its_parent_by_the_kernel", &[]);
+    }
+    a_child_leaves_the_worker_alone(plain_fork);
+}
+
+#[test]
+fn a_child_that_the_c_library_does_not_know_of_is_told_from_its_parent() {
+    if !in_child() {
+        return again("a_child_that_the_c_library_does_not_know_of_is_told_from_its_parent", &[]);
+    }
+    a_child_leaves_the_worker_alone(raw_fork);
+}
+
+#[test]
+fn a_child_is_told_from_its_parent_where_the_kernel_does_not_do_it() {
+    if !in_child() {
+        return again("a_child_is_told_from_its_parent_where_the_kernel_does_not_do_it", &[]);
+    }
+    refuse(&[libc::SYS_madvise], libc::EINVAL);
+    a_child_leaves_the_worker_alone(plain_fork);
+}
+
+#[test]
+fn a_child_with_its_parents_pid_is_told_from_it() {
+    if !in_child() {
+        return again("a_child_with_its_parents_pid_is_told_from_it", &[]);
+    }
+    forked(|| {
+        // With a user namespace of one's own, others need no privilege, where that is allowed at all.
+        let own = || unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWPID);
+        if let Err(why) = unshare(CloneFlags::CLONE_NEWPID).or_else(|_| own()) {
+            return println!("NOT TESTED: no new PID namespace is to be had here ({why}). As root it is.");
+        }
+        forked(|| {
+            assert_eq!(getpid().as_raw(), 1, "the first process of a namespace");
+            a_child_leaves_the_worker_alone(|| {
+                unshare(CloneFlags::CLONE_NEWPID).expect("as above");
+                let child = plain_fork();
+                assert!(child.is_some() || getpid().as_raw() == 1);
+                child
+            });
+            println!("parent and child are both process 1");
+        });
+    });
 }

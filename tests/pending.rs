@@ -1,8 +1,16 @@
 //! Pending calls in normal context: each run exactly once or handed back, in order; what a drain makes of them.
 
+mod again;
+mod refuse;
+
+use again::{again, in_child};
 use interp_guard::pending::{PendingCall, PendingQueue, PushError, QueueError, QueueOptions, Ran};
 use interp_guard::{DrainError, DrainTimeout, FinalizeError, Guard, InterpreterId, LookupError, Registry};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, fork};
+use refuse::refuse;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, mpsc};
@@ -481,4 +489,101 @@ fn finalize_all_inside_a_call_finalizes_the_others_and_says_which_one_would_dead
     assert_eq!(queue.run_pending(), ran(1, 0));
     assert_eq!(registry.ids(), [ids[1]]);
     assert!(registry.finalize(ids[1], LONG).is_ok());
+}
+
+// --- a system that refuses -------------------------------------------------------------------------------------------
+
+/// Waits for what another thread is about to bring about.
+fn until(so: impl Fn() -> bool) {
+    while !so() {
+        thread::yield_now();
+    }
+}
+
+/// What this thread's process has used of the processors.
+fn processor_time() -> Duration {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is valid to write to.
+    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut now) };
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+}
+
+#[test]
+fn a_worker_waits_and_stops_whatever_the_limit_of_descriptors() {
+    // In a process of its own, whose alarm ends it where the worker cannot be stopped.
+    if !in_child() {
+        return again("a_worker_waits_and_stops_whatever_the_limit_of_descriptors", &[]);
+    }
+    nix::unistd::alarm::set(60);
+    let registry = leaked();
+    let id = registered(registry);
+    let queue = PendingQueue::new(registry).unwrap();
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    for limit in [1, 0] {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+        let worker = queue.start_worker().unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, limit, hard).unwrap();
+        for data in [1, 2] {
+            queue.push(registry.lookup(id).unwrap(), note, data).unwrap();
+            until(|| registry.outstanding(id) == Some(0));
+        }
+        // A second in which there is nothing to do: a worker that spins takes most of it.
+        let before = processor_time();
+        thread::sleep(Duration::from_secs(1));
+        let used = processor_time() - before;
+        assert!(
+            used < Duration::from_millis(250),
+            "limit {limit}: {used:?} of one second, with nothing to do"
+        );
+        assert_eq!((worker.error(), worker.stop()), (None, ran(2, 0)), "limit {limit}");
+    }
+    assert_eq!(registry.finalize(id, LONG).unwrap().calls.into_inner().unwrap(), [1, 2, 1, 2]);
+}
+
+#[test]
+fn a_worker_that_may_not_wait_runs_what_there_is_and_ends() {
+    if !in_child() {
+        return again("a_worker_that_may_not_wait_runs_what_there_is_and_ends", &[]);
+    }
+    nix::unistd::alarm::set(60);
+    let registry = leaked();
+    let id = registered(registry);
+    let queue = PendingQueue::with(registry, QueueOptions::new().name("SIGUSR1")).unwrap();
+    let worker = queue.start_worker().unwrap();
+    refuse(
+        &[libc::SYS_epoll_wait, libc::SYS_epoll_pwait, libc::SYS_epoll_pwait2, libc::SYS_poll],
+        libc::EPERM,
+    );
+    // It is told to wait no more when it comes back from the wait in which it is.
+    queue.push(registry.lookup(id).unwrap(), note, 1).unwrap();
+    until(|| worker.error().is_some());
+    assert_eq!(worker.error(), Some(libc::EPERM));
+    // Nobody serves the queue from here on, and the report says so.
+    queue.push(registry.lookup(id).unwrap(), note, 2).unwrap();
+    until(|| registry.waiting(id).iter().all(|waiting| !waiting.served));
+    let late = timeout(registry.finalize(id, Some(Duration::ZERO)).unwrap_err());
+    assert!(late.to_string().contains("\"SIGUSR1\", which nobody serves"), "{late}");
+    assert_eq!(worker.stop(), ran(1, 0));
+    queue.run_pending();
+    assert_eq!(late.into_closing().drain(LONG).unwrap().calls.into_inner().unwrap(), [1, 2]);
+}
+
+#[test]
+fn a_worker_that_cannot_be_told_to_end_is_not_waited_for() {
+    // In a process of its own, which could not say how the test went.
+    // SAFETY: the child calls what the C library makes usable after a fork, the allocator included, and `_exit`.
+    match unsafe { fork() }.unwrap() {
+        ForkResult::Child => {
+            nix::unistd::alarm::set(60);
+            let queue = PendingQueue::new(leaked()).unwrap();
+            let worker = queue.start_worker().unwrap();
+            refuse(&[libc::SYS_write, libc::SYS_writev], libc::EPERM);
+            let told = worker.stop();
+            // SAFETY: ends the process.
+            unsafe { libc::_exit(i32::from(told != Ran::default())) }
+        }
+        ForkResult::Parent { child } => {
+            assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 0));
+        }
+    }
 }

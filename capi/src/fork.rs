@@ -7,7 +7,10 @@ use crate::status::ig_status::{self, *};
 use interp_guard::Registry;
 
 /// Before a fork: blocks this thread's signals and takes the registry's mutex, until ig_after_fork_parent or
-/// ig_after_fork_child. In between, lookups and closes of guards go on.
+/// ig_after_fork_child. In between, lookups and closes of guards go on. Another thread's ig_before_fork, of any registry, waits.
+///
+/// Several registries may be around one fork, asked and answered in any order. The last answer gives the signal mask back. Twice
+/// for one registry nests, and is answered twice.
 ///
 /// Context: normal; blocks; never in a signal handler.
 /// Returns: IG_OK; IG_INVALID for a null registry.

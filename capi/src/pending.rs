@@ -177,6 +177,10 @@ pub unsafe extern "C" fn ig_pending_push(
 
 /// The queue's eventfd, readable while calls wait: for the program's own event loop, which then calls ig_pending_run.
 ///
+/// In a forked child the same number is an eventfd of the child's own. If RLIMIT_NOFILE was lowered to that number or below, or
+/// the system has no file left to give, it stays the parent's and says nothing about the child's calls; ig_pending_run runs them
+/// all the same, and like ig_pending_start_worker it tries again to replace it.
+///
 /// Context: any, async-signal-safe.
 /// Returns: the descriptor; -1 for a null argument.
 /// Ownership: the queue's. Nobody else reads or closes it.
@@ -240,8 +244,9 @@ pub unsafe extern "C" fn ig_pending_start_worker(pending: *mut ig_pending) -> ig
 /// thread, it forgets the worker, and another may be started.
 ///
 /// Context: normal; blocks.
-/// Returns: IG_OK, with what the worker ran in its life in `*ran`, if that is not NULL; IG_WOULD_DEADLOCK from inside one of the
-/// queue's calls; IG_INVALID for a null `pending`, or if it has no worker.
+/// Returns: IG_OK, with what the worker ran in its life in `*ran`, if that is not NULL; IG_UNAVAILABLE, with the same, if it had
+/// ended by itself, since the system did not let it wait: standard error has said why; IG_WOULD_DEADLOCK from inside one of the
+/// queue's calls; IG_INVALID for a null `pending`, or if it has no worker. But for the last two, the queue has no worker then.
 ///
 /// # Safety
 /// `pending` is null or not freed during the call; `ran` is null or may be written to.
@@ -253,9 +258,11 @@ pub unsafe extern "C" fn ig_pending_stop_worker(pending: *mut ig_pending, ran: *
             return IG_WOULD_DEADLOCK;
         }
         let Some(worker) = pending.take_worker() else { return IG_INVALID };
+        let ended = worker.error().is_some();
         let what = worker.stop();
         // SAFETY: the caller's promise.
-        unsafe { say(ran, what) }
+        let said = unsafe { say(ran, what) };
+        if ended { IG_UNAVAILABLE } else { said }
     })
 }
 

@@ -46,6 +46,7 @@ use crate::signal_safe::word::InterpreterId;
 use crate::unwind;
 use queue::Serving;
 use std::fmt;
+use std::io;
 use std::num::NonZeroU64;
 use std::ops::AddAssign;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -267,7 +268,12 @@ impl<T> fmt::Debug for PendingCall<'_, T> {
 /// A fixed-capacity queue of calls, bound to a registry. Handlers push; normal threads run. Clones are the same queue.
 ///
 /// Its descriptor ([`AsFd`]) is an eventfd, readable when calls wait, for the program's own event loop to poll;
-/// [`run_pending`](Self::run_pending) resets it. Nobody else should read it.
+/// [`run_pending`](Self::run_pending) resets it. Nobody else should read it. A second one is kept for a forked child.
+///
+/// In a forked child the same number is an eventfd of the child's own. If `RLIMIT_NOFILE` was lowered to that number or below,
+/// or the system has no file left to give, the child cannot replace it. Such a child never touches its parent's: calls are
+/// pushed and [`run_pending`](Self::run_pending) runs them, but the descriptor says nothing about them. `run_pending` and
+/// [`start_worker`](PendingQueue::start_worker) try again to replace it.
 ///
 /// When the last clone is dropped, calls that still wait are not run; their guards are given up.
 pub struct PendingQueue<'r, T: Send + Sync + 'static> {
@@ -532,8 +538,20 @@ impl<'r, T: Send + Sync + 'static> PendingQueue<'r, T> {
 impl<T: Send + Sync + 'static> Inner<'_, T> {
     fn run_pending(&self) -> Ran {
         let _serving = Serving::new(&*self.queue);
-        self.queue.reset_event(); // R0
+        // Both fail only where the calls can be run all the same, by whoever asks for it as this caller does.
+        let _ = self.own_event();
+        let _ = self.queue.reset_event(); // R0
         self.run(None)
+    }
+
+    /// See [`Queue::own_event`].
+    fn own_event(&self) -> io::Result<()> {
+        if self.queue.ring.has_eventfd() {
+            return Ok(());
+        }
+        let _book = self.registry.lock();
+        // SAFETY: the mutex is held, across a fork too.
+        unsafe { self.queue.own_event() }
     }
 
     /// R1 to R5, and the calls, for one interpreter or for all.
@@ -671,7 +689,7 @@ pub enum QueueError {
     /// The capacity asked for is 0 or above 2^20.
     Capacity(usize),
     /// The system gave no eventfd.
-    EventFd(std::io::Error),
+    EventFd(io::Error),
     /// The registry could not set itself up.
     Registry(SetupError),
 }

@@ -2,19 +2,23 @@
 
 use crate::signal_safe::pending::{Cell, Ring};
 use crate::signal_safe::word::InterpreterId;
+use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::fmt;
 use std::io;
 use std::num::NonZeroU64;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 /// See the module.
 pub(crate) struct Queue {
     pub ring: Ring,
     pub name: String,
+    /// In a forked child the parent's, until `ring` has it as the child's own.
     event: EventFd,
+    /// An eventfd for a forked child that cannot make one; -1 if there is none. Nobody reads or writes it before.
+    spare: AtomicI32,
     /// Behind `ring`.
     cells: NonNull<[Cell]>,
     /// Workers, and `run_pending`s in progress.
@@ -32,14 +36,16 @@ unsafe impl Sync for Queue {}
 
 impl Queue {
     pub fn new(name: String, capacity: NonZeroU64) -> io::Result<Self> {
-        let event = new_event()?;
+        let (event, spare) = (new_event()?, AtomicI32::new(-1));
         let cells: Box<[Cell]> = (0..capacity.get()).map(|_| Cell::default()).collect();
         let cells = NonNull::from(Box::leak(cells));
         // SAFETY: the cells and the eventfd are this queue's, and go with it.
         let ring = unsafe { Ring::new(cells, capacity, event.as_fd().as_raw_fd()) };
         let (servers, forks) = (AtomicU32::new(0), AtomicU32::new(0));
         let (calls, panics) = (AtomicU64::new(0), AtomicU64::new(0));
-        Ok(Self { ring, name, event, cells, servers, forks, calls, panics })
+        let queue = Self { ring, name, event, spare, cells, servers, forks, calls, panics };
+        queue.make_spare()?;
+        Ok(queue)
     }
 
     pub fn capacity(&self) -> usize {
@@ -50,9 +56,64 @@ impl Queue {
         self.event.as_fd()
     }
 
-    /// R0: the next push makes the eventfd readable again (edge Q-wake).
-    pub fn reset_event(&self) {
-        let _ = self.event.read(); // EAGAIN: nobody has pushed
+    /// R0: the next push makes the eventfd readable again (edge Q-wake). Leaves the parent's alone.
+    ///
+    /// # Errors
+    /// The kernel refuses to read it: it stays readable.
+    pub fn reset_event(&self) -> nix::Result<()> {
+        match self.ring.has_eventfd().then(|| self.event.read()) {
+            None | Some(Ok(_) | Err(Errno::EAGAIN | Errno::EINTR)) => Ok(()), // EAGAIN: nobody has pushed
+            Some(Err(why)) => Err(why),
+        }
+    }
+
+    /// Sees to it that the eventfd is this process's own: under the same number, whoever polls it polls the new one.
+    ///
+    /// # Errors
+    /// The kernel gives none, or the number is beyond `RLIMIT_NOFILE` by now. Then it stays as it was.
+    ///
+    /// # Safety
+    /// One thread at a time, also across a fork: the registry's mutex is held, or this is a forked child's only thread.
+    pub unsafe fn own_event(&self) -> io::Result<()> {
+        if self.ring.has_eventfd() {
+            return Ok(());
+        }
+        let own = new_event().map(OwnedFd::from).or_else(|why| self.take_spare().ok_or(why))?;
+        let (own_number, number) = (own.as_raw_fd(), self.event().as_raw_fd());
+        // SAFETY: both are open; the number stays ours, and what it named is the parent's still.
+        if unsafe { libc::dup3(own_number, number, libc::O_CLOEXEC) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        self.ring.set_eventfd(number);
+        Ok(())
+    }
+
+    fn take_spare(&self) -> Option<OwnedFd> {
+        // Relaxed: under the mutex, or the only thread.
+        let spare = self.spare.swap(-1, Ordering::Relaxed);
+        // SAFETY: it was open and the queue's, and is taken out once.
+        (spare >= 0).then(|| unsafe { OwnedFd::from_raw_fd(spare) })
+    }
+
+    /// Before a fork: a child that can make no eventfd finds one.
+    ///
+    /// # Errors
+    /// The kernel gives none: such a child has none then.
+    pub fn make_spare(&self) -> nix::Result<()> {
+        // Relaxed, both: the registry's mutex is held, or nobody else has the queue yet.
+        if self.spare.load(Ordering::Relaxed) < 0 {
+            self.spare.store(OwnedFd::from(new_event()?).into_raw_fd(), Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// After a fork, on either side: what was spare is the child's now, or nobody's. The place that it leaves is the next one's.
+    ///
+    /// # Errors
+    /// As for [`make_spare`](Self::make_spare), which is called again before the next fork.
+    pub fn renew_spare(&self) -> nix::Result<()> {
+        drop(self.take_spare());
+        self.make_spare()
     }
 
     /// How many calls wait, for one interpreter or for all.
@@ -68,24 +129,20 @@ impl Queue {
 
     /// In a forked child: forgets every call, and whoever served the queue. The guards are the parent's and count
     /// nothing here. The eventfd, which the child shares with the parent, is replaced by one of its own under the same
-    /// number.
-    ///
-    /// # Errors
-    /// The kernel has no eventfd left to give.
+    /// number; where the kernel refuses, the queue goes without, until [`own_event`](Self::own_event) succeeds.
     ///
     /// # Safety
     /// As for [`Ring::clear`].
-    pub unsafe fn after_fork_child(&self) -> io::Result<()> {
+    pub unsafe fn after_fork_child(&self) {
         // SAFETY: the caller's promise.
         unsafe { self.ring.clear() };
         // Relaxed, both: the only thread.
         self.servers.store(0, Ordering::Relaxed);
         self.forks.fetch_add(1, Ordering::Relaxed);
-        let own = new_event()?;
-        // SAFETY: both are open; the number stays ours, and what it named is the parent's still.
-        let number =
-            unsafe { libc::dup3(own.as_fd().as_raw_fd(), self.event().as_raw_fd(), libc::O_CLOEXEC) };
-        if number < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        self.ring.forget_eventfd();
+        // SAFETY: as above. Whoever runs the queue tries again, as the next fork does for the spare one.
+        let _ = unsafe { self.own_event() };
+        let _ = self.renew_spare();
     }
 }
 
@@ -95,6 +152,7 @@ fn new_event() -> nix::Result<EventFd> {
 
 impl Drop for Queue {
     fn drop(&mut self) {
+        drop(self.take_spare());
         // SAFETY: leaked by `new`, and the ring is not used any more.
         drop(unsafe { Box::from_raw(self.cells.as_ptr()) });
     }

@@ -1,14 +1,21 @@
 //! A thread of ours that runs what handlers leave.
+//!
+//! It waits with `epoll`. `poll` answers `EINVAL`, and so never waits, where `RLIMIT_NOFILE` has become smaller than the number
+//! of descriptors it is asked about; `epoll_wait` asks nothing of the limit.
 
 use super::queue::Serving;
 use super::{Inner, PendingQueue, Ran};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use crate::fork;
+use crate::signal_safe::process;
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::{SigSet, SigmaskHow};
-use std::io;
-use std::os::fd::AsFd;
+use std::fmt;
+use std::io::{self, Write};
 use std::os::unix::thread::JoinHandleExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::thread::{self, JoinHandle};
 
 impl<T: Send + Sync + 'static> PendingQueue<'static, T> {
@@ -19,7 +26,7 @@ impl<T: Send + Sync + 'static> PendingQueue<'static, T> {
     /// Context: normal.
     ///
     /// # Errors
-    /// The system has no thread or descriptor left to give.
+    /// The system has no thread or descriptor left to give: the worker needs two.
     ///
     /// ```
     /// use interp_guard::{Registry, pending::PendingQueue};
@@ -35,44 +42,99 @@ impl<T: Send + Sync + 'static> PendingQueue<'static, T> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn start_worker(&self) -> io::Result<Worker> {
-        let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?);
+        fork::tell_processes_apart()?;
+        self.inner.own_event()?;
+        let shared =
+            Arc::new(Shared { stop: EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?, error: AtomicI32::new(0) });
+        let waiting = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        waiting.add(self.inner.queue.event(), EpollEvent::new(EpollFlags::EPOLLIN, CALLS))?;
+        waiting.add(&shared.stop, EpollEvent::new(EpollFlags::EPOLLIN, STOP))?;
         let serving = Serving::new(self.inner.clone());
-        let stopped = stop.clone();
+        let theirs = shared.clone();
         // The new thread inherits the mask, and never handles a signal that is meant for the program's own threads.
         let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
         let name = "interp-guard pending".into();
-        let thread = thread::Builder::new().name(name).spawn(move || work(&serving, &stopped));
+        let thread = thread::Builder::new().name(name).spawn(move || work(&serving, &waiting, &theirs));
         mask.thread_set_mask()?;
-        Ok(Worker { stop, thread: Some(thread?), process: std::process::id() })
+        Ok(Worker { shared, thread: Some(thread?), process: process::number() })
     }
 }
 
-fn work<T: Send + Sync + 'static>(serving: &Serving<Arc<Inner<'static, T>>>, stop: &EventFd) -> Ran {
+/// What the kernel says is readable.
+const CALLS: u64 = 0;
+const STOP: u64 = 1;
+
+/// What the worker's thread has in common with whoever stops it.
+#[derive(Debug)]
+struct Shared {
+    stop: EventFd,
+    /// Why the thread has ended by itself; 0 if it has not.
+    error: AtomicI32,
+}
+
+fn work<T: Send + Sync + 'static>(
+    serving: &Serving<Arc<Inner<'static, T>>>,
+    waiting: &Epoll,
+    shared: &Shared,
+) -> Ran {
     let inner = serving.queue();
     let mut ran = Ran::default();
     loop {
-        let mut events = [inner.queue.event(), stop.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-        // Its failures are EINTR, though all signals are blocked, and passing ones; then there is nothing to run.
-        let _ = poll(&mut events, PollTimeout::NONE);
-        let stopped = events[1].any().unwrap_or(false);
-        ran += inner.run_pending();
-        if stopped {
+        let mut events = [EpollEvent::empty(); 2];
+        let heard = match waiting.wait(&mut events, EpollTimeout::NONE) {
+            Err(Errno::EINTR) => Ok(0), // though all signals are blocked: a debugger
+            heard => heard,
+        };
+        // R0 first: what it misses wakes this thread again.
+        let reset = inner.queue.reset_event();
+        ran += inner.run(None);
+        // Neither passes. Waiting that the kernel refuses, or that an eventfd cuts short for ever, would only burn a processor.
+        if let Err(why) = heard.and(reset) {
+            shared.error.store(why as i32, Ordering::Relaxed); // Relaxed: a number, by which nothing is read
+            say(format_args!("the worker of the pending queue {:?} has ended: {why}", inner.queue.name));
+            return ran;
+        }
+        if events[..heard.unwrap_or(0)].iter().any(|event| event.data() == STOP) {
             return ran;
         }
     }
 }
 
+/// On standard error, if that can be written to.
+fn say(what: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "interp-guard: {what}");
+}
+
 /// A thread that serves a [`PendingQueue`]. Dropping it stops it, as [`stop`](Self::stop) does.
+///
+/// If the kernel refuses to let it wait (a seccomp filter, or somebody closed a descriptor that is not theirs), it runs what
+/// is queued, says so on standard error, and ends. Nobody serves the queue then, and a drain's report says that.
+/// [`error`](Self::error) has the reason.
 #[must_use = "dropping it stops it"]
 #[derive(Debug)]
 pub struct Worker {
-    stop: Arc<EventFd>,
+    shared: Arc<Shared>,
     thread: Option<JoinHandle<Ran>>,
     /// In a forked child there is no such thread.
-    process: u32,
+    process: u64,
 }
 
 impl Worker {
+    /// Has it ended by itself? The error number of what the kernel refused, if so.
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, pending::PendingQueue};
+    /// # static INTERPRETERS: Registry<String> = Registry::new();
+    /// let queue = PendingQueue::new(&INTERPRETERS)?;
+    /// let worker = queue.start_worker()?;
+    /// assert_eq!(worker.error(), None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn error(&self) -> Option<i32> {
+        // Relaxed: as where it is stored.
+        Some(self.shared.error.load(Ordering::Relaxed)).filter(|&error| error != 0)
+    }
+
     /// Lets the worker finish its call, run what is queued by then, and end; waits for that. Says what it ran in its life.
     ///
     /// Called by one of the worker's own calls, or in a forked child, which has no such thread, it does not wait and says
@@ -98,11 +160,17 @@ impl Worker {
 
     fn end(&mut self) -> Ran {
         let Some(thread) = self.thread.take() else { return Ran::default() };
-        if self.process != std::process::id() {
+        if self.process != process::number() {
             std::mem::forget(thread);
             return Ran::default();
         }
-        let _ = self.stop.write(1); // fails only if it is readable already
+        if let Err(why) = self.shared.stop.write(1)
+            && !thread.is_finished()
+        {
+            // Somebody closed it. The thread cannot be told to end, and waiting for it could never end either.
+            say(format_args!("a worker of a pending queue cannot be stopped: {why}"));
+            return Ran::default();
+        }
         // Not by `thread::current`: for a thread that Rust did not start, that makes a record which goes when the thread ends,
         // and until then a library that was loaded at run time cannot be unloaded.
         // SAFETY: no requirements.

@@ -119,6 +119,16 @@ impl Book {
         self.queues().map(waiting).filter(|waiting| waiting.calls != 0).collect()
     }
 
+    /// Before a fork. Where the kernel has no descriptor, the child may go without.
+    pub fn before_fork(&self) {
+        self.queues().for_each(|queue| _ = queue.make_spare());
+    }
+
+    /// After it, in the parent: what was spare may be a child's now.
+    pub fn after_fork_parent(&self) {
+        self.queues().for_each(|queue| _ = queue.renew_spare());
+    }
+
     /// In a forked child: whoever owned a `Closing` is gone, or is the thread that forked, who may be superseded. What the
     /// pending queues had waiting is forgotten, not run.
     ///
@@ -126,9 +136,8 @@ impl Book {
     /// The only thread of a forked child, in no operation of a queue.
     pub unsafe fn begin_generation(&mut self) {
         for queue in self.queues() {
-            // SAFETY: the caller's promise. Without an eventfd of its own the queue shares its parent's: pushes then wake
-            // workers of both, who find nothing.
-            let _ = unsafe { queue.after_fork_child() };
+            // SAFETY: the caller's promise.
+            unsafe { queue.after_fork_child() };
         }
         self.inherited = self.closings;
         self.stats = Stats::default();

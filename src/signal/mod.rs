@@ -11,20 +11,33 @@
 //! Once a signal was taken over, its default action does not come back, also when the last handler is gone: a process
 //! that stops handling `SIGTERM` then ignores it.
 //!
+//! # In a forked child
+//!
+//! What the parent installed is installed in the child. It can be uninstalled there as well, and waits for nobody who is not
+//! there. Installing another handler in the child can fail: `signal-hook` waits, before it changes anything, until no thread is in
+//! a handler, and a thread that was in one at the fork never leaves it in the child. [`SignalError::Forked`] says so where such a
+//! thread was in a handler of this module. If it was in one that `signal-hook` installed for somebody else, or had only
+//! begun or just ended one of this module's, installing waits for ever. Install before the fork what the child needs.
+//!
 //! # Race condition
 //! While the first handler of a signal is being installed, and while another thread installs one by other means, a
 //! delivery can still find the previous handler alone.
 
+mod inside;
+
+use crate::fork;
 use crate::pending::{Call, PendingQueue, PushError};
-use crate::signal_safe::LookupError;
 use crate::signal_safe::word::InterpreterId;
+use crate::signal_safe::{LookupError, process};
+use inside::Inside;
 use libc::c_int;
 use signal_hook::SigId;
 use signal_hook::low_level;
+use std::cell::UnsafeCell;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Has `call` run for interpreter `id` whenever the process gets signal `signum`.
 ///
@@ -138,10 +151,79 @@ unsafe fn install(
         }
         _ => {}
     }
-    // SAFETY: the action does what a handler may; the caller's promise.
-    let id = unsafe { low_level::register(signum, action) };
+    if left_behind() {
+        return Err(SignalError::Forked(signum));
+    }
+    fork::tell_processes_apart().map_err(|why| SignalError::Refused(signum, why))?;
+    let action = UnsafeCell::new(Some(action));
+    let action = Arc::new(Action { off: AtomicBool::new(false), inside: Inside::new(), action });
+    let delivered = action.clone();
+    // SAFETY: the action does what a handler may, by the caller's promise, and what is around it are atomic operations.
+    let id = unsafe { low_level::register(signum, move || delivered.run()) };
     let id = id.map_err(|why| SignalError::Refused(signum, why))?;
-    Ok(Handler { id, signum, tally })
+    Ok(Handler { id, signum, tally, action, process: process::number() })
+}
+
+/// Who is in any handler of this module.
+static IN_HANDLERS: Inside = Inside::new();
+
+/// Was a thread in one when this process, or an ancestor, was forked?
+fn left_behind() -> bool {
+    // What is on the record is lost when a handler runs in the child.
+    static EVER: AtomicBool = AtomicBool::new(false);
+    // Relaxed: nothing is read on the strength of it.
+    if IN_HANDLERS.left_behind() {
+        EVER.store(true, Ordering::Relaxed);
+    }
+    EVER.load(Ordering::Relaxed)
+}
+
+/// What `signal-hook` runs. In a forked child it cannot be told to forget that, and so it is switched off.
+struct Action<F> {
+    off: AtomicBool,
+    inside: Inside,
+    /// Taken out when it is off and nobody is inside.
+    action: UnsafeCell<Option<F>>,
+}
+
+// SAFETY: `action` is shared by those inside, as F permits, and taken out by one thread when nobody is inside; F is Send.
+unsafe impl<F: Send + Sync> Sync for Action<F> {}
+
+impl<F: Fn()> Action<F> {
+    /// Context: the handler.
+    fn run(&self) {
+        // SeqCst, both loads: the second one pairs with `switch_off`. The first lets nobody in whom that would have to wait for.
+        if self.off.load(Ordering::SeqCst) {
+            return;
+        }
+        left_behind();
+        let (anywhere, here) = (IN_HANDLERS.enter(), self.inside.enter());
+        if !self.off.load(Ordering::SeqCst) {
+            // SAFETY: this thread is inside, and it was not off after that: nobody takes it out until this thread has left.
+            if let Some(action) = unsafe { &*self.action.get() } {
+                action();
+            }
+        }
+        self.inside.leave(here);
+        IN_HANDLERS.leave(anywhere);
+    }
+}
+
+trait SwitchOff: Send + Sync {
+    /// Waits until no thread of this process is in it, and drops what the action captured. To be called once.
+    fn switch_off(&self);
+}
+
+impl<F: Send + Sync> SwitchOff for Action<F> {
+    fn switch_off(&self) {
+        // SeqCst: pairs with the second load in `run`. Either that sees it off, or this sees who is inside.
+        self.off.store(true, Ordering::SeqCst);
+        while self.inside.anybody() {
+            std::thread::yield_now();
+        }
+        // SAFETY: nobody is inside, and who comes in from here on finds it off.
+        drop(unsafe { (*self.action.get()).take() });
+    }
 }
 
 /// An installed handler. Dropping it uninstalls it.
@@ -150,6 +232,9 @@ pub struct Handler {
     id: SigId,
     signum: c_int,
     tally: Arc<Tally>,
+    action: Arc<dyn SwitchOff>,
+    /// In which it was installed.
+    process: u64,
 }
 
 /// What came of the signals of one [`on_signal`].
@@ -214,7 +299,7 @@ impl Handler {
     }
 
     /// Uninstalls the handler, waits until no thread is in it, and drops what it captured. Calls that it has left are
-    /// still run. The signal's default action does not come back.
+    /// still run. The signal's default action does not come back. In a forked child it waits for the child's threads only.
     ///
     /// Context: normal; not in a handler.
     ///
@@ -257,7 +342,12 @@ impl Handler {
 
 impl Drop for Handler {
     fn drop(&mut self) {
-        low_level::unregister(self.id);
+        if self.process == process::number() {
+            low_level::unregister(self.id);
+        } else {
+            // `signal-hook` would wait for threads of the parent that were in a handler at the fork.
+            self.action.switch_off();
+        }
     }
 }
 
@@ -276,6 +366,8 @@ pub enum SignalError {
     /// `SIGSEGV`, `SIGBUS`, `SIGILL`, `SIGFPE`: an instruction failed, and would fail again and again when the handler
     /// returns. A crash handler that does not return has to be installed by other means; it may look interpreters up.
     Synchronous(c_int),
+    /// This is a forked child, and a thread of the parent was in a handler at the fork. Installing would wait for it for ever.
+    Forked(c_int),
     /// The system refuses the signal: there is none of this number, or the C library keeps it to itself.
     Refused(c_int, io::Error),
 }
@@ -292,6 +384,11 @@ impl fmt::Display for SignalError {
                 "{} ({signum}) is not handled here: the failing instruction would run again on return",
                 name(signum)
             ),
+            Self::Forked(signum) => write!(
+                f,
+                "{} ({signum}) cannot be handled: a thread of the parent process was in a handler when this one was forked",
+                name(signum)
+            ),
             Self::Refused(signum, why) => write!(f, "signal {signum} cannot be handled: {why}"),
         }
     }
@@ -301,7 +398,7 @@ impl std::error::Error for SignalError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Refused(_, why) => Some(why),
-            Self::Uncatchable(_) | Self::Synchronous(_) => None,
+            Self::Uncatchable(_) | Self::Synchronous(_) | Self::Forked(_) => None,
         }
     }
 }

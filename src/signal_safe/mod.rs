@@ -16,6 +16,7 @@
 //! | [`pending`] | work that a handler leaves for a normal thread: the push |
 //! | [`wake`] | the word a finalizer sleeps on |
 //! | [`gate`] | how a thread without a guard gets in while it attaches |
+//! | [`process`] | which process this is: told apart from the one that forked it |
 //! | [`this_thread`] | what is attached on the calling thread |
 //! | [`sys`] | the raw system call |
 //! | [`sync`] | the atomics; loom's under `--cfg loom` |
@@ -28,6 +29,8 @@ pub mod gate;
 pub mod guard;
 pub mod ledger;
 pub mod pending;
+#[cfg(not(loom))]
+pub mod process;
 pub mod state;
 pub mod sync;
 pub mod sys;

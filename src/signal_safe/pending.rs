@@ -29,6 +29,8 @@
 //! - **Q3** If one push has returned before another begins, the first has the smaller ticket and is Ready before the other
 //!   draws: a run whose horizon covers the second sees the first. So one runner runs them in that order.
 //! - **Q4** No wake-up is lost: a push that R2 did not see writes to the eventfd after R0, and leaves it readable.
+//! - **Q5** No process writes to another's eventfd: a forked child has none until it has one of its own. What is pushed until
+//!   then waits, and whoever gives the ring an eventfd makes that readable.
 //!
 //! # Progress
 //!
@@ -110,7 +112,8 @@ pub struct Ring {
     cells: NonNull<[Cell]>,
     len: NonZeroU64,
     tickets: Atomic<u64>,
-    eventfd: libc::c_int,
+    /// Or [`sys::NO_EVENTFD`].
+    eventfd: Atomic<libc::c_int>,
 }
 
 // SAFETY: a shared slice of Sync cells, and atomics.
@@ -125,7 +128,31 @@ impl Ring {
     /// `cells` lives, shared with nobody but this ring, and `eventfd` is an open non-blocking eventfd, for as long as the
     /// ring.
     pub unsafe fn new(cells: NonNull<[Cell]>, len: NonZeroU64, eventfd: libc::c_int) -> Self {
-        Self { cells, len, tickets: Atomic::new(0), eventfd }
+        Self { cells, len, tickets: Atomic::new(0), eventfd: Atomic::new(eventfd) }
+    }
+
+    /// Has it an eventfd of this process's own?
+    #[cfg(not(loom))]
+    pub fn has_eventfd(&self) -> bool {
+        // Relaxed: whoever needs to know changes it, or comes after.
+        self.eventfd.load(Ordering::Relaxed) != sys::NO_EVENTFD
+    }
+
+    /// In a forked child, before anybody can push: the eventfd is the parent's.
+    #[cfg(not(loom))]
+    pub fn forget_eventfd(&self) {
+        // Relaxed: the only thread.
+        self.eventfd.store(sys::NO_EVENTFD, Ordering::Relaxed);
+    }
+
+    /// Gives it an eventfd, under the promise made to [`new`](Self::new), and makes that readable: calls may wait.
+    #[cfg(not(loom))]
+    pub fn set_eventfd(&self, eventfd: libc::c_int) {
+        self.eventfd.store(eventfd, Ordering::Relaxed);
+        // SeqCst: pairs with the fence of P5 (edge Q-own): either P6 finds this eventfd, or what was pushed is Ready for whoever
+        // is woken here.
+        fence(Ordering::SeqCst);
+        self.wake();
     }
 
     fn cells(&self) -> &[Cell] {
@@ -158,7 +185,7 @@ impl Ring {
         cell.state.store(State::ready(ticket).0, order);
         // P5. The call may have run and the interpreter may be gone: the table is still there, and a needless wake-up
         // is harmless. SeqCst: pairs with the heavy fence of close (edge Q-close): either this sees Closing, or the
-        // drain, which looks at the queue after that fence, sees Ready.
+        // drain, which looks at the queue after that fence, sees Ready. And with the fence in `set_eventfd` (edge Q-own).
         fence(Ordering::SeqCst);
         if let (true, Some(wake)) = (table.is_closing(guard.slot), table.wake(guard.slot)) {
             wake.notify();
@@ -194,9 +221,10 @@ impl Ring {
     /// Context: any, async-signal-safe.
     pub fn wake(&self) {
         #[cfg(not(loom))]
-        sys::eventfd_add_one(self.eventfd);
+        // Relaxed: ordered by the fence of P5 (edge Q-own).
+        sys::eventfd_add_one(self.eventfd.load(Ordering::Relaxed));
         #[cfg(loom)]
-        let _ = self.eventfd;
+        let _ = &self.eventfd;
     }
 
     /// R1: calls with tickets below this are due.

@@ -123,7 +123,7 @@ mod checked {
             fn from_bits(bits: u64) -> Self { bits as $t }
         })* };
     }
-    bits!(u32, u64, i64);
+    bits!(i32, u32, u64, i64);
 
     macro_rules! packed {
         ($($t:ty),*) => { $(impl Bits for $t {

@@ -44,6 +44,9 @@ pub fn futex_wake_all(word: *const u32) {
 /// Waits until `word` no longer holds `expected`, somebody wakes it, a signal comes, or `deadline` (absolute, on the
 /// monotonic clock) passes. The caller looks again in each of these cases; only the deadline is told apart.
 ///
+/// Where the kernel refuses to wait (a seccomp filter), it sleeps for a millisecond instead: the caller, who looks again, sees
+/// what it waits for a little later.
+///
 /// Context: normal, blocks.
 pub fn futex_wait(word: &super::sync::Atomic<u32>, expected: u32, deadline: Option<timespec>) -> TimedOut {
     let op = libc::FUTEX_WAIT_BITSET | libc::FUTEX_PRIVATE_FLAG;
@@ -53,20 +56,45 @@ pub fn futex_wait(word: &super::sync::Atomic<u32>, expected: u32, deadline: Opti
         [core::ptr::from_ref(word) as usize, op as usize, expected as usize, limit as usize, 0, every_bit];
     // SAFETY: (1) `word` is a live, aligned u32 and `limit` null or a live timespec for the whole call; (2) holds.
     let result = unsafe { syscall(libc::SYS_futex, args) };
+    if !matches!(result, Ok(_) | Err(Errno(libc::EAGAIN | libc::EINTR | libc::ETIMEDOUT))) {
+        let args = [core::ptr::from_ref(&REFUSED) as usize, 0, 0, 0, 0, 0];
+        // SAFETY: (1) a readable timespec, and nothing is to be written; (2) holds. Refused too, the caller looks at once.
+        let _ = unsafe { syscall(libc::SYS_nanosleep, args) };
+    }
     TimedOut(result == Err(Errno(libc::ETIMEDOUT)))
+}
+
+/// How long to look away where the kernel refuses to let a thread wait: 1 ms.
+const REFUSED: timespec = timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+
+/// Has the kernel clear `page` in every child that is forked from here on.
+///
+/// # Errors
+/// `EINVAL` from kernels before 4.14, or what a seccomp filter decides.
+#[cfg(not(loom))]
+pub fn wipe_on_fork(page: &'static super::process::Page) -> Result<(), Errno> {
+    let args =
+        [core::ptr::from_ref(page) as usize, size_of_val(page), libc::MADV_WIPEONFORK as usize, 0, 0, 0];
+    // SAFETY: (1) one whole page, by its alignment and size; nothing in this process changes, and a child's `Page` is valid as
+    // all zero; (2) holds.
+    unsafe { syscall(libc::SYS_madvise, args) }.map(drop)
 }
 
 /// Did a wait end because its deadline passed?
 pub struct TimedOut(pub bool);
 
-/// Makes a non-blocking eventfd readable.
+/// The number of no descriptor.
+pub const NO_EVENTFD: c_int = -1;
+
+/// Makes a non-blocking eventfd readable. Nothing for [`NO_EVENTFD`].
 ///
 /// Context: any, async-signal-safe.
 pub fn eventfd_add_one(fd: c_int) {
     let one = 1_u64;
     let args = [fd as usize, core::ptr::from_ref(&one) as usize, size_of::<u64>(), 0, 0, 0];
     // SAFETY: (1) `one` is eight readable bytes; any number is a valid descriptor to ask for; (2) holds. The one failure
-    // that an open eventfd has is EAGAIN, when its counter is at its end: it is readable then.
+    // that an open eventfd has is EAGAIN, when its counter is at its end: it is readable then. Of no descriptor, the kernel
+    // says EBADF.
     let _ = unsafe { syscall(libc::SYS_write, args) };
 }
 

@@ -158,19 +158,21 @@ impl Stripes {
     /// Context: any; used in normal context.
     ///
     /// # Errors
-    /// What the kernel said to `membarrier`. Memory pressure passes, so `ENOMEM` is retried here.
+    /// What the kernel said to `membarrier`. `ENOMEM` may pass, and was tried again a few times: who has time waits and calls again.
     pub fn heavy_fence(&self) -> Result<(), super::sys::Errno> {
         if cfg!(interp_guard_inject = "no_heavy_fence") {
             return Ok(());
         }
         #[cfg(not(loom))]
         if matches!(self.mode, Counters::PerCpu) {
-            loop {
-                match sys::membarrier_private_expedited() {
-                    Err(sys::Errno(libc::ENOMEM)) => core::hint::spin_loop(),
-                    result => return result,
-                }
+            const TRIES: usize = 8;
+            let mut last = sys::membarrier_private_expedited();
+            for _ in 1..TRIES {
+                let Err(sys::Errno(libc::ENOMEM)) = last else { break };
+                core::hint::spin_loop();
+                last = sys::membarrier_private_expedited();
             }
+            return last;
         }
         // SeqCst: pairs with the SeqCst read-modify-writes and loads of shared mode (A2/A4, X1/X3; edges E3, E4).
         super::sync::fence(Ordering::SeqCst);
