@@ -42,13 +42,13 @@ pub fn futex_wake_all(word: *const u32) {
 }
 
 /// Waits until `word` no longer holds `expected`, somebody wakes it, a signal comes, or `deadline` (absolute, on the
-/// monotonic clock) passes. The caller looks again in each of these cases; only the deadline is told apart.
+/// monotonic clock) passes. The caller looks again in each of these cases.
 ///
 /// Where the kernel refuses to wait (a seccomp filter), it sleeps for a millisecond instead: the caller, who looks again, sees
 /// what it waits for a little later.
 ///
 /// Context: normal, blocks.
-pub fn futex_wait(word: &super::sync::Atomic<u32>, expected: u32, deadline: Option<timespec>) -> TimedOut {
+pub fn futex_wait(word: &super::sync::Atomic<u32>, expected: u32, deadline: Option<timespec>) {
     let op = libc::FUTEX_WAIT_BITSET | libc::FUTEX_PRIVATE_FLAG;
     let limit = deadline.as_ref().map_or(core::ptr::null(), core::ptr::from_ref);
     let every_bit = u32::MAX as usize;
@@ -61,7 +61,6 @@ pub fn futex_wait(word: &super::sync::Atomic<u32>, expected: u32, deadline: Opti
         // SAFETY: (1) a readable timespec, and nothing is to be written; (2) holds. Refused too, the caller looks at once.
         let _ = unsafe { syscall(libc::SYS_nanosleep, args) };
     }
-    TimedOut(result == Err(Errno(libc::ETIMEDOUT)))
 }
 
 /// How long to look away where the kernel refuses to let a thread wait: 1 ms.
@@ -79,9 +78,6 @@ pub fn wipe_on_fork(page: &'static super::process::Page) -> Result<(), Errno> {
     // all zero; (2) holds.
     unsafe { syscall(libc::SYS_madvise, args) }.map(drop)
 }
-
-/// Did a wait end because its deadline passed?
-pub struct TimedOut(pub bool);
 
 /// The number of no descriptor.
 pub const NO_EVENTFD: c_int = -1;

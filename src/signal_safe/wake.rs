@@ -44,17 +44,16 @@ impl Wake {
     ///
     /// Context: normal, blocks.
     #[cfg(not(loom))]
-    pub fn wait(&self, seen: u32, deadline: Option<timespec>) -> sys::TimedOut {
-        sys::futex_wait(&self.0, seen, deadline)
+    pub fn wait(&self, seen: u32, deadline: Option<timespec>) {
+        sys::futex_wait(&self.0, seen, deadline);
     }
 
     /// Loom has no futex: a model lets the others run until the word has changed. Notifying changes the word before it
     /// wakes, so this ends where the futex call does; a lost wake-up is an execution without end, which loom reports.
     #[cfg(loom)]
-    pub fn wait(&self, seen: u32, _deadline: Option<timespec>) -> sys::TimedOut {
+    pub fn wait(&self, seen: u32, _deadline: Option<timespec>) {
         while self.0.load(Ordering::Acquire) == seen {
             loom::thread::yield_now();
         }
-        sys::TimedOut(false)
     }
 }
