@@ -536,6 +536,10 @@ IG_MUST_USE ig_status ig_pending_push(ig_pending *pending, ig_guard *guard, void
 /**
  * The queue's eventfd, readable while calls wait: for the program's own event loop, which then calls ig_pending_run.
  *
+ * In a forked child the same number is an eventfd of the child's own. If RLIMIT_NOFILE was lowered to that number or below, or
+ * the system has no file left to give, it stays the parent's and says nothing about the child's calls; ig_pending_run runs them
+ * all the same, and like ig_pending_start_worker it tries again to replace it.
+ *
  * Context: any, async-signal-safe.
  * Returns: the descriptor; -1 for a null argument.
  * Ownership: the queue's. Nobody else reads or closes it.
@@ -565,14 +569,18 @@ ig_status ig_pending_start_worker(ig_pending *pending);
  * thread, it forgets the worker, and another may be started.
  *
  * Context: normal; blocks.
- * Returns: IG_OK, with what the worker ran in its life in `*ran`, if that is not NULL; IG_WOULD_DEADLOCK from inside one of the
- * queue's calls; IG_INVALID for a null `pending`, or if it has no worker.
+ * Returns: IG_OK, with what the worker ran in its life in `*ran`, if that is not NULL; IG_UNAVAILABLE, with the same, if it had
+ * ended by itself, since the system did not let it wait: standard error has said why; IG_WOULD_DEADLOCK from inside one of the
+ * queue's calls; IG_INVALID for a null `pending`, or if it has no worker. But for the last two, the queue has no worker then.
  */
 ig_status ig_pending_stop_worker(ig_pending *pending, ig_ran *ran);
 
 /**
  * Before a fork: blocks this thread's signals and takes the registry's mutex, until ig_after_fork_parent or
- * ig_after_fork_child. In between, lookups and closes of guards go on.
+ * ig_after_fork_child. In between, lookups and closes of guards go on. Another thread's ig_before_fork, of any registry, waits.
+ *
+ * Several registries may be around one fork, asked and answered in any order. The last answer gives the signal mask back. Twice
+ * for one registry nests, and is answered twice.
  *
  * Context: normal; blocks; never in a signal handler.
  * Returns: IG_OK; IG_INVALID for a null registry.

@@ -2,13 +2,15 @@
  *
  *     fork CHILDREN
  *
- * Every child keeps one guard, finalizes every interpreter, and exits in time. */
+ * Every child keeps one guard, finalizes every interpreter, and exits in time. Then forks around two registries, which are asked
+ * and answered in any order, and by two threads in opposite ones. */
 
 #include "check.h"
 
 #include <interp_guard.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <sys/wait.h>
 
 enum { THREADS = 4, INTERPS = 3 };
@@ -62,6 +64,79 @@ static void child(ig_guard guards[2]) {
     _exit(0);
 }
 
+static ig_registry *two[2];
+
+static int is_blocked(int number) {
+    sigset_t mask;
+    CHECK(pthread_sigmask(SIG_SETMASK, NULL, &mask) == 0);
+    return sigismember(&mask, number);
+}
+
+static void in_any_order(int first) {
+    OK(ig_before_fork(two[0]));
+    OK(ig_before_fork(two[1]));
+    CHECK(is_blocked(SIGUSR1));
+    const pid_t pid = fork();
+    if (pid == 0) {
+        watchdog(300);
+        int64_t id;
+        void *back = NULL;
+        OK(ig_after_fork_child(two[first], NULL, 0));
+        CHECK(is_blocked(SIGUSR1));
+        OK(ig_after_fork_child(two[!first], NULL, 0));
+        CHECK(!is_blocked(SIGUSR1));
+        for (int i = 0; i < 2; i++) {
+            OK(ig_register(two[i], &interps[0], &id)); /* its mutex was given back */
+            OK(ig_finalize(two[i], id, 0, &back));
+            OK(ig_registry_free(two[i]));
+        }
+        OK(ig_registry_free(registry));
+        _exit(0);
+    }
+    OK(ig_after_fork_parent(two[first]));
+    CHECK(is_blocked(SIGUSR1));
+    OK(ig_after_fork_parent(two[!first]));
+    CHECK(!is_blocked(SIGUSR1));
+    int status = -1;
+    CHECK(pid > 0 && waitpid(pid, &status, 0) == pid);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+static pthread_barrier_t begin;
+
+/* Asks in one order; the other thread asks in the other one. */
+static void *asks(void *argument) {
+    const int first = *(int *)argument;
+    for (int round = 0; round < 1000; round++) {
+        const int waited = pthread_barrier_wait(&begin);
+        CHECK(waited == 0 || waited == PTHREAD_BARRIER_SERIAL_THREAD);
+        OK(ig_before_fork(two[first]));
+        sched_yield();
+        OK(ig_before_fork(two[!first]));
+        OK(ig_after_fork_parent(two[first])); /* as if fork had failed */
+        OK(ig_after_fork_parent(two[!first]));
+    }
+    return NULL;
+}
+
+static void two_registries(void) {
+    pthread_t threads[2];
+    int first[2] = {0, 1};
+    OK(ig_registry_new(4, &two[0]));
+    OK(ig_registry_new(4, &two[1]));
+    in_any_order(0);
+    in_any_order(1);
+    CHECK(pthread_barrier_init(&begin, NULL, 2) == 0);
+    for (int i = 0; i < 2; i++) {
+        CHECK(pthread_create(&threads[i], NULL, asks, &first[i]) == 0);
+    }
+    for (int i = 0; i < 2; i++) {
+        CHECK(pthread_join(threads[i], NULL) == 0);
+        OK(ig_registry_free(two[i]));
+    }
+    CHECK(pthread_barrier_destroy(&begin) == 0);
+}
+
 int main(int argc, char **argv) {
     watchdog(600);
     const long children = argument(argc, argv, 1, 200);
@@ -109,6 +184,7 @@ int main(int argc, char **argv) {
     for (int i = 0; i < INTERPS; i++) {
         OK(ig_finalize(registry, ids[i], 0, &back));
     }
+    two_registries();
     OK(ig_registry_free(registry));
     printf("fork: %ld children finalized everything and exited\n", children);
     return 0;
