@@ -6,9 +6,9 @@
 use crate::blockers;
 use crate::drain_options::{DrainOptions, Enough, Phase, Watch};
 use crate::ledger::Holders;
-use crate::pending::{self, Waiting};
+use crate::pending::{self, Left, Waiting};
 use crate::registry::{Book, CloseError, OnClose, Registry, Stats};
-use crate::signal_safe::sys::Errno;
+use crate::signal_safe::sys::{self, Errno};
 use crate::signal_safe::word::InterpreterId;
 use crate::unwind;
 use std::error::Error;
@@ -32,6 +32,16 @@ pub struct Closing<'r, T: Send + Sync + 'static> {
     pub(crate) fenced: Result<(), Errno>,
 }
 
+/// What may be taken up that is closed already.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TakeUp {
+    Nothing,
+    /// What nobody holds the right to drain of.
+    Left,
+    /// That, and what an error holds that `finalize` or `finalize_all` gave to the calling thread: it tries again.
+    OrOwn,
+}
+
 /// The number of a `Closing` that owns nothing. The book counts from one.
 const UNCLAIMED: u64 = 0;
 
@@ -52,13 +62,13 @@ pub(crate) fn run_on_close(callbacks: Vec<(InterpreterId, OnClose)>) {
 }
 
 impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
-    /// C1, or, with `take_up`, taking up what somebody else has closed and left. What is left to the caller, in this order,
+    /// C1, or taking up what is closed. What is left to the caller, in this order,
     /// with the mutex released: C2, and the callbacks.
     pub(crate) fn claim(
         registry: &'r Registry<T>,
         book: &mut Book,
         id: InterpreterId,
-        take_up: bool,
+        take_up: TakeUp,
     ) -> Result<(Self, Vec<(InterpreterId, OnClose)>), CloseError> {
         if Self::is_taken(registry, book, id, take_up).ok_or(CloseError::NotFound)? {
             return Err(CloseError::AlreadyClosing);
@@ -70,7 +80,7 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
             unsafe { registry.table().begin_close(entry.slot, id) };
             book.stats.closings += 1;
         }
-        entry.owner = Some(number);
+        (entry.owner, entry.in_error_of) = (Some(number), None);
         let slot = entry.slot;
         let callbacks = std::mem::take(&mut entry.on_close).into_iter().rev().map(|f| (id, f)).collect();
         // Who serves a queue has been woken by each push; in case they were waiting for something else.
@@ -84,18 +94,19 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
         registry: &Registry<T>,
         book: &Book,
         id: InterpreterId,
-        take_up: bool,
+        take_up: TakeUp,
     ) -> Option<bool> {
         let entry = book.entries.get(&id)?;
-        let owned = entry.owner.is_some_and(|owner| owner > book.inherited);
-        Some(owned || !take_up && registry.table().is_closing(entry.slot))
+        let again = take_up == TakeUp::OrOwn && entry.in_error_of == Some(sys::gettid());
+        let owned = entry.owner.is_some_and(|owner| owner > book.inherited) && !again;
+        Some(owned || take_up == TakeUp::Nothing && registry.table().is_closing(entry.slot))
     }
 
     /// C1, C2 and the callbacks.
     pub(crate) fn begin(
         registry: &'r Registry<T>,
         id: InterpreterId,
-        take_up: bool,
+        take_up: TakeUp,
     ) -> Result<Self, CloseError> {
         let claimed = {
             let mut book = registry.lock();
@@ -129,9 +140,8 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
         self.id
     }
 
-    /// How many guards are out, with the daemon threads that are attaching at this moment. Never too few, but while
-    /// [`fence_error`](Self::fence_error) says that earlier lookups cannot be seen; one that was given up a moment ago may
-    /// still be counted.
+    /// How many guards are out. Never too few, but while [`fence_error`](Self::fence_error) says that earlier lookups cannot be
+    /// seen; one that was given up a moment ago may still be counted.
     ///
     /// Context: normal. O(CPUs).
     ///
@@ -143,11 +153,7 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn outstanding(&self) -> u64 {
-        if self.number == UNCLAIMED {
-            return self.registry.outstanding(self.id).unwrap_or(0);
-        }
-        let table = self.registry.table();
-        u64::try_from(table.out(self.slot)).unwrap_or(0) + u64::from(table.entering(self.slot))
+        self.registry.outstanding(self.id).unwrap_or(0)
     }
 
     /// Did the kernel refuse the fence that makes earlier lookups visible to this thread? The error number, if so.
@@ -229,14 +235,27 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
                 return Err(DrainError::FenceFailed(DrainTimeout::new(self, watch.began)));
             }
         }
+        let mut ran = false;
         while !cfg!(interp_guard_inject = "no_drain") {
             let Some(wake) = self.registry.table().wake(self.slot) else { break };
             let seen = wake.value(); // D0
+            let mut left = Left::Nothing;
             pending::run_own(self.registry, self.id);
             match self.registry.table().out(self.slot) {
                 0 if self.registry.table().seal(self.slot) => break, // D3, G2
-                0.. => {}
+                0 => {}
+                1.. => left = pending::run_left(self.registry, self.id, watch.is_without_limit()),
                 _ => return Err(DrainError::Unbalanced(DrainTimeout::new(self, watch.began))),
+            }
+            // Sums again before it asks for the time; but a call that pushes the next one has no drain run for ever.
+            ran = left == Left::Ran && !ran;
+            if ran {
+                continue;
+            }
+            // An interrupt check may let others attach for a moment: with one, nobody can say that they never will.
+            if !watch.has_interrupt() && self.registry.table().is_kept_from_attaching_here(self.slot, self.id)
+            {
+                return Err(DrainError::WouldDeadlock(DrainTimeout::new(self, watch.began)));
             }
             match watch.enough() {
                 None => {}
@@ -248,7 +267,7 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
                     return Err(DrainError::Interrupted(DrainTimeout::new(self, watch.began)));
                 }
             }
-            wake.wait(seen, watch.next_look());
+            wake.wait(seen, watch.next_look(left == Left::ToOthers));
         }
         Ok(self)
     }
@@ -276,6 +295,15 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
         let Some(entry) = entry else { return false };
         entry.owner = Some(number);
         self.number = number;
+        true
+    }
+
+    /// It goes into an error of `finalize` or `finalize_all`, or, with `None`, comes out of one. Does it own the drain?
+    fn note_error_of(&self, thread: Option<u32>) -> bool {
+        let mut book = self.registry.lock();
+        let entry = book.as_mut().and_then(|book| book.entries.get_mut(&self.id));
+        let Some(entry) = entry.filter(|entry| entry.owner == Some(self.number)) else { return false };
+        entry.in_error_of = thread;
         true
     }
 
@@ -335,7 +363,8 @@ struct Report {
 impl<'r, T: Send + Sync + 'static> DrainTimeout<'r, T> {
     fn new(closing: Closing<'r, T>, began: Instant) -> Self {
         let waited = began.elapsed();
-        let holders = Holders::of(closing.registry.table(), closing.id, closing.outstanding());
+        let (outstanding, attaching) = closing.registry.in_its_way(closing.id).unwrap_or_default();
+        let holders = Holders::of(closing.registry.table(), closing.id, outstanding, attaching);
         let pending = closing.registry.lock().as_ref().map_or_else(Vec::new, |book| book.waiting(closing.id));
         Self { closing, report: Box::new(Report { waited, holders, pending }) }
     }
@@ -343,8 +372,9 @@ impl<'r, T: Send + Sync + 'static> DrainTimeout<'r, T> {
     /// Gives the `Closing` back, to wait again.
     ///
     /// Where [`Registry::finalize`] said [`WouldDeadlock`](DrainError::WouldDeadlock) there is none, since the interpreter
-    /// was left as it was; then this closes it. If somebody else has done that meanwhile, the `Closing` owns nothing, and
-    /// its drain says [`Superseded`](DrainError::Superseded) at once.
+    /// was left as it was; then this closes it. Nor is there one where the same thread has called `finalize` or `finalize_all`
+    /// again, which took it up; then this takes up what that left. If somebody else has the interpreter by then, or it is gone,
+    /// the `Closing` owns nothing, and its drain says [`Superseded`](DrainError::Superseded) at once.
     ///
     /// ```
     /// # use interp_guard::Registry;
@@ -358,10 +388,10 @@ impl<'r, T: Send + Sync + 'static> DrainTimeout<'r, T> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn into_closing(self) -> Closing<'r, T> {
-        if self.closing.number != UNCLAIMED {
+        if self.closing.note_error_of(None) {
             return self.closing;
         }
-        let claimed = Closing::begin(self.closing.registry, self.closing.id, true);
+        let claimed = Closing::begin(self.closing.registry, self.closing.id, TakeUp::Left);
         claimed.unwrap_or(self.closing)
     }
 
@@ -381,6 +411,23 @@ impl<'r, T: Send + Sync + 'static> DrainTimeout<'r, T> {
     /// ```
     pub fn pending(&self) -> &[Waiting] {
         &self.report.pending
+    }
+
+    /// How many threads were attaching as daemons when the drain gave up. They hold no guard; a drain waits until they are
+    /// attached.
+    ///
+    /// ```
+    /// # use interp_guard::Registry;
+    /// # use std::time::Duration;
+    /// # let registry = Registry::new();
+    /// # let id = registry.register("an interpreter").unwrap();
+    /// # let guard = registry.lookup(id)?;
+    /// let late = registry.close(id)?.drain(Some(Duration::ZERO)).unwrap_err();
+    /// assert_eq!(late.timeout().attaching(), 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn attaching(&self) -> u64 {
+        self.report.holders.attaching()
     }
 
     /// How many guards were out when the drain gave up.
@@ -454,12 +501,18 @@ pub enum DrainError<'r, T: Send + Sync + 'static> {
     Unbalanced(DrainTimeout<'r, T>),
     /// The kernel refuses the fence that makes lookups of other threads visible to this one.
     FenceFailed(DrainTimeout<'r, T>),
-    /// Somebody else has taken this drain up meanwhile: in a forked child, what belonged to threads that are gone can
-    /// be.
+    /// Somebody else has taken this drain up meanwhile: another `finalize` of the thread that got the error in which it was; or, in
+    /// a forked child, where what belonged to threads that are gone can be taken up.
     Superseded(DrainTimeout<'r, T>),
 }
 
 impl<'r, T: Send + Sync + 'static> DrainError<'r, T> {
+    /// As `finalize` and `finalize_all` give it to the calling thread, which may try again while it has the error.
+    pub(crate) fn for_finalize(self) -> FinalizeError<'r, T> {
+        self.timeout().closing.note_error_of(Some(sys::gettid()));
+        FinalizeError::Drain(self)
+    }
+
     fn parts(&self) -> (&'static str, &'static str, &DrainTimeout<'r, T>) {
         match self {
             Self::Timeout(timeout) => ("Timeout", "the drain timed out", timeout),
@@ -556,7 +609,7 @@ impl<T: Send + Sync + 'static> Error for DrainError<'_, T> {}
 pub enum FinalizeError<'r, T: Send + Sync + 'static> {
     /// No interpreter has this ID: it was never registered, or it has been finalized.
     NotFound,
-    /// Somebody else holds the [`Closing`] of this interpreter.
+    /// Somebody else holds the [`Closing`] of this interpreter, or an error with one in it.
     AlreadyClosing,
     /// It was closed, and the drain did not finish.
     Drain(DrainError<'r, T>),

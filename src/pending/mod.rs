@@ -29,6 +29,7 @@
 //! ```
 
 mod attached;
+mod keeper;
 mod queue;
 mod running;
 mod worker;
@@ -36,7 +37,7 @@ mod worker;
 pub use attached::attached;
 pub(crate) use queue::Queue;
 pub use queue::Waiting;
-pub(crate) use running::{run_own, this_thread_runs_a_call_of};
+pub(crate) use running::{Left, Serve, run_left, run_own, this_thread_runs_a_call_of};
 pub use worker::Worker;
 
 use crate::registry::{Registry, SetupError};
@@ -339,8 +340,9 @@ impl<'r, T: Send + Sync + 'static> PendingQueue<'r, T> {
         let len = NonZeroU64::new(capacity as u64).filter(|_| capacity <= MAX_CAPACITY);
         let len = len.ok_or(QueueError::Capacity(capacity))?;
         let queue = Arc::new(Queue::new(name, len).map_err(QueueError::EventFd)?);
-        registry.attach_queue(&queue).map_err(QueueError::Registry)?;
-        Ok(Self { inner: Arc::new(Inner { registry, queue, runner }) })
+        let inner = Arc::new(Inner { registry, queue, runner });
+        registry.attach_queue(&inner.queue, running::to_be_served(&inner)).map_err(QueueError::Registry)?;
+        Ok(Self { inner })
     }
 
     /// Leaves a call for whoever serves the queue, and wakes them.
@@ -532,6 +534,7 @@ impl<'r, T: Send + Sync + 'static> PendingQueue<'r, T> {
 impl<T: Send + Sync + 'static> Inner<'_, T> {
     fn run_pending(&self) -> Ran {
         let _serving = Serving::new(&*self.queue);
+        self.queue.keeper.serves();
         self.queue.reset_event(); // R0
         self.run(None)
     }

@@ -1,5 +1,6 @@
 //! A queue without the interpreters' type: its memory, its eventfd, who serves it. What the registry's book knows of it.
 
+use super::keeper::Keeper;
 use crate::signal_safe::pending::{Cell, Ring};
 use crate::signal_safe::word::InterpreterId;
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -14,6 +15,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 pub(crate) struct Queue {
     pub ring: Ring,
     pub name: String,
+    pub keeper: Keeper,
     event: EventFd,
     /// Behind `ring`.
     cells: NonNull<[Cell]>,
@@ -39,7 +41,7 @@ impl Queue {
         let ring = unsafe { Ring::new(cells, capacity, event.as_fd().as_raw_fd()) };
         let (servers, forks) = (AtomicU32::new(0), AtomicU32::new(0));
         let (calls, panics) = (AtomicU64::new(0), AtomicU64::new(0));
-        Ok(Self { ring, name, event, cells, servers, forks, calls, panics })
+        Ok(Self { ring, name, keeper: Keeper::maker(), event, cells, servers, forks, calls, panics })
     }
 
     pub fn capacity(&self) -> usize {
@@ -81,6 +83,7 @@ impl Queue {
         // Relaxed, both: the only thread.
         self.servers.store(0, Ordering::Relaxed);
         self.forks.fetch_add(1, Ordering::Relaxed);
+        self.keeper.after_fork_child();
         let own = new_event()?;
         // SAFETY: both are open; the number stays ours, and what it named is the parent's still.
         let number =

@@ -101,6 +101,18 @@ pub fn gettid() -> u32 {
     unsafe { syscall(libc::SYS_gettid, [0; 6]) }.unwrap_or(0) as u32
 }
 
+/// Has the thread of this process that had this ID ended? `false` where the kernel does not say so: the ID is a living thread's,
+/// perhaps a later one's, or the question is forbidden.
+///
+/// Context: any, async-signal-safe.
+pub fn thread_has_ended(thread: u32) -> bool {
+    // SAFETY: getpid takes no arguments. It always succeeds.
+    let process = unsafe { syscall(libc::SYS_getpid, [0; 6]) }.unwrap_or(0);
+    // SAFETY: tgkill takes no pointers, and signal 0 is only asked about.
+    let asked = unsafe { syscall(libc::SYS_tgkill, [process, thread as usize, 0, 0, 0, 0]) };
+    asked == Err(Errno(libc::ESRCH))
+}
+
 /// The calling thread's name, padded with zeros.
 ///
 /// Context: any, async-signal-safe.
