@@ -3,7 +3,7 @@
 
 mod harness;
 
-use harness::install;
+use harness::{forbid, install};
 use interp_guard::Counters::{self, PerCpu, Shared};
 use interp_guard::{DrainError, DrainOptions, FinalizeError, InterpreterId, LookupError, Missing};
 use interp_guard::{RegisterError, Registry, SetupError};
@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         ("membarrier_forbidden_from_the_start", membarrier_forbidden_from_the_start),
         ("membarrier_forbidden_later", membarrier_forbidden_later),
         ("membarrier_without_memory", membarrier_without_memory),
+        ("who_has_ended_without_a_proc_file_system", who_has_ended_without_a_proc_file_system),
         ("clean_under_valgrind", clean_under_valgrind),
     ])
 }
@@ -109,12 +110,17 @@ fn full_under_churn() {
     const CAPACITY: usize = 4;
     for mode in modes() {
         let registry = Registry::with_capacity(CAPACITY).counters(mode);
-        let (full, registered) = (AtomicU64::new(0), AtomicUsize::new(0));
+        let (full, registered) = (AtomicU64::new(0), AtomicUsize::new(CAPACITY));
+        let has_one = std::sync::Barrier::new(CAPACITY);
         std::thread::scope(|scope| {
-            for thread in 0..4_u64 {
-                let (registry, full, registered) = (&registry, &full, &registered);
+            for thread in 0..CAPACITY as u64 {
+                let (registry, full, registered, has_one) = (&registry, &full, &registered, &has_one);
                 scope.spawn(move || {
-                    let mut mine = Vec::new();
+                    let mut mine = vec![registry.register(thread).expect("room")];
+                    // All have one: full, and each is refused at least once, however they are scheduled.
+                    has_one.wait();
+                    assert!(matches!(registry.register(thread), Err(RegisterError::RegistryFull(_))));
+                    has_one.wait();
                     for turn in 0..5_000 {
                         match registry.register(thread) {
                             Ok(id) => {
@@ -257,30 +263,8 @@ fn affinity_changes_under_a_guard() {
     println!("{} CPUs, each pair", cpus.len());
 }
 
-/// From now on, membarrier fails with this error number in this thread and those it starts.
-fn membarrier_fails(errno: i32) {
-    let jump = |code: u32, k: u32, jt, jf| libc::sock_filter { code: code as u16, jt, jf, k };
-    let (load, equal, ret) = (
-        libc::BPF_LD | libc::BPF_W | libc::BPF_ABS,
-        libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
-        libc::BPF_RET,
-    );
-    let mut filter = [
-        jump(load, 0, 0, 0), // the system call's number
-        jump(equal, libc::SYS_membarrier as u32, 0, 1),
-        jump(ret, libc::SECCOMP_RET_ERRNO | errno as u32, 0, 0),
-        jump(ret, libc::SECCOMP_RET_ALLOW, 0, 0),
-    ];
-    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
-    // SAFETY: sets a flag.
-    assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
-    let mode = libc::SECCOMP_MODE_FILTER;
-    // SAFETY: `program` describes `filter`, both live; it ends in a return on every path.
-    assert_eq!(unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &program) }, 0);
-}
-
 fn membarrier_forbidden_from_the_start() {
-    membarrier_fails(libc::EPERM);
+    forbid(libc::SYS_membarrier, None, libc::EPERM);
     let registry = Registry::new();
     let id = registry.register(7).expect("shared mode");
     assert_eq!(registry.layout().expect("mapped").counters, Shared);
@@ -301,7 +285,7 @@ fn membarrier_forbidden_later() {
     }
     let registry = Registry::new().counters(PerCpu);
     let [first, second] = [7, 8].map(|value| registry.register(value).expect("room"));
-    membarrier_fails(libc::EPERM);
+    forbid(libc::SYS_membarrier, None, libc::EPERM);
     let closing = registry.close(first).expect("live");
     assert_eq!(closing.fence_error(), Some(libc::EPERM));
     assert_eq!(registry.lookup(first).map(drop), Err(LookupError::Finalizing));
@@ -331,7 +315,7 @@ fn membarrier_without_memory() {
     let short = Some(Duration::from_millis(20));
     let closing = std::thread::scope(|scope| {
         let without = scope.spawn(|| {
-            membarrier_fails(libc::ENOMEM);
+            forbid(libc::SYS_membarrier, None, libc::ENOMEM);
             let began = Instant::now();
             let closing = registry.close(ids[0]).expect("live");
             println!("close: {:?}", began.elapsed());
@@ -369,6 +353,55 @@ fn membarrier_without_memory() {
     for (&id, value) in ids.iter().zip(0..).skip(1) {
         assert_eq!(registry.finalize(id, short).expect("no guard out"), value);
     }
+}
+
+/// A container without `/proc`: whatever asks for a file by its path is told that there is none.
+fn who_has_ended_without_a_proc_file_system() {
+    let registry = Registry::new().ledger(true);
+    let id = registry.register(7).expect("room");
+    let guard = registry.lookup(id).expect("live");
+    let (done, end) = std::sync::mpsc::channel::<()>();
+    let (taken, guards) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        let spawn = |name: &str, wait: Option<std::sync::mpsc::Receiver<()>>| {
+            let (registry, taken) = (&registry, taken.clone());
+            let take = move || {
+                taken.send(registry.lookup(id).expect("live")).expect("received");
+                wait.map(|wait| wait.recv());
+            };
+            std::thread::Builder::new().name(name.into()).spawn_scoped(scope, take).expect("spawned")
+        };
+        let ended = spawn("has ended", None);
+        let _lives = spawn("lives on", Some(end));
+        let guards = [guards.recv().expect("sent"), guards.recv().expect("sent")];
+        ended.join().expect("no panic");
+        for number in
+            [libc::SYS_statx, libc::SYS_stat, libc::SYS_lstat, libc::SYS_newfstatat, libc::SYS_access]
+        {
+            forbid(number, None, libc::ENOENT);
+        }
+        for number in [libc::SYS_open, libc::SYS_openat, libc::SYS_faccessat, libc::SYS_readlink] {
+            forbid(number, None, libc::ENOENT);
+        }
+        assert!(!std::path::Path::new("/proc/self").exists(), "there is none");
+        // The kernel lets go of a thread only after `join` has returned.
+        let of = |name: &str| {
+            let holders = registry.holders(id).expect("registered");
+            let holder = holders.iter().find(|holder| holder.thread_name == name).expect("it holds one");
+            (holder.thread_ended, holder.by_this_thread)
+        };
+        while of("has ended") != (true, false) {
+            std::thread::yield_now();
+        }
+        assert_eq!(of("lives on"), (false, false));
+        let holders = registry.holders(id).expect("registered");
+        let mine: Vec<_> = holders.iter().filter(|holder| holder.by_this_thread).collect();
+        assert!(matches!(mine[..], [mine] if !mine.thread_ended), "the thread that asks lives: {holders}");
+        println!("{holders}");
+        drop(guards);
+        done.send(()).expect("it waits");
+    });
+    drop(guard);
 }
 
 /// This scenario once more under valgrind's memcheck, where valgrind is there: errors and leaks fail it.

@@ -125,6 +125,11 @@ impl<'a> DrainOptions<'a> {
         self
     }
 
+    /// Is there an interrupt check?
+    pub(crate) fn has_interrupt(&self) -> bool {
+        self.interrupt.is_some()
+    }
+
     /// The clock starts.
     pub(crate) fn start(self) -> Watch<'a> {
         Watch {
@@ -184,9 +189,19 @@ impl Watch<'_> {
         self.deadline.as_ref().is_some_and(Deadline::has_passed).then_some(Enough::Deadline)
     }
 
-    /// The latest moment to look again, asleep until then; `None`: whenever woken.
-    pub fn next_look(&self) -> Option<libc::timespec> {
-        let poll = self.interrupt.as_ref().and_then(|_| Deadline::after(POLL));
+    /// May it wait for ever?
+    pub fn is_without_limit(&self) -> bool {
+        self.deadline.is_none()
+    }
+
+    /// Is there an interrupt check that may yet be asked?
+    pub fn has_interrupt(&self) -> bool {
+        self.interrupt.is_some() && !self.interrupted
+    }
+
+    /// The latest moment to look again, asleep until then; `None`: whenever woken. `soon`: also for what wakes nobody.
+    pub fn next_look(&self, soon: bool) -> Option<libc::timespec> {
+        let poll = if soon || self.interrupt.is_some() { Deadline::after(POLL) } else { None };
         [self.deadline, poll].into_iter().flatten().min().map(Deadline::timespec)
     }
 

@@ -5,7 +5,7 @@
 //! either, so the list that was made under that hold is complete.
 
 use crate::drain_options::{DrainOptions, Phase, Watch};
-use crate::finalizer::{Closing, FinalizeError, run_on_close};
+use crate::finalizer::{Closing, DrainError, FinalizeError, TakeUp, run_on_close};
 use crate::registry::{CloseError, Registry};
 use crate::signal_safe::word::InterpreterId;
 use std::time::Duration;
@@ -24,6 +24,9 @@ impl<T: Send + Sync + 'static> Registry<T> {
     /// An interpreter whose [`Closing`](crate::Closing) somebody else holds is left to them and not waited for:
     /// [`FinalizeError::AlreadyClosing`], whether they have finished with it by the end or not. If they drop the
     /// `Closing` before the others are drained, the interpreter is drained here.
+    ///
+    /// What an error holds that the calling thread got from `finalize` or from this is taken up again. To be called detached from
+    /// every interpreter, and from inside no pending call: see [`Closing::drain`](crate::Closing::drain).
     ///
     /// Context: normal; blocks, with no lock held.
     ///
@@ -79,7 +82,7 @@ impl<T: Send + Sync + 'static> Registry<T> {
         let mut drained: Vec<_> = drained.collect();
         // Those of somebody else last: until now they could come free.
         for (id, theirs) in drained.iter_mut().filter(|(_, outcome)| outcome.is_none()) {
-            *theirs = Some(match Closing::begin(self, *id, true) {
+            *theirs = Some(match Closing::begin(self, *id, TakeUp::OrOwn) {
                 Ok(closing) => drain(closing, &mut watch),
                 Err(CloseError::NotFound | CloseError::AlreadyClosing) => {
                     watch.tell(Phase::NotDrained(*id));
@@ -88,7 +91,7 @@ impl<T: Send + Sync + 'static> Registry<T> {
             });
         }
         let mut hand_out =
-            |closing: Closing<'r, T>| closing.hand_over(&mut watch).map_err(FinalizeError::Drain);
+            |closing: Closing<'r, T>| closing.hand_over(&mut watch).map_err(DrainError::for_finalize);
         drained.into_iter().filter_map(|(id, outcome)| Some((id, outcome?.and_then(&mut hand_out)))).collect()
     }
 
@@ -104,7 +107,7 @@ impl<T: Send + Sync + 'static> Registry<T> {
             order.sort_unstable_by_key(|&(id, registration)| {
                 (main == Some(id), std::cmp::Reverse(registration))
             });
-            let claim = |(id, _)| (id, Closing::claim(self, book, id, true).ok());
+            let claim = |(id, _)| (id, Closing::claim(self, book, id, TakeUp::OrOwn).ok());
             order.into_iter().map(claim).collect::<Vec<_>>()
         };
         let fenced = self.table().heavy_fence();
@@ -128,7 +131,7 @@ fn drain<'r, T: Send + Sync + 'static>(
     let id = closing.id();
     let drained = closing.until_drained(watch);
     watch.tell(if drained.is_ok() { Phase::Drained(id) } else { Phase::NotDrained(id) });
-    drained.map_err(FinalizeError::Drain)
+    drained.map_err(DrainError::for_finalize)
 }
 
 /// While one exists, nothing is registered.

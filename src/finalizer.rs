@@ -6,9 +6,9 @@
 use crate::blockers;
 use crate::drain_options::{DrainOptions, Enough, Phase, Watch};
 use crate::ledger::Holders;
-use crate::pending::{self, Waiting};
+use crate::pending::{self, Left, Waiting};
 use crate::registry::{Book, CloseError, OnClose, Registry, Stats, known};
-use crate::signal_safe::sys::Errno;
+use crate::signal_safe::sys::{self, Errno};
 use crate::signal_safe::word::InterpreterId;
 use crate::unwind;
 use std::error::Error;
@@ -32,6 +32,16 @@ pub struct Closing<'r, T: Send + Sync + 'static> {
     pub(crate) fenced: Result<(), Errno>,
 }
 
+/// What may be taken up that is closed already.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TakeUp {
+    Nothing,
+    /// What nobody holds the right to drain of.
+    Left,
+    /// That, and what an error holds that `finalize` or `finalize_all` gave to the calling thread: it tries again.
+    OrOwn,
+}
+
 /// The number of a `Closing` that owns nothing. The book counts from one.
 const UNCLAIMED: u64 = 0;
 
@@ -52,13 +62,13 @@ pub(crate) fn run_on_close(callbacks: Vec<(InterpreterId, OnClose)>) {
 }
 
 impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
-    /// C1, or, with `take_up`, taking up what somebody else has closed and left. What is left to the caller, in this order,
+    /// C1, or taking up what is closed. What is left to the caller, in this order,
     /// with the mutex released: C2, and the callbacks.
     pub(crate) fn claim(
         registry: &'r Registry<T>,
         book: &mut Book,
         id: InterpreterId,
-        take_up: bool,
+        take_up: TakeUp,
     ) -> Result<(Self, Vec<(InterpreterId, OnClose)>), CloseError> {
         if Self::is_taken(registry, book, id, take_up).ok_or(CloseError::NotFound)? {
             return Err(CloseError::AlreadyClosing);
@@ -70,7 +80,7 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
             unsafe { registry.table().begin_close(entry.slot, id) };
             book.stats.closings += 1;
         }
-        entry.owner = Some(number);
+        (entry.owner, entry.in_error_of) = (Some(number), None);
         let slot = entry.slot;
         let callbacks = std::mem::take(&mut entry.on_close).into_iter().rev().map(|f| (id, f)).collect();
         // Who serves a queue has been woken by each push; in case they were waiting for something else.
@@ -84,18 +94,19 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
         registry: &Registry<T>,
         book: &Book,
         id: InterpreterId,
-        take_up: bool,
+        take_up: TakeUp,
     ) -> Option<bool> {
         let entry = book.entries.get(&id)?;
-        let owned = entry.owner.is_some_and(|owner| owner > book.inherited);
-        Some(owned || !take_up && registry.table().is_closing(entry.slot))
+        let again = take_up == TakeUp::OrOwn && entry.in_error_of == Some(sys::gettid());
+        let owned = entry.owner.is_some_and(|owner| owner > book.inherited) && !again;
+        Some(owned || take_up == TakeUp::Nothing && registry.table().is_closing(entry.slot))
     }
 
     /// C1, C2 and the callbacks.
     pub(crate) fn begin(
         registry: &'r Registry<T>,
         id: InterpreterId,
-        take_up: bool,
+        take_up: TakeUp,
     ) -> Result<Self, CloseError> {
         let claimed = {
             let mut book = registry.lock();
@@ -129,9 +140,8 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
         self.id
     }
 
-    /// How many guards are out, with the daemon threads that are attaching at this moment. Never too few, but while
-    /// [`fence_error`](Self::fence_error) says that earlier lookups cannot be seen; one that was given up a moment ago may
-    /// still be counted.
+    /// How many guards are out. Never too few, but while [`fence_error`](Self::fence_error) says that earlier lookups cannot be
+    /// seen; one that was given up a moment ago may still be counted.
     ///
     /// Context: normal. O(CPUs).
     ///
@@ -143,11 +153,7 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn outstanding(&self) -> u64 {
-        if self.number == UNCLAIMED {
-            return self.registry.outstanding(self.id).unwrap_or(0);
-        }
-        let table = self.registry.table();
-        u64::try_from(table.out(self.slot)).unwrap_or(0) + u64::from(table.entering(self.slot))
+        self.registry.outstanding(self.id).unwrap_or(0)
     }
 
     /// Did the kernel refuse the fence that makes earlier lookups visible to this thread, or have no memory for it? The error
@@ -168,7 +174,13 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
     ///
     /// `timeout` limits the waiting; `None` is without limit, zero looks once. Never proceeds with a guard out.
     ///
-    /// Context: normal; blocks, with no lock held.
+    /// To be called detached from the interpreter. While this thread is attached, a guard's holder may be waiting for the
+    /// runtime's lock, which nobody here can know: then the wait lasts until the deadline. Of a daemon that is attaching it is
+    /// known, and said: `WouldDeadlock`.
+    ///
+    /// A drain that may wait runs the interpreter's [pending calls](crate::pending) that only its own thread would run.
+    ///
+    /// Context: normal; blocks, with no lock held; takes as long as the pending calls do that it runs.
     ///
     /// # Errors
     /// [`DrainError`]. The interpreter is closed and otherwise untouched, and the `Closing` is in the error.
@@ -241,7 +253,21 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
                 0.. => {}
                 _ => return Err(DrainError::Unbalanced(DrainTimeout::new(self, watch.began))),
             }
-            match watch.enough() {
+            let over = watch.enough();
+            // Not when the time is over: one call could push the next one for ever.
+            let left = match over {
+                None => pending::run_left(self.registry, self.id, watch.is_without_limit()),
+                Some(_) => Left::Nothing,
+            };
+            if left == Left::Ran {
+                continue;
+            }
+            // An interrupt check may let others attach for a moment: with one, nobody can say that they never will.
+            if !watch.has_interrupt() && self.registry.table().is_kept_from_attaching_here(self.slot, self.id)
+            {
+                return Err(DrainError::WouldDeadlock(DrainTimeout::new(self, watch.began)));
+            }
+            match over {
                 None => {}
                 Some(Enough::Deadline) => {
                     self.note(|stats| stats.timeouts += 1);
@@ -251,7 +277,7 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
                     return Err(DrainError::Interrupted(DrainTimeout::new(self, watch.began)));
                 }
             }
-            wake.wait(seen, watch.next_look());
+            wake.wait(seen, watch.next_look(left == Left::ToOthers));
         }
         Ok(self)
     }
@@ -279,6 +305,15 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
         let Some(entry) = entry else { return false };
         entry.owner = Some(number);
         self.number = number;
+        true
+    }
+
+    /// It goes into an error of `finalize` or `finalize_all`, or, with `None`, comes out of one. Does it own the drain?
+    fn note_error_of(&self, thread: Option<u32>) -> bool {
+        let mut book = self.registry.lock();
+        let entry = book.as_mut().and_then(|book| book.entries.get_mut(&self.id));
+        let Some(entry) = entry.filter(|entry| entry.owner == Some(self.number)) else { return false };
+        entry.in_error_of = thread;
         true
     }
 
@@ -340,7 +375,8 @@ struct Report {
 impl<'r, T: Send + Sync + 'static> DrainTimeout<'r, T> {
     fn new(closing: Closing<'r, T>, began: Instant) -> Self {
         let waited = began.elapsed();
-        let holders = Holders::of(closing.registry.table(), closing.id, closing.outstanding());
+        let (outstanding, attaching) = closing.registry.in_its_way(closing.id).unwrap_or_default();
+        let holders = Holders::of(closing.registry.table(), closing.id, outstanding, attaching);
         let pending = closing.registry.lock().as_ref().map_or_else(Vec::new, |book| book.waiting(closing.id));
         Self { closing, report: Box::new(Report { waited, holders, pending }) }
     }
@@ -348,8 +384,9 @@ impl<'r, T: Send + Sync + 'static> DrainTimeout<'r, T> {
     /// Gives the `Closing` back, to wait again.
     ///
     /// Where [`Registry::finalize`] said [`WouldDeadlock`](DrainError::WouldDeadlock) there is none, since the interpreter
-    /// was left as it was; then this closes it. If somebody else has done that meanwhile, the `Closing` owns nothing, and
-    /// its drain says [`Superseded`](DrainError::Superseded) at once.
+    /// was left as it was; then this closes it. Nor is there one where the same thread has called `finalize` or `finalize_all`
+    /// again, which took it up; then this takes up what that left. If somebody else has the interpreter by then, or it is gone,
+    /// the `Closing` owns nothing, and its drain says [`Superseded`](DrainError::Superseded) at once.
     ///
     /// ```
     /// # use interp_guard::Registry;
@@ -363,10 +400,10 @@ impl<'r, T: Send + Sync + 'static> DrainTimeout<'r, T> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn into_closing(self) -> Closing<'r, T> {
-        if self.closing.number != UNCLAIMED {
+        if self.closing.note_error_of(None) {
             return self.closing;
         }
-        let claimed = Closing::begin(self.closing.registry, self.closing.id, true);
+        let claimed = Closing::begin(self.closing.registry, self.closing.id, TakeUp::Left);
         claimed.unwrap_or(self.closing)
     }
 
@@ -386,6 +423,23 @@ impl<'r, T: Send + Sync + 'static> DrainTimeout<'r, T> {
     /// ```
     pub fn pending(&self) -> &[Waiting] {
         &self.report.pending
+    }
+
+    /// How many threads were attaching as daemons when the drain gave up. They hold no guard; a drain waits until they are
+    /// attached.
+    ///
+    /// ```
+    /// # use interp_guard::Registry;
+    /// # use std::time::Duration;
+    /// # let registry = Registry::new();
+    /// # let id = registry.register("an interpreter").unwrap();
+    /// # let guard = registry.lookup(id)?;
+    /// let late = registry.close(id)?.drain(Some(Duration::ZERO)).unwrap_err();
+    /// assert_eq!(late.timeout().attaching(), 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn attaching(&self) -> u64 {
+        self.report.holders.attaching()
     }
 
     /// How many guards were out when the drain gave up.
@@ -452,7 +506,8 @@ pub enum DrainError<'r, T: Send + Sync + 'static> {
     Timeout(DrainTimeout<'r, T>),
     /// The interrupt check of [`DrainOptions`] ended the waiting with guards out.
     Interrupted(DrainTimeout<'r, T>),
-    /// The calling thread itself is what the drain would wait for.
+    /// The calling thread itself is what the drain would wait for: it is inside an ensure or a pending call of the interpreter; or
+    /// it is attached to it, and a daemon is attaching. Release, return or detach, and try again.
     WouldDeadlock(DrainTimeout<'r, T>),
     /// More guards were given up than taken: somewhere a guard was released twice, and nobody can say whether one is
     /// still out.
@@ -461,12 +516,18 @@ pub enum DrainError<'r, T: Send + Sync + 'static> {
     /// ([`fence_error`](Closing::fence_error) says `ENOMEM`) may pass: it is waited out until the deadline, but for a second at
     /// most. A later drain tries again.
     FenceFailed(DrainTimeout<'r, T>),
-    /// Somebody else has taken this drain up meanwhile: in a forked child, what belonged to threads that are gone can
-    /// be.
+    /// Somebody else has taken this drain up meanwhile: another `finalize` of the thread that got the error in which it was; or, in
+    /// a forked child, where what belonged to threads that are gone can be taken up.
     Superseded(DrainTimeout<'r, T>),
 }
 
 impl<'r, T: Send + Sync + 'static> DrainError<'r, T> {
+    /// As `finalize` and `finalize_all` give it to the calling thread, which may try again while it has the error.
+    pub(crate) fn for_finalize(self) -> FinalizeError<'r, T> {
+        self.timeout().closing.note_error_of(Some(sys::gettid()));
+        FinalizeError::Drain(self)
+    }
+
     fn parts(&self) -> (&'static str, &'static str, &DrainTimeout<'r, T>) {
         match self {
             Self::Timeout(timeout) => ("Timeout", "the drain timed out", timeout),
@@ -563,7 +624,7 @@ impl<T: Send + Sync + 'static> Error for DrainError<'_, T> {}
 pub enum FinalizeError<'r, T: Send + Sync + 'static> {
     /// No interpreter has this ID: it was never registered, or it has been finalized.
     NotFound,
-    /// Somebody else holds the [`Closing`] of this interpreter.
+    /// Somebody else holds the [`Closing`] of this interpreter, or an error with one in it.
     AlreadyClosing,
     /// It was closed, and the drain did not finish.
     Drain(DrainError<'r, T>),

@@ -6,7 +6,6 @@ use crate::signal_safe::sys;
 use crate::signal_safe::table::Table;
 use std::ffi::CStr;
 use std::fmt;
-use std::path::Path;
 use std::time::Duration;
 
 /// One guard that is out, as the ledger recorded it.
@@ -17,7 +16,8 @@ pub struct Holder {
     pub thread_id: u32,
     /// That thread's name when it took the guard.
     pub thread_name: String,
-    /// Has that thread ended? (The kernel gives the IDs of ended threads to new ones in the end: then it seems to live.)
+    /// Does the kernel say that the thread has ended? (It gives the IDs of ended threads to new ones in the end: then it seems to
+    /// live, and `by_this_thread` may be another thread's.)
     pub thread_ended: bool,
     /// Where the guard was taken.
     pub site: Site,
@@ -35,7 +35,7 @@ impl Holder {
         Self {
             thread_id: record.thread,
             thread_name: String::from_utf8_lossy(name).into_owned(),
-            thread_ended: !Path::new(&format!("/proc/self/task/{}", record.thread)).exists(),
+            thread_ended: sys::thread_has_ended(record.thread),
             site: record.site,
             age: Duration::from_nanos(now.saturating_sub(record.since)),
             in_handler: record.on_signal_stack,
@@ -63,12 +63,13 @@ impl Holder {
 pub struct Holders {
     holders: Vec<Holder>,
     outstanding: u64,
+    attaching: u64,
     ledger: bool,
 }
 
 impl Holders {
-    /// What the ledger has for `id`, of which `outstanding` guards are out.
-    pub(crate) fn of(table: &Table, id: InterpreterId, outstanding: u64) -> Self {
+    /// What the ledger has for `id`, of which `outstanding` guards are out, and to which `attaching` daemons attach.
+    pub(crate) fn of(table: &Table, id: InterpreterId, outstanding: u64, attaching: u64) -> Self {
         let (now, this_thread) = (sys::monotonic_nanos(), sys::gettid());
         let mut holders = Vec::new();
         if let Some(ledger) = table.ledger() {
@@ -79,7 +80,7 @@ impl Holders {
             });
         }
         holders.sort_by_key(|holder| std::cmp::Reverse(holder.age));
-        Self { holders, outstanding, ledger: table.ledger().is_some() }
+        Self { holders, outstanding, attaching, ledger: table.ledger().is_some() }
     }
 
     /// The guards that are recorded, oldest first.
@@ -110,6 +111,21 @@ impl Holders {
     /// ```
     pub fn outstanding(&self) -> u64 {
         self.outstanding
+    }
+
+    /// How many threads are attaching as daemons at this moment. They hold no guard; a drain waits until they are attached.
+    ///
+    /// ```
+    /// # use interp_guard::Registry;
+    /// # let registry = Registry::new();
+    /// # let id = registry.register("an interpreter").unwrap();
+    /// let guard = registry.lookup(id)?;
+    /// let holders = registry.holders(id).unwrap();
+    /// assert_eq!((holders.outstanding(), holders.attaching()), (1, 0));
+    /// # Ok::<(), interp_guard::LookupError>(())
+    /// ```
+    pub fn attaching(&self) -> u64 {
+        self.attaching
     }
 
     /// How many guards are out that the ledger does not have: all of them while it is off, and those that were taken
@@ -158,12 +174,18 @@ const HEADER: [&str; 4] = ["thread", "ID", "age", "taken at"];
 
 impl fmt::Display for Holders {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let attaching = match self.attaching {
+            0 => String::new(),
+            1 => "\n  1 thread is attaching as a daemon".into(),
+            many => format!("\n  {many} threads are attaching as daemons"),
+        };
         if self.outstanding == 0 && self.holders.is_empty() {
-            return f.write_str("  no guard is out");
+            return write!(f, "  no guard is out{attaching}");
         }
         if !self.ledger {
-            return f.write_str(
-                "  who holds them is not recorded; INTERP_GUARD_LEDGER=1 or Registry::ledger(true) has it recorded",
+            return write!(
+                f,
+                "  who holds them is not recorded; INTERP_GUARD_LEDGER=1 or Registry::ledger(true) has it recorded{attaching}",
             );
         }
         let shown = if f.alternate() { self.holders.len() } else { ROWS };
@@ -185,10 +207,11 @@ impl fmt::Display for Holders {
             write!(f, "\n  and {more} more")?;
         }
         match self.unrecorded() {
-            0 => Ok(()),
-            1 => f.write_str("\n  1 more is not recorded: the ledger was full when it was taken"),
-            many => write!(f, "\n  {many} more are not recorded: the ledger was full when they were taken"),
+            0 => {}
+            1 => f.write_str("\n  1 more is not recorded: the ledger was full when it was taken")?,
+            many => write!(f, "\n  {many} more are not recorded: the ledger was full when they were taken")?,
         }
+        f.write_str(&attaching)
     }
 }
 

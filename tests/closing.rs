@@ -88,6 +88,72 @@ fn a_dropped_timeout_leaves_it_to_the_next_finalizer() {
 }
 
 #[test]
+fn a_retry_takes_up_what_the_error_of_the_first_try_holds() {
+    let registry = Registry::new();
+    let id = registry.register(7).expect("registered");
+    let guard = registry.lookup(id).expect("live");
+    let first = registry.finalize(id, NOW).expect_err("a guard is out");
+    let second = registry.finalize(id, NOW).expect_err("still");
+    assert!(matches!(second, FinalizeError::Drain(DrainError::Timeout(_))), "{second}");
+    drop(guard);
+    assert_eq!(registry.finalize(id, None).ok(), Some(7));
+    // What the errors had in them owns nothing any more, and says so.
+    for error in [first, second] {
+        let FinalizeError::Drain(error) = error else { panic!("{error}") };
+        assert!(matches!(error.into_closing().drain(None), Err(DrainError::Superseded(_))));
+    }
+}
+
+#[test]
+fn a_retry_by_finalize_all_takes_it_up_too() {
+    let registry = Registry::new();
+    let ids = [7, 8].map(|value| registry.register(value).expect("registered"));
+    let guard = registry.lookup(ids[1]).expect("live");
+    let first = registry.finalize(ids[1], NOW).expect_err("a guard is out");
+    let second = registry.finalize_all(NOW);
+    let outcomes: Vec<_> = second.iter().map(|(id, outcome)| (*id, outcome.is_ok())).collect();
+    assert_eq!(outcomes, [(ids[1], false), (ids[0], true)]);
+    assert!(matches!(second[0].1, Err(FinalizeError::Drain(DrainError::Timeout(_)))), "not AlreadyClosing");
+    drop(guard);
+    assert_eq!(
+        registry.finalize_all(NOW).pop().map(|(id, outcome)| (id, outcome.ok())),
+        Some((ids[1], Some(8)))
+    );
+    drop((first, second));
+}
+
+#[test]
+fn an_error_takes_up_what_a_later_try_has_left() {
+    let registry = Registry::new();
+    let id = registry.register(7).expect("registered");
+    let guard = registry.lookup(id).expect("live");
+    let Err(FinalizeError::Drain(first)) = registry.finalize(id, NOW) else { panic!("a guard is out") };
+    drop(registry.finalize(id, NOW).expect_err("still"));
+    let closing = first.into_closing();
+    assert!(matches!(registry.finalize(id, NOW), Err(FinalizeError::AlreadyClosing)), "a Closing is in hand");
+    drop(guard);
+    assert_eq!(closing.drain(NOW).ok(), Some(7));
+}
+
+#[test]
+fn another_threads_retry_is_refused_while_the_error_is_alive() {
+    let registry = Registry::new();
+    let id = registry.register(7).expect("registered");
+    let guard = registry.lookup(id).expect("live");
+    let error = registry.finalize(id, NOW).expect_err("a guard is out");
+    drop(guard);
+    let elsewhere = || {
+        std::thread::scope(|scope| {
+            scope.spawn(|| registry.finalize(id, NOW).map_err(|e| e.to_string())).join()
+        })
+    };
+    let told = elsewhere().expect("no panic").expect_err("held");
+    assert!(told.contains("somebody else") && told.contains("drains it or drops it"), "{told}");
+    drop(error);
+    assert_eq!(elsewhere().expect("no panic"), Ok(7));
+}
+
+#[test]
 fn a_drain_honours_its_deadline() {
     let registry = Registry::new();
     let id = registry.register(7).expect("registered");
@@ -172,7 +238,8 @@ fn every_error_says_what_was_wrong() {
     let timeout = registry.finalize(id, NOW).expect_err("a guard is out");
     assert!(timeout.to_string().contains("interpreter 0: 1 guard is out"), "{timeout}");
     assert!(format!("{timeout:?}").starts_with("Drain(Timeout(DrainTimeout"), "{timeout:?}");
-    assert!(registry.finalize(id, NOW).expect_err("held").to_string().contains("somebody else"));
+    let told = registry.close(id).expect_err("held").to_string();
+    assert!(told.contains("somebody else") && told.contains("drains it or drops it"), "{told}");
     assert!(registry.finalize(unknown(), NOW).expect_err("unknown").to_string().contains("no interpreter"));
     drop(timeout);
     drop(guard);

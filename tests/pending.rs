@@ -251,7 +251,7 @@ fn each_call_is_run_exactly_once_or_handed_back() {
     let registry = &Reg::new();
     let id = registered(registry);
     let queue = &PendingQueue::with(registry, QueueOptions::new().capacity(16)).unwrap();
-    let done = &AtomicBool::new(false);
+    let (done, full) = (&AtomicBool::new(false), &AtomicBool::new(false));
     let (back, total) = thread::scope(|scope| {
         let push = |pusher: usize| {
             move || {
@@ -260,6 +260,7 @@ fn each_call_is_run_exactly_once_or_handed_back() {
                     Ok(()) => false,
                     Err(refused) => {
                         assert!(matches!(refused, PushError::Full(_)));
+                        full.store(true, Ordering::Relaxed);
                         true
                     }
                 })
@@ -270,6 +271,10 @@ fn each_call_is_run_exactly_once_or_handed_back() {
         let runners = [(); 2].map(|()| {
             scope.spawn(|| {
                 let mut total = 0;
+                // Some are handed back for certain, and some run while others push.
+                while !full.load(Ordering::Relaxed) {
+                    thread::yield_now();
+                }
                 while !done.load(Ordering::Acquire) {
                     total += queue.run_pending().calls;
                 }
@@ -460,13 +465,17 @@ fn a_call_in_progress_is_waited_for() {
     let _worker = queue.start_worker().unwrap();
     let held = registry.lookup(id).unwrap();
     let gate = held.gate.lock().unwrap();
+    let (tell, told) = mpsc::channel();
+    *held.within.lock().unwrap() = Some(tell);
     let call = |guard: &Guard<'_, Interpreter>, data| {
+        guard.within.lock().unwrap().take();
         drop(guard.gate.lock().unwrap());
         note(guard, data);
     };
     queue.push(registry.lookup(id).unwrap(), call, 5).unwrap();
+    told.recv().unwrap_err(); // it is in progress
     let late = timeout(registry.finalize(id, Some(Duration::from_millis(10))).unwrap_err());
-    assert!(late.pending().iter().all(|waiting| waiting.served));
+    assert_eq!((late.pending(), late.outstanding()), (&[][..], 2));
     drop(gate);
     drop(held);
     assert_eq!(late.into_closing().drain(LONG).unwrap().calls.into_inner().unwrap(), [5]);
@@ -586,4 +595,165 @@ fn a_worker_that_cannot_be_told_to_end_is_not_waited_for() {
             assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 0));
         }
     }
+}
+
+// --- the thread that would run the calls is the one that waits -------------------------------------------------------
+
+/// A failure deadline for what would wait for ever.
+fn within<R: Send + 'static>(f: impl FnOnce() -> R + Send + 'static) -> R {
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || tell.send(f()));
+    told.recv_timeout(Duration::from_secs(60)).expect("it ends")
+}
+
+#[test]
+fn a_drain_runs_what_its_own_thread_served_last() {
+    let registry = Reg::new();
+    let [id, other] = [registered(&registry), registered(&registry)];
+    let queue = PendingQueue::new(&registry).unwrap();
+    assert_eq!(queue.run_pending(), ran(0, 0)); // the loop's last turn
+    for data in 0..3 {
+        queue.push(registry.lookup(id).unwrap(), note, data).unwrap();
+        queue.push(registry.lookup(other).unwrap(), note, data).unwrap();
+    }
+    assert_eq!(registry.finalize(id, LONG).unwrap().calls.into_inner().unwrap(), [0, 1, 2]);
+    assert_eq!((queue.len(), queue.ran()), (3, ran(3, 0)), "the other interpreter's wait for another turn");
+    let mut all = registry.finalize_all(LONG);
+    let (_, outcome) = all.pop().unwrap();
+    assert_eq!(outcome.unwrap().calls.into_inner().unwrap(), [0, 1, 2]);
+}
+
+#[test]
+fn one_that_only_looks_runs_nothing() {
+    let registry = Reg::new();
+    let id = registered(&registry);
+    let queue = PendingQueue::new(&registry).unwrap();
+    queue.run_pending();
+    queue.push(registry.lookup(id).unwrap(), note, 7).unwrap();
+    let late = timeout(registry.finalize(id, Some(Duration::ZERO)).unwrap_err());
+    assert_eq!((late.pending()[0].calls, queue.ran()), (1, ran(0, 0)));
+    assert_eq!(late.into_closing().drain(LONG).unwrap().calls.into_inner().unwrap(), [7]);
+}
+
+/// Until the deadline, it is left to whoever will serve it: see `a_queue_that_nobody_serves_is_named_by_the_drains_report`.
+#[test]
+fn without_a_limit_a_drain_runs_what_nobody_has_ever_served_if_its_own_thread_made_the_queue() {
+    let calls = within(|| {
+        let registry = leaked();
+        let id = registered(registry);
+        let queue = PendingQueue::new(registry).unwrap();
+        queue.push(registry.lookup(id).unwrap(), note, 7).unwrap();
+        registry.finalize(id, None).unwrap().calls.into_inner().unwrap()
+    });
+    assert_eq!(calls, [7]);
+}
+
+/// A call comes only while the drain waits, through a guard taken before.
+#[test]
+fn a_drain_sees_and_runs_what_is_pushed_while_it_waits() {
+    static RAN_ON: Mutex<Option<thread::ThreadId>> = Mutex::new(None);
+    let registry = leaked();
+    for _ in 0..200 {
+        let id = registered(registry);
+        let queue = PendingQueue::new(registry).unwrap();
+        queue.run_pending();
+        let (late, pushed) = (registry.lookup(id).unwrap(), queue.clone());
+        let pusher = thread::spawn(move || {
+            while !late.is_closing() {
+                thread::yield_now();
+            }
+            let call = |_: &Guard<'_, Interpreter>, _| *RAN_ON.lock().unwrap() = Some(thread::current().id());
+            pushed.push(late, call, 0).unwrap();
+        });
+        registry.finalize(id, LONG).unwrap();
+        pusher.join().unwrap();
+        assert_eq!(RAN_ON.lock().unwrap().take(), Some(thread::current().id()));
+    }
+}
+
+#[test]
+fn what_another_living_thread_served_last_is_left_to_it() {
+    let registry = leaked();
+    let id = registered(registry);
+    let queue = PendingQueue::new(registry).unwrap();
+    let (turn, turns) = mpsc::channel::<()>();
+    let (done, served) = mpsc::channel();
+    let its = queue.clone();
+    let event_loop = thread::spawn(move || turns.iter().for_each(|()| done.send(its.run_pending()).unwrap()));
+    turn.send(()).unwrap();
+    assert_eq!(served.recv().unwrap(), ran(0, 0));
+    queue.push(registry.lookup(id).unwrap(), note, 7).unwrap();
+    let late = timeout(registry.finalize(id, Some(Duration::from_millis(50))).unwrap_err());
+    assert_eq!((late.pending()[0].calls, queue.ran()), (1, ran(0, 0)));
+    turn.send(()).unwrap();
+    assert_eq!(late.into_closing().drain(LONG).unwrap().calls.into_inner().unwrap(), [7]);
+    assert_eq!(served.recv().unwrap(), ran(1, 0));
+    drop(turn);
+    event_loop.join().unwrap();
+}
+
+/// The drain waits already when the queue's thread ends, which wakes nobody.
+#[test]
+fn what_an_ended_thread_served_last_is_anybodys() {
+    let registry = leaked();
+    let id = registered(registry);
+    let queue = PendingQueue::new(registry).unwrap();
+    let (late, its) = (registry.lookup(id).unwrap(), queue.clone());
+    let event_loop = thread::spawn(move || {
+        its.run_pending();
+        its.push(late.clone(), note, 7).unwrap();
+        while !late.is_closing() {
+            thread::yield_now();
+        }
+    });
+    let calls = within(move || registry.finalize(id, None).unwrap().calls.into_inner().unwrap());
+    assert_eq!(calls, [7]);
+    event_loop.join().unwrap();
+}
+
+#[test]
+fn what_comes_after_the_worker_was_stopped_is_anybodys() {
+    let registry = leaked();
+    let id = registered(registry);
+    let queue = PendingQueue::new(registry).unwrap();
+    let worker = queue.start_worker().unwrap();
+    queue.push(registry.lookup(id).unwrap(), note, 1).unwrap();
+    assert_eq!(worker.stop(), ran(1, 0));
+    queue.push(registry.lookup(id).unwrap(), note, 2).unwrap();
+    let calls = within(move || registry.finalize(id, None).unwrap().calls.into_inner().unwrap());
+    assert_eq!(calls, [1, 2]);
+}
+
+#[test]
+fn a_call_that_pushes_the_next_one_does_not_outrun_the_deadline() {
+    static QUEUE: Mutex<Option<PendingQueue<'static, Interpreter>>> = Mutex::new(None);
+    fn again(guard: &Guard<'_, Interpreter>, data: usize) {
+        if let Some(queue) = &*QUEUE.lock().unwrap() {
+            let parts = guard.clone().into_raw().into_parts();
+            // SAFETY: of this registry, and put together once.
+            queue.push(unsafe { REGISTRY.guard_from_parts(parts) }, again, data + 1).unwrap();
+        }
+    }
+    let id = registered(&REGISTRY);
+    let queue = PendingQueue::new(&REGISTRY).unwrap();
+    *QUEUE.lock().unwrap() = Some(queue.clone());
+    queue.run_pending();
+    queue.push(REGISTRY.lookup(id).unwrap(), again, 0).unwrap();
+    let late = timeout(REGISTRY.finalize(id, Some(Duration::from_millis(50))).unwrap_err());
+    assert!(queue.ran().calls > 1, "it ran some");
+    *QUEUE.lock().unwrap() = None;
+    late.into_closing().drain(LONG).unwrap();
+}
+
+/// The drain has the only reference to the queue then.
+#[test]
+fn a_call_that_a_drain_runs_may_drop_the_queue() {
+    static QUEUE: Mutex<Option<PendingQueue<'static, Interpreter>>> = Mutex::new(None);
+    let id = registered(&REGISTRY);
+    let queue = PendingQueue::new(&REGISTRY).unwrap();
+    queue.run_pending();
+    queue.push(REGISTRY.lookup(id).unwrap(), |_, _| drop(QUEUE.lock().unwrap().take()), 0).unwrap();
+    queue.push(REGISTRY.lookup(id).unwrap(), note, 1).unwrap();
+    *QUEUE.lock().unwrap() = Some(queue);
+    assert_eq!(REGISTRY.finalize(id, LONG).unwrap().calls.into_inner().unwrap(), [1]);
 }

@@ -1,9 +1,16 @@
 //! A finalizer that would wait for its own thread is told so, at once.
 
-use interp_guard::thread_state;
-use interp_guard::{DrainError, FinalizeError, InterpreterId, LookupError, Registry};
+use interp_guard::{DrainError, DrainOptions, FinalizeError, InterpreterId, LookupError, Registry};
+use interp_guard::{gilstate, thread_state};
 use refruntime::Interpreter;
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
+
+/// A failure deadline: nothing here waits for it.
+const LONG: Option<Duration> = Some(Duration::from_secs(60));
 
 fn two() -> (Registry<Interpreter>, InterpreterId, InterpreterId) {
     let registry = Registry::new();
@@ -118,4 +125,147 @@ fn finalize_all_inside_an_ensure_closes_everything_and_says_who_blocks() {
     assert!(id == main && done.is_ok());
     assert_eq!(registry.lookup(sub).unwrap_err(), LookupError::Finalizing);
     drop(attached);
+}
+
+// --- the finalizer is attached, and a daemon waits at the gate ---------------------------------------------------------
+
+type Reg = Registry<Interpreter>;
+
+/// A registry with a ledger, `interpreter` in it as the main one, and what says that a thread begins to attach to it, once armed.
+fn told_of_attaching(
+    interpreter: Interpreter,
+) -> (&'static Reg, InterpreterId, Arc<AtomicBool>, mpsc::Receiver<()>) {
+    let registry: &'static Reg = Box::leak(Box::new(Registry::new().ledger(true)));
+    let (tell, told) = mpsc::channel();
+    let armed = Arc::new(AtomicBool::new(false));
+    let seen = armed.clone();
+    interpreter.before_attach(move || {
+        if seen.swap(false, SeqCst) {
+            tell.send(()).unwrap();
+        }
+    });
+    (registry, interpreter.register(registry).unwrap(), armed, told)
+}
+
+/// A daemon that has begun to attach.
+fn daemon(registry: &'static Reg, armed: &AtomicBool, told: &mpsc::Receiver<()>) -> JoinHandle<()> {
+    armed.store(true, SeqCst);
+    let daemon = thread::spawn(|| gilstate::release(gilstate::ensure(registry)));
+    told.recv().unwrap();
+    daemon
+}
+
+#[test]
+fn finalize_attached_with_a_daemon_attaching_leaves_the_interpreter_live() {
+    let (registry, id, armed, told) = told_of_attaching(Interpreter::locking());
+    let native = registry.lookup(id).unwrap().enter(); // as whoever finalizes from the interpreter's own code
+    let daemon = daemon(registry, &armed, &told);
+    let refused = registry.finalize(id, LONG).unwrap_err();
+    assert!(would_deadlock(&refused), "{refused}");
+    let report = refused.to_string();
+    println!("{report}");
+    assert!(
+        report.contains("0 guards are out") && report.contains("1 thread is attaching as a daemon"),
+        "{report}"
+    );
+    assert!(!report.contains("not recorded"), "{report}");
+    assert!(registry.lookup(id).is_ok(), "live");
+    let holders = registry.holders(id).unwrap();
+    assert_eq!((holders.outstanding(), holders.unrecorded(), holders.attaching()), (0, 0, 1), "{holders}");
+    assert_eq!(registry.outstanding(id), Some(0));
+    native.detached(|| daemon.join().unwrap());
+    assert_eq!(registry.holders(id).unwrap().attaching(), 0);
+    assert!(registry.finalize(id, LONG).is_ok(), "attached, with nobody else there");
+}
+
+#[test]
+fn drain_and_finalize_all_attached_with_a_daemon_attaching_leave_it_closing() {
+    let (registry, id, armed, told) = told_of_attaching(Interpreter::locking());
+    let native = registry.lookup(id).unwrap().enter();
+    let daemon = daemon(registry, &armed, &told);
+    let closing = registry.close(id).unwrap();
+    assert_eq!(closing.outstanding(), 0, "a daemon holds no guard");
+    let refused = closing.drain(LONG).unwrap_err();
+    assert!(matches!(refused, DrainError::WouldDeadlock(_)), "{refused}");
+    assert_eq!((refused.timeout().outstanding(), refused.timeout().attaching()), (0, 1));
+    drop(refused);
+    for (_, outcome) in registry.finalize_all(LONG) {
+        assert!(would_deadlock(&outcome.unwrap_err()));
+    }
+    native.detached(|| daemon.join().unwrap());
+    assert!(registry.finalize(id, LONG).is_ok());
+}
+
+/// With a guard out, too: its holder may give it up, but the daemon stays where it is.
+#[test]
+fn a_guard_that_is_out_besides_changes_nothing() {
+    let (registry, id, armed, told) = told_of_attaching(Interpreter::locking());
+    let guard = registry.lookup(id).unwrap();
+    let native = guard.enter();
+    let daemon = daemon(registry, &armed, &told);
+    let refused = registry.close(id).unwrap().drain(LONG).unwrap_err();
+    assert!(matches!(refused, DrainError::WouldDeadlock(_)), "{refused}");
+    assert_eq!((refused.timeout().outstanding(), refused.timeout().attaching()), (1, 1));
+    drop(guard);
+    native.detached(|| daemon.join().unwrap());
+    assert!(refused.into_closing().drain(LONG).is_ok());
+}
+
+#[test]
+fn a_finalizer_that_is_not_attached_waits_for_the_daemon() {
+    let (registry, id, armed, told) = told_of_attaching(Interpreter::locking());
+    let (go, wait) = mpsc::channel::<()>();
+    let (inside, entered) = mpsc::channel();
+    let holder = thread::spawn(move || {
+        let native = registry.lookup(id).unwrap().enter();
+        inside.send(()).unwrap();
+        wait.recv().unwrap();
+        drop(native);
+    });
+    entered.recv().unwrap();
+    let daemon = daemon(registry, &armed, &told);
+    let late = registry.finalize(id, Some(Duration::ZERO)).unwrap_err();
+    assert!(matches!(late, FinalizeError::Drain(DrainError::Timeout(_))), "{late}");
+    go.send(()).unwrap();
+    assert!(registry.finalize(id, LONG).is_ok());
+    holder.join().unwrap();
+    daemon.join().unwrap();
+}
+
+#[test]
+fn an_attached_finalizer_of_a_runtime_without_a_lock_waits_for_the_daemon() {
+    let registry: &'static Reg = Box::leak(Box::new(Registry::new()));
+    let interpreter = Interpreter::lockless();
+    let (tell, told) = mpsc::channel();
+    let (go, wait) = mpsc::channel::<()>();
+    let (armed, wait) = (Arc::new(AtomicBool::new(false)), std::sync::Mutex::new(wait));
+    let seen = armed.clone();
+    interpreter.before_attach(move || {
+        if seen.swap(false, SeqCst) {
+            tell.send(()).unwrap();
+            wait.lock().unwrap().recv().unwrap();
+        }
+    });
+    let id = interpreter.register(registry).unwrap();
+    let native = registry.lookup(id).unwrap().enter();
+    let daemon = daemon(registry, &armed, &told);
+    let late = registry.finalize(id, Some(Duration::ZERO)).unwrap_err();
+    assert!(matches!(late, FinalizeError::Drain(DrainError::Timeout(_))), "{late}");
+    go.send(()).unwrap();
+    let handed_back = registry.finalize(id, LONG);
+    assert!(handed_back.is_ok());
+    daemon.join().unwrap();
+    drop(native);
+}
+
+#[test]
+fn an_interrupt_check_may_let_the_daemon_in() {
+    let (registry, id, armed, told) = told_of_attaching(Interpreter::locking());
+    let native = registry.lookup(id).unwrap().enter();
+    let mut daemon = Some(daemon(registry, &armed, &told));
+    let lets_it_in = || {
+        native.detached(|| daemon.take().map(|daemon| daemon.join().unwrap()));
+        ControlFlow::Continue(())
+    };
+    assert!(registry.finalize_with(id, DrainOptions::new().timeout(LONG).interrupt(lets_it_in)).is_ok());
 }

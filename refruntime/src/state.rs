@@ -203,6 +203,10 @@ unsafe impl Runtime for Interpreter {
         ThreadState::remembered(self.0)
     }
 
+    fn is_exclusive(&self) -> bool {
+        self.0.lock.is_some()
+    }
+
     unsafe fn attach(state: ThreadState) {
         state.attach();
     }

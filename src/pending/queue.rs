@@ -1,5 +1,6 @@
 //! A queue without the interpreters' type: its memory, its eventfd, who serves it. What the registry's book knows of it.
 
+use super::keeper::Keeper;
 use crate::signal_safe::pending::{Cell, Ring};
 use crate::signal_safe::word::InterpreterId;
 use nix::errno::Errno;
@@ -15,6 +16,7 @@ use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 pub(crate) struct Queue {
     pub ring: Ring,
     pub name: String,
+    pub keeper: Keeper,
     /// In a forked child the parent's, until `ring` has it as the child's own.
     event: EventFd,
     /// An eventfd for a forked child that cannot make one; -1 if there is none. Nobody reads or writes it before.
@@ -43,7 +45,8 @@ impl Queue {
         let ring = unsafe { Ring::new(cells, capacity, event.as_fd().as_raw_fd()) };
         let (servers, forks) = (AtomicU32::new(0), AtomicU32::new(0));
         let (calls, panics) = (AtomicU64::new(0), AtomicU64::new(0));
-        let queue = Self { ring, name, event, spare, cells, servers, forks, calls, panics };
+        let queue =
+            Self { ring, name, keeper: Keeper::maker(), event, spare, cells, servers, forks, calls, panics };
         queue.make_spare()?;
         Ok(queue)
     }
@@ -139,6 +142,7 @@ impl Queue {
         // Relaxed, both: the only thread.
         self.servers.store(0, Ordering::Relaxed);
         self.forks.fetch_add(1, Ordering::Relaxed);
+        self.keeper.after_fork_child();
         self.ring.forget_eventfd();
         // SAFETY: as above. Whoever runs the queue tries again, as the next fork does for the spare one.
         let _ = unsafe { self.own_event() };

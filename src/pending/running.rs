@@ -1,11 +1,13 @@
 //! Which calls the current thread is running, innermost last. Normal context only.
 
 use super::Inner;
+use super::queue::Serving;
 use crate::registry::Registry;
 use crate::signal_safe::table::Table;
 use crate::signal_safe::word::InterpreterId;
 use std::cell::Cell;
 use std::ptr;
+use std::sync::{Arc, Weak};
 
 struct Running {
     table: *const Table,
@@ -74,4 +76,63 @@ pub(crate) fn run_own<T: Send + Sync + 'static>(registry: &Registry<T>, id: Inte
         let queue = unsafe { &*queue.cast::<Inner<'_, T>>() };
         queue.run(Some(id));
     }
+}
+
+/// A queue whose calls can be run by who does not know their type.
+pub(crate) trait Serve: Send + Sync {
+    /// Runs what is queued for `id`.
+    fn serve(&self, id: InterpreterId);
+}
+
+impl<T: Send + Sync + 'static> Serve for Inner<'_, T> {
+    fn serve(&self, id: InterpreterId) {
+        let _serving = Serving::new(&*self.queue);
+        self.run(Some(id));
+    }
+}
+
+/// For the registry's book. To be upgraded only where the registry is borrowed for as long as there is what came of it.
+pub(super) fn to_be_served<'r, T: Send + Sync + 'static>(inner: &Arc<Inner<'r, T>>) -> Weak<dyn Serve> {
+    let weak: Weak<dyn Serve + 'r> = Arc::<Inner<'r, T>>::downgrade(inner);
+    // SAFETY: the same type but for the lifetime of the registry's borrow, and nothing else in there is borrowed. While a `Weak`
+    // is not upgraded, nothing is reached through it; who does that borrows the registry meanwhile, as said above.
+    unsafe { std::mem::transmute::<Weak<dyn Serve + 'r>, Weak<dyn Serve>>(weak) }
+}
+
+/// What a drain with guards out has found in the queues.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// No call waits.
+    Nothing,
+    /// Calls wait, which others serve or are expected to.
+    ToOthers,
+    /// Calls waited, and the calling thread has run them.
+    Ran,
+}
+
+/// For a drain: runs what is queued for `id` where nobody serves the queue and the calling thread is the one that did so last,
+/// as an event loop's thread is that has made its last turn, or where that one has ended. What another living thread served
+/// last, it will serve again.
+pub(crate) fn run_left<T: Send + Sync + 'static>(
+    registry: &Registry<T>,
+    id: InterpreterId,
+    without_limit: bool,
+) -> Left {
+    let (mut left, mut ours) = (Left::Nothing, Vec::new());
+    if let Some(book) = registry.lock().as_ref() {
+        for (queue, serve) in book.queues_to_serve() {
+            if queue.waiting(Some(id)) == 0 {
+                continue;
+            }
+            left = Left::ToOthers;
+            if !queue.is_served() && queue.keeper.is_this_thread_or_has_ended(without_limit) {
+                ours.extend(serve.upgrade());
+            }
+        }
+    }
+    for queue in &ours {
+        queue.serve(id);
+        left = Left::Ran;
+    }
+    left
 }

@@ -2,7 +2,7 @@
 //! that others call.
 
 use super::{CloseError, Registry};
-use crate::finalizer::{Closing, FinalizeError};
+use crate::finalizer::{Closing, FinalizeError, TakeUp};
 use crate::pending::Waiting;
 use crate::signal_safe::table::NotAtHome;
 use crate::signal_safe::word::InterpreterId;
@@ -91,7 +91,7 @@ impl<T: Send + Sync + 'static> Registry<T> {
     /// # Ok::<(), CloseError>(())
     /// ```
     pub fn close_live(&self, id: InterpreterId) -> Result<Closing<'_, T>, CloseError> {
-        Closing::begin(self, id, false)
+        Closing::begin(self, id, TakeUp::Nothing)
     }
 
     /// Takes up the closing of an interpreter that somebody closed and left. `None` if it is live.
@@ -117,7 +117,7 @@ impl<T: Send + Sync + 'static> Registry<T> {
             }
         }
         // Never undone: from here on it is closing, or gone.
-        Closing::begin(self, id, true).map(Some)
+        Closing::begin(self, id, TakeUp::Left).map(Some)
     }
 
     /// [`finalize`](Self::finalize) for an interpreter that is live, as [`close_live`](Self::close_live) closes it.
@@ -140,7 +140,7 @@ impl<T: Send + Sync + 'static> Registry<T> {
         id: InterpreterId,
         timeout: Option<Duration>,
     ) -> Result<T, FinalizeError<'_, T>> {
-        self.close_and_drain(id, false, DrainOptions::new().timeout(timeout))
+        self.close_and_drain(id, TakeUp::Nothing, DrainOptions::new().timeout(timeout))
     }
 
     /// The pending queues in which calls of an interpreter wait: what a drain's report would say of them.

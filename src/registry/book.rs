@@ -3,7 +3,7 @@
 use super::setup::Mappings;
 use super::stats::Stats;
 use crate::InterpreterId;
-use crate::pending::{Queue, Waiting};
+use crate::pending::{Queue, Serve, Waiting};
 use rangemap::RangeInclusiveSet;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
@@ -19,6 +19,8 @@ pub(crate) struct Entry {
     pub slot: u32,
     /// Who owns the right to drain it: the number of a `Closing`, if there is one.
     pub owner: Option<u64>,
+    /// Is that `Closing` in an error that `finalize` or `finalize_all` gave to a thread? The kernel's ID of the thread.
+    pub in_error_of: Option<u32>,
     /// To be called once, by whoever closes it. In the order of their registration.
     pub on_close: Vec<OnClose>,
 }
@@ -36,7 +38,7 @@ pub(crate) struct Book {
     /// How many `Closing`s were ever given out: the number of the latest.
     closings: u64,
     /// The pending queues that are bound to this registry, as long as they exist.
-    queues: Vec<Weak<Queue>>,
+    queues: Vec<(Weak<Queue>, Weak<dyn Serve>)>,
     /// The `Closing`s up to this number were given out before this process was forked: their interpreters can be taken up.
     pub inherited: u64,
     /// What the finalizers have done.
@@ -88,7 +90,8 @@ impl Book {
             self.fresh = number;
         }
         self.registrations += 1;
-        let entry = Entry { registration: self.registrations, slot, owner: None, on_close: Vec::new() };
+        let registration = self.registrations;
+        let entry = Entry { registration, slot, owner: None, in_error_of: None, on_close: Vec::new() };
         self.entries.insert(id, entry);
     }
 
@@ -99,14 +102,20 @@ impl Book {
     }
 
     /// Binds a pending queue.
-    pub fn attach(&mut self, queue: &Arc<Queue>) {
-        self.queues.retain(|queue| queue.strong_count() != 0);
-        self.queues.push(Arc::downgrade(queue));
+    pub fn attach(&mut self, queue: &Arc<Queue>, serve: Weak<dyn Serve>) {
+        self.queues.retain(|(queue, _)| queue.strong_count() != 0);
+        self.queues.push((Arc::downgrade(queue), serve));
     }
 
     /// The pending queues that exist.
     pub fn queues(&self) -> impl Iterator<Item = Arc<Queue>> + '_ {
-        self.queues.iter().filter_map(Weak::upgrade)
+        self.queues_to_serve().map(|(queue, _)| queue)
+    }
+
+    /// The same, each with what runs its calls: to be upgraded while the registry is borrowed, and let go of with no lock held,
+    /// since a queue's last owner drops what is the program's.
+    pub fn queues_to_serve(&self) -> impl Iterator<Item = (Arc<Queue>, &Weak<dyn Serve>)> + '_ {
+        self.queues.iter().filter_map(|(queue, serve)| Some((queue.upgrade()?, serve)))
     }
 
     /// Who has calls of `id` waiting.

@@ -84,7 +84,7 @@ impl<T> Error for RegisterError<T> {
 pub enum CloseError {
     /// No interpreter has this ID: it was never registered, or it has been finalized.
     NotFound,
-    /// Somebody else holds the [`Closing`](crate::Closing) of this interpreter.
+    /// Somebody else holds the [`Closing`](crate::Closing) of this interpreter, or an error with one in it.
     AlreadyClosing,
 }
 
@@ -92,7 +92,9 @@ impl fmt::Display for CloseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NotFound => "no interpreter has this ID: it was never registered, or it has been finalized",
-            Self::AlreadyClosing => "somebody else is closing this interpreter",
+            Self::AlreadyClosing => {
+                "somebody else is closing this interpreter: whoever has its Closing, or an error with that in it, drains it or drops it"
+            }
         })
     }
 }

@@ -13,10 +13,10 @@ pub use stats::Stats;
 
 use crate::blockers;
 use crate::drain_options::DrainOptions;
-use crate::finalizer::{Closing, FinalizeError};
+use crate::finalizer::{Closing, DrainError, FinalizeError, TakeUp};
 use crate::fork::Fork;
 use crate::ledger::Holders;
-use crate::pending::Queue;
+use crate::pending::{Queue, Serve};
 use crate::signal_safe::LookupError;
 use crate::signal_safe::counters::Counters;
 use crate::signal_safe::guard::{Guard, GuardParts, RawGuard, View};
@@ -27,7 +27,7 @@ pub(crate) use book::{Book, OnClose};
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 /// A fixed-capacity set of interpreters, looked up from any context.
@@ -458,20 +458,25 @@ impl<T: Send + Sync + 'static> Registry<T> {
     /// # Ok::<(), CloseError>(())
     /// ```
     pub fn close(&self, id: InterpreterId) -> Result<Closing<'_, T>, CloseError> {
-        Closing::begin(self, id, true)
+        Closing::begin(self, id, TakeUp::Left)
     }
 
     /// Closes an interpreter, waits until no guard is out, and hands it back by value.
     ///
     /// `timeout` limits the waiting; `None` is without limit, zero looks once. The ID is retired when this succeeds.
     ///
+    /// Detach first: see [`Closing::drain`], which also says when pending calls are run here.
+    ///
     /// Context: normal; blocks.
     ///
     /// # Errors
     /// [`FinalizeError::NotFound`], [`FinalizeError::AlreadyClosing`], or what [`Closing::drain`] says; then the
-    /// interpreter is closed and otherwise untouched, and the error has the [`Closing`] in it. Except for
-    /// [`WouldDeadlock`](crate::DrainError::WouldDeadlock), where the calling thread itself blocks the interpreter, inside
-    /// an ensure or a pending call of it: that is answered at once, and the interpreter is left as it was.
+    /// interpreter is closed and otherwise untouched, and the error has the [`Closing`] in it. The thread that got such an error
+    /// may call this again, while it has the error or later: it takes the `Closing` up. Others may when the error is dropped.
+    ///
+    /// [`WouldDeadlock`](crate::DrainError::WouldDeadlock) is answered at once, and leaves the interpreter as it was, where the
+    /// calling thread itself blocks it: inside an ensure or a pending call of it, or attached to it while a daemon is attaching.
+    /// (A daemon that begins to attach after that is seen by the drain, and the interpreter is closed then.)
     ///
     /// ```
     /// # use interp_guard::{DrainError, FinalizeError, Registry};
@@ -510,26 +515,37 @@ impl<T: Send + Sync + 'static> Registry<T> {
         id: InterpreterId,
         options: DrainOptions<'_>,
     ) -> Result<T, FinalizeError<'_, T>> {
-        self.close_and_drain(id, true, options)
+        self.close_and_drain(id, TakeUp::OrOwn, options)
     }
 
-    /// To finalize: with `take_up`, also what somebody else has closed and left.
     fn close_and_drain(
         &self,
         id: InterpreterId,
-        take_up: bool,
+        take_up: TakeUp,
         options: DrainOptions<'_>,
     ) -> Result<T, FinalizeError<'_, T>> {
         // A drain that is somebody else's is refused as that, below. Should they give it up before, it is closed all the
         // same, and the drain says again that it would deadlock.
-        if blockers::this_thread_blocks(&self.table, id) && !self.is_taken(id, take_up) {
+        let blocks = blockers::this_thread_blocks(&self.table, id)
+            || !options.has_interrupt() && self.is_kept_from_attaching_here(id);
+        if blocks && !self.is_taken(id, take_up) {
             return Err(FinalizeError::Drain(Closing::would_deadlock(self, id)));
         }
         let closing = Closing::begin(self, id, take_up).map_err(FinalizeError::from)?;
-        closing.drain_with(options).map_err(FinalizeError::Drain)
+        closing.drain_with(options).map_err(DrainError::for_finalize)
     }
 
-    fn is_taken(&self, id: InterpreterId, take_up: bool) -> bool {
+    /// Does this thread, by being attached to `id`, keep others out that are attaching? `false` if it is not live: then its drain
+    /// asks.
+    fn is_kept_from_attaching_here(&self, id: InterpreterId) -> bool {
+        let attaching = self.in_its_way(id).is_some_and(|(_, attaching)| attaching != 0);
+        // With a guard, so that it stays where it is.
+        let guard = if attaching { self.table.lookup(id, Site::default()).ok() } else { None };
+        let slot = guard.as_ref().and_then(|_| self.table.find(id));
+        slot.is_some_and(|slot| self.table.is_kept_from_attaching_here(slot, id))
+    }
+
+    fn is_taken(&self, id: InterpreterId, take_up: TakeUp) -> bool {
         let book = self.lock();
         book.as_ref().and_then(|book| Closing::is_taken(self, book, id, take_up)).unwrap_or(false)
     }
@@ -616,9 +632,14 @@ impl<T: Send + Sync + 'static> Registry<T> {
     /// # Ok::<(), interp_guard::LookupError>(())
     /// ```
     pub fn outstanding(&self, id: InterpreterId) -> Option<u64> {
+        self.in_its_way(id).map(|(out, _)| out)
+    }
+
+    /// How many guards of `id` are out, and how many threads are attaching to it without one.
+    pub(crate) fn in_its_way(&self, id: InterpreterId) -> Option<(u64, u64)> {
         let book = self.lock();
-        let entry = book.as_ref()?.entries.get(&id)?;
-        Some(self.table.out(entry.slot).try_into().unwrap_or(0))
+        let slot = book.as_ref()?.entries.get(&id)?.slot;
+        Some((self.table.out(slot).try_into().unwrap_or(0), self.table.attaching(slot).into()))
     }
 
     /// Who holds the guards of `id`, as far as the ledger knows; `None` if no interpreter has this ID.
@@ -636,8 +657,8 @@ impl<T: Send + Sync + 'static> Registry<T> {
     /// # Ok::<(), interp_guard::LookupError>(())
     /// ```
     pub fn holders(&self, id: InterpreterId) -> Option<Holders> {
-        let outstanding = self.outstanding(id)?;
-        Some(Holders::of(&self.table, id, outstanding))
+        let (outstanding, attaching) = self.in_its_way(id)?;
+        Some(Holders::of(&self.table, id, outstanding, attaching))
     }
 
     /// What this registry's finalizers have done so far.
@@ -744,11 +765,11 @@ impl<T: Send + Sync + 'static> Registry<T> {
     }
 
     /// Binds a pending queue, which a close wakes and a drain's report names. Sets the registry up if need be.
-    pub(crate) fn attach_queue(&self, queue: &Arc<Queue>) -> Result<(), SetupError> {
+    pub(crate) fn attach_queue(&self, queue: &Arc<Queue>, serve: Weak<dyn Serve>) -> Result<(), SetupError> {
         let mut book = self.lock();
         match &mut *book {
-            Some(book) => book.attach(queue),
-            empty => empty.insert(self.set_up()?).attach(queue),
+            Some(book) => book.attach(queue, serve),
+            empty => empty.insert(self.set_up()?).attach(queue, serve),
         }
         Ok(())
     }

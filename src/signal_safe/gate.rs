@@ -24,7 +24,13 @@
 use super::sync::{Atomic, Ordering};
 
 /// See the module. Zero: open, nobody inside.
-pub struct Gate(Atomic<u32>);
+pub struct Gate {
+    /// Who is inside, and the seal.
+    word: Atomic<u32>,
+    /// Of those inside, who has been let in and attaches now: for reports, and for a finalizer that may itself be what they
+    /// wait for. The rest are being turned back.
+    attaching: Atomic<u32>,
+}
 
 const SEALED: u32 = 1 << 31;
 const ONE_LESS: u32 = u32::MAX;
@@ -33,18 +39,18 @@ impl Gate {
     /// What zero-filled memory is elsewhere.
     #[cfg(loom)]
     pub fn new() -> Self {
-        Self(Atomic::new(0))
+        Self { word: Atomic::new(0), attaching: Atomic::new(0) }
     }
 
     /// GE1 and GE2. `true`: inside; [`leave`](Self::leave) is owed.
     pub fn enter(&self, sealed_while_entering: impl FnOnce()) -> bool {
         // Relaxed: a shortcut, for progress; GE2 decides.
-        if self.0.load(Ordering::Relaxed) & SEALED != 0 {
+        if self.word.load(Ordering::Relaxed) & SEALED != 0 {
             return false;
         }
         // GE2. AcqRel: pairs with G1 (edge Gate-in: the finalizer sees this thread) and with G4 (edge Gate-next: this
         // thread sees the word of G3).
-        let inside = self.0.fetch_add(1, Ordering::AcqRel) & SEALED == 0;
+        let inside = self.word.fetch_add(1, Ordering::AcqRel) & SEALED == 0;
         if !inside && self.leave() {
             sealed_while_entering();
         }
@@ -56,38 +62,56 @@ impl Gate {
     pub fn leave(&self) -> bool {
         // AcqRel: pairs with the Acquire of G2 (edge Gate-out): what was done inside happened before the interpreter is
         // taken out.
-        self.0.fetch_add(ONE_LESS, Ordering::AcqRel) & SEALED != 0
+        self.word.fetch_add(ONE_LESS, Ordering::AcqRel) & SEALED != 0
     }
 
     /// G1 and G2: is nobody inside, for good? The one finalizer only, when no guard is out.
     pub fn seal(&self) -> bool {
         // Relaxed: only the finalizer changes this bit.
-        if self.0.load(Ordering::Relaxed) & SEALED == 0 {
+        if self.word.load(Ordering::Relaxed) & SEALED == 0 {
             // G1. AcqRel: pairs with GE2 (edge Gate-in).
-            self.0.fetch_add(SEALED, Ordering::AcqRel);
+            self.word.fetch_add(SEALED, Ordering::AcqRel);
         }
         self.inside() == 0 || cfg!(interp_guard_inject = "gate_unheeded") // G2
+    }
+
+    /// Whoever is inside begins to attach, which may take as long as others let it.
+    pub fn begin_attaching(&self) {
+        // Relaxed, here, below and in `attaching`: nobody concludes from the number that somebody has left. Whoever is attached
+        // where one thread can be sees the changes of all who were before, through the runtime's lock.
+        self.attaching.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It has attached, or given up. Before [`leave`](Self::leave).
+    pub fn end_attaching(&self) {
+        self.attaching.fetch_add(ONE_LESS, Ordering::Relaxed);
+    }
+
+    /// How many threads are attaching.
+    pub fn attaching(&self) -> u32 {
+        self.attaching.load(Ordering::Relaxed)
     }
 
     /// How many threads are inside.
     pub fn inside(&self) -> u32 {
         // G2. Acquire: pairs with L1 (edge Gate-out).
-        self.0.load(Ordering::Acquire) & !SEALED
+        self.word.load(Ordering::Acquire) & !SEALED
     }
 
     /// G4: for the slot's next tenant. Whoever is just being refused stays counted until it has left.
     pub fn unseal(&self) {
         // Relaxed: as in `seal`.
-        if self.0.load(Ordering::Relaxed) & SEALED != 0 {
+        if self.word.load(Ordering::Relaxed) & SEALED != 0 {
             // AcqRel: pairs with GE2 (edge Gate-next), so that who enters from here on sees the word of G3.
-            self.0.fetch_add(SEALED, Ordering::AcqRel);
+            self.word.fetch_add(SEALED, Ordering::AcqRel);
         }
     }
 
     /// In a forked child: the threads that were inside do not exist.
     pub fn forget_inside(&self) {
         // Relaxed: the only thread of the process.
-        let sealed = self.0.load(Ordering::Relaxed) & SEALED;
-        self.0.store(sealed, Ordering::Relaxed);
+        let sealed = self.word.load(Ordering::Relaxed) & SEALED;
+        self.word.store(sealed, Ordering::Relaxed);
+        self.attaching.store(0, Ordering::Relaxed);
     }
 }

@@ -121,7 +121,13 @@ pub struct Table {
     ledger: AtomicPtr<Ledger>,
     /// Which of the process's tables this is: never another's, while its address may be.
     serial: Atomic<u64>,
+    /// A [`Blocks`]; null until a thread without a guard has attached.
+    blocks: AtomicPtr<()>,
 }
+
+/// Asks the runtime: does the calling thread keep others from attaching to the interpreter in this slot, which has this ID?
+/// Normal context.
+pub type Blocks = fn(&Table, u32, InterpreterId) -> bool;
 
 // SAFETY: everything but `geometry` is atomic; `geometry` is written once, before the Release store to `slots`, and
 // read only after an Acquire load of `slots` saw it (T4).
@@ -163,6 +169,7 @@ impl Table {
                 main: Atomic::new(Word::VACANT),
                 ledger: AtomicPtr::new(core::ptr::null_mut()),
                 serial: Atomic::new(0),
+                blocks: AtomicPtr::new(core::ptr::null_mut()),
             }
         }
     }
@@ -428,7 +435,7 @@ impl Table {
         if !slot.gate.enter(|| slot.wake.notify()) {
             return Err(LookupError::Finalizing);
         }
-        let entry = Entry { table: self, slot: at };
+        let entry = Entry { table: self, slot: at, attaching: false };
         // GE3. Acquire: pairs with the Release in `insert` (edge E2): the payload may be read from here on (T3).
         let word = slot.word.load(Ordering::Acquire);
         if word == Word::live(id) {
@@ -578,8 +585,23 @@ impl Table {
     }
 
     /// How many threads without a guard are attaching to the interpreter in slot `at` at this moment.
-    pub fn entering(&self, at: u32) -> u32 {
-        self.mapped().map_or(0, |mapped| mapped.slot(at).gate.inside())
+    pub fn attaching(&self, at: u32) -> u32 {
+        self.mapped().map_or(0, |mapped| mapped.slot(at).gate.attaching())
+    }
+
+    /// Are there such threads, and is it the calling thread that keeps them from attaching? To be asked while slot `at` has the
+    /// interpreter `id`.
+    ///
+    /// Context: normal.
+    pub fn is_kept_from_attaching_here(&self, at: u32, id: InterpreterId) -> bool {
+        if self.attaching(at) == 0 {
+            return false;
+        }
+        // Relaxed: a function, and functions are always there. Not null, or another slot's thread stored it after this load.
+        let blocks = self.blocks.load(Ordering::Relaxed);
+        // SAFETY: `Entry::attaches` stored it, who stores nothing else.
+        let blocks = unsafe { core::mem::transmute::<*mut (), Option<Blocks>>(blocks) };
+        blocks.is_some_and(|blocks| blocks(self, at, id))
     }
 
     /// Forgets the threads that were attaching: in a forked child they do not exist.
@@ -672,9 +694,21 @@ impl Table {
 pub struct Entry<'t> {
     table: &'t Table,
     slot: u32,
+    attaching: bool,
 }
 
 impl Entry<'_> {
+    /// The thread attaches now. `blocks` is for a finalizer that waits for it.
+    pub fn attaches(mut self, blocks: Blocks) -> Self {
+        if let Some(mapped) = self.table.mapped() {
+            // Relaxed: see `is_kept_from_attaching_here`.
+            self.table.blocks.store(blocks as *mut (), Ordering::Relaxed);
+            mapped.slot(self.slot).gate.begin_attaching();
+            self.attaching = true;
+        }
+        self
+    }
+
     /// The payload of the slot that was entered.
     pub fn payload(&self) -> *mut () {
         self.table.payload(self.slot)
@@ -683,6 +717,9 @@ impl Entry<'_> {
 
 impl Drop for Entry<'_> {
     fn drop(&mut self) {
+        if let (true, Some(mapped)) = (self.attaching, self.table.mapped()) {
+            mapped.slot(self.slot).gate.end_attaching();
+        }
         self.table.leave(self.slot);
     }
 }

@@ -8,6 +8,7 @@ use super::error::{Finalized, ReleaseError};
 use super::levels::{self, Before, Erased, Hold, Keep, Level, TableRef};
 use super::owner::{self, Owner};
 use super::{CreateError, Runtime, Token};
+use crate::blockers;
 use crate::registry::known;
 use crate::signal_safe::guard::{GuardParts, RawGuard};
 use crate::signal_safe::table::Table;
@@ -514,7 +515,7 @@ fn attach_kept<T: Runtime>(
 ) -> Result<(), LookupError> {
     let entry = match levels::guard_of(table, id) {
         Some(_) => None,
-        None => Some(table.enter(id)?),
+        None => Some(table.enter(id)?.attaches(blockers::keeps_others_from_attaching::<T>)),
     };
     // SAFETY: (1) the callers have left nothing attached, and `state` is this thread's; (2) the guard, or the entry.
     unsafe { T::attach(state) };

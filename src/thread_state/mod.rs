@@ -44,6 +44,7 @@ pub use error::{EnsureError, EnsureOwnedError, Finalized, HoldError, ReleaseErro
 pub use runtime::{CreateError, Runtime};
 pub use token::{Token, allow_threads_begin, is_daemon, set_innermost_daemon};
 
+use crate::blockers;
 use crate::signal_safe::guard::RawGuard;
 use crate::signal_safe::this_thread::{self, Noted};
 use crate::{Guard, InterpreterId, LookupError, Registry, Site};
@@ -215,7 +216,7 @@ pub(crate) fn ensure_daemon<T: Runtime>(
     let table = registry.table();
     let entry = match levels::guard_of(table, id) {
         Some(_) => None,
-        None => Some(table.enter(id)?),
+        None => Some(table.enter(id)?.attaches(blockers::keeps_others_from_attaching::<T>)),
     };
     let slot = table.find(id).ok_or(LookupError::NotFound)?;
     let interpreter = table.interpreter(slot).cast::<T>();

@@ -135,6 +135,24 @@ pub unsafe trait Runtime: Send + Sync + Sized + 'static {
         None
     }
 
+    /// Does [`attach`](Self::attach) wait until no other thread is attached to this interpreter? `true` for a runtime with a
+    /// lock; `false` where several threads can be attached at a time.
+    ///
+    /// A drain asks. Where it is `true`, an attached thread that would wait for another one to attach is told that it
+    /// [would wait for itself](crate::DrainError::WouldDeadlock).
+    ///
+    /// Context: normal, attached or not.
+    ///
+    /// ```
+    /// # use interp_guard::thread_state::Runtime;
+    /// # use refruntime::Interpreter;
+    /// assert!(Interpreter::locking().is_exclusive());
+    /// assert!(!Interpreter::lockless().is_exclusive());
+    /// ```
+    fn is_exclusive(&self) -> bool {
+        true
+    }
+
     /// Attaches; waits as long as it takes.
     ///
     /// # Safety
