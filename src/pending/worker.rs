@@ -85,6 +85,7 @@ fn work<T: Send + Sync + 'static>(
             Err(Errno::EINTR) => Ok(0), // though all signals are blocked: a debugger
             heard => heard,
         };
+        inner.queue.keeper.serves();
         // R0 first: what it misses wakes this thread again.
         let reset = inner.queue.reset_event();
         ran += inner.run(None);
