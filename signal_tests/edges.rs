@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         ("membarrier_forbidden_from_the_start", membarrier_forbidden_from_the_start),
         ("membarrier_forbidden_later", membarrier_forbidden_later),
         ("membarrier_without_memory", membarrier_without_memory),
+        ("no_futex_to_wait_on", no_futex_to_wait_on),
         ("clean_under_valgrind", clean_under_valgrind),
     ])
 }
@@ -257,8 +258,8 @@ fn affinity_changes_under_a_guard() {
     println!("{} CPUs, each pair", cpus.len());
 }
 
-/// From now on, membarrier fails with this error number in this thread and those it starts.
-fn membarrier_fails(errno: i32) {
+/// From now on, this system call fails with this error number in this thread and those it starts.
+fn fails(call: libc::c_long, errno: i32) {
     let jump = |code: u32, k: u32, jt, jf| libc::sock_filter { code: code as u16, jt, jf, k };
     let (load, equal, ret) = (
         libc::BPF_LD | libc::BPF_W | libc::BPF_ABS,
@@ -267,7 +268,7 @@ fn membarrier_fails(errno: i32) {
     );
     let mut filter = [
         jump(load, 0, 0, 0), // the system call's number
-        jump(equal, libc::SYS_membarrier as u32, 0, 1),
+        jump(equal, call as u32, 0, 1),
         jump(ret, libc::SECCOMP_RET_ERRNO | errno as u32, 0, 0),
         jump(ret, libc::SECCOMP_RET_ALLOW, 0, 0),
     ];
@@ -280,7 +281,7 @@ fn membarrier_fails(errno: i32) {
 }
 
 fn membarrier_forbidden_from_the_start() {
-    membarrier_fails(libc::EPERM);
+    fails(libc::SYS_membarrier, libc::EPERM);
     let registry = Registry::new();
     let id = registry.register(7).expect("shared mode");
     assert_eq!(registry.layout().expect("mapped").counters, Shared);
@@ -301,7 +302,7 @@ fn membarrier_forbidden_later() {
     }
     let registry = Registry::new().counters(PerCpu);
     let [first, second] = [7, 8].map(|value| registry.register(value).expect("room"));
-    membarrier_fails(libc::EPERM);
+    fails(libc::SYS_membarrier, libc::EPERM);
     let closing = registry.close(first).expect("live");
     assert_eq!(closing.fence_error(), Some(libc::EPERM));
     assert_eq!(registry.lookup(first).map(drop), Err(LookupError::Finalizing));
@@ -331,7 +332,7 @@ fn membarrier_without_memory() {
     let short = Some(Duration::from_millis(20));
     let closing = std::thread::scope(|scope| {
         let without = scope.spawn(|| {
-            membarrier_fails(libc::ENOMEM);
+            fails(libc::SYS_membarrier, libc::ENOMEM);
             let began = Instant::now();
             let closing = registry.close(ids[0]).expect("live");
             println!("close: {:?}", began.elapsed());
@@ -369,6 +370,33 @@ fn membarrier_without_memory() {
     for (&id, value) in ids.iter().zip(0..).skip(1) {
         assert_eq!(registry.finalize(id, short).expect("no guard out"), value);
     }
+}
+
+/// A kernel that does not let a drain sleep until it is woken: it looks again and again, but does not burn a processor.
+fn no_futex_to_wait_on() {
+    const HELD: Duration = Duration::from_secs(1);
+    nix::unistd::alarm::set(120);
+    let registry: &'static Registry<i32> = Box::leak(Box::new(Registry::new()));
+    let id = registry.register(7).expect("room");
+    let guard = registry.lookup(id).expect("live");
+    std::thread::spawn(move || {
+        while !guard.is_closing() {
+            std::thread::yield_now();
+        }
+        std::thread::sleep(HELD); // what the drain waits for
+        drop(guard);
+    });
+    fails(libc::SYS_futex, libc::EPERM);
+    let (began, mut looks) = (Instant::now(), 0);
+    let look = || {
+        looks += 1;
+        ControlFlow::Continue(())
+    };
+    let drained = registry.finalize_with(id, DrainOptions::new().interrupt(look));
+    assert_eq!(drained.expect("the guard is given up"), 7);
+    let waited = began.elapsed();
+    println!("waited {waited:?}, looked {looks} times");
+    assert!(waited >= HELD && looks <= 2 * waited.as_millis(), "it spins");
 }
 
 /// This scenario once more under valgrind's memcheck, where valgrind is there: errors and leaks fail it.
