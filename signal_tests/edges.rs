@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         ("membarrier_forbidden_later", membarrier_forbidden_later),
         ("membarrier_without_memory", membarrier_without_memory),
         ("who_has_ended_without_a_proc_file_system", who_has_ended_without_a_proc_file_system),
+        ("no_futex_to_wait_on", no_futex_to_wait_on),
         ("clean_under_valgrind", clean_under_valgrind),
     ])
 }
@@ -402,6 +403,33 @@ fn who_has_ended_without_a_proc_file_system() {
         done.send(()).expect("it waits");
     });
     drop(guard);
+}
+
+/// A kernel that does not let a drain sleep until it is woken: it looks again and again, but does not burn a processor.
+fn no_futex_to_wait_on() {
+    const HELD: Duration = Duration::from_secs(1);
+    nix::unistd::alarm::set(120);
+    let registry: &'static Registry<i32> = Box::leak(Box::new(Registry::new()));
+    let id = registry.register(7).expect("room");
+    let guard = registry.lookup(id).expect("live");
+    std::thread::spawn(move || {
+        while !guard.is_closing() {
+            std::thread::yield_now();
+        }
+        std::thread::sleep(HELD); // what the drain waits for
+        drop(guard);
+    });
+    forbid(libc::SYS_futex, None, libc::EPERM);
+    let (began, mut looks) = (Instant::now(), 0);
+    let look = || {
+        looks += 1;
+        ControlFlow::Continue(())
+    };
+    let drained = registry.finalize_with(id, DrainOptions::new().interrupt(look));
+    assert_eq!(drained.expect("the guard is given up"), 7);
+    let waited = began.elapsed();
+    println!("waited {waited:?}, looked {looks} times");
+    assert!(waited >= HELD && looks <= 2 * waited.as_millis(), "it spins");
 }
 
 /// This scenario once more under valgrind's memcheck, where valgrind is there: errors and leaks fail it.

@@ -351,6 +351,10 @@ impl Drop for Handler {
     }
 }
 
+// Nothing of the action is run or changed through a `Handler`, but that it is dropped.
+impl std::panic::UnwindSafe for Handler {}
+impl std::panic::RefUnwindSafe for Handler {}
+
 impl fmt::Debug for Handler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Handler").field("signum", &self.signum).field("counts", &self.counts()).finish()
