@@ -3,7 +3,7 @@
 
 mod harness;
 
-use harness::install;
+use harness::{forbid, install};
 use interp_guard::Counters::{self, PerCpu, Shared};
 use interp_guard::{DrainError, FinalizeError, InterpreterId, LookupError, Missing};
 use interp_guard::{RegisterError, Registry, SetupError};
@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         ("affinity_changes_under_a_guard", affinity_changes_under_a_guard),
         ("membarrier_forbidden_from_the_start", membarrier_forbidden_from_the_start),
         ("membarrier_forbidden_later", membarrier_forbidden_later),
+        ("who_has_ended_without_a_proc_file_system", who_has_ended_without_a_proc_file_system),
         ("clean_under_valgrind", clean_under_valgrind),
     ])
 }
@@ -255,30 +256,8 @@ fn affinity_changes_under_a_guard() {
     println!("{} CPUs, each pair", cpus.len());
 }
 
-/// From now on, membarrier fails with EPERM in this thread and those it starts.
-fn forbid_membarrier() {
-    let jump = |code: u32, k: u32, jt, jf| libc::sock_filter { code: code as u16, jt, jf, k };
-    let (load, equal, ret) = (
-        libc::BPF_LD | libc::BPF_W | libc::BPF_ABS,
-        libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
-        libc::BPF_RET,
-    );
-    let mut filter = [
-        jump(load, 0, 0, 0), // the system call's number
-        jump(equal, libc::SYS_membarrier as u32, 0, 1),
-        jump(ret, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32, 0, 0),
-        jump(ret, libc::SECCOMP_RET_ALLOW, 0, 0),
-    ];
-    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
-    // SAFETY: sets a flag.
-    assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
-    let mode = libc::SECCOMP_MODE_FILTER;
-    // SAFETY: `program` describes `filter`, both live; it ends in a return on every path.
-    assert_eq!(unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &program) }, 0);
-}
-
 fn membarrier_forbidden_from_the_start() {
-    forbid_membarrier();
+    forbid(libc::SYS_membarrier, None, libc::EPERM);
     let registry = Registry::new();
     let id = registry.register(7).expect("shared mode");
     assert_eq!(registry.layout().expect("mapped").counters, Shared);
@@ -299,7 +278,7 @@ fn membarrier_forbidden_later() {
     }
     let registry = Registry::new().counters(PerCpu);
     let [first, second] = [7, 8].map(|value| registry.register(value).expect("room"));
-    forbid_membarrier();
+    forbid(libc::SYS_membarrier, None, libc::EPERM);
     let closing = registry.close(first).expect("live");
     assert_eq!(closing.fence_error(), Some(libc::EPERM));
     assert_eq!(registry.lookup(first).map(drop), Err(LookupError::Finalizing));
@@ -315,6 +294,55 @@ fn membarrier_forbidden_later() {
     drop(taken_up);
     assert_eq!(registry.lookup(first).map(drop), Err(LookupError::Finalizing));
     assert_eq!(*registry.lookup(second).expect("as live as before"), 8);
+}
+
+/// A container without `/proc`: whatever asks for a file by its path is told that there is none.
+fn who_has_ended_without_a_proc_file_system() {
+    let registry = Registry::new().ledger(true);
+    let id = registry.register(7).expect("room");
+    let guard = registry.lookup(id).expect("live");
+    let (done, end) = std::sync::mpsc::channel::<()>();
+    let (taken, guards) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        let spawn = |name: &str, wait: Option<std::sync::mpsc::Receiver<()>>| {
+            let (registry, taken) = (&registry, taken.clone());
+            let take = move || {
+                taken.send(registry.lookup(id).expect("live")).expect("received");
+                wait.map(|wait| wait.recv());
+            };
+            std::thread::Builder::new().name(name.into()).spawn_scoped(scope, take).expect("spawned")
+        };
+        let ended = spawn("has ended", None);
+        let _lives = spawn("lives on", Some(end));
+        let guards = [guards.recv().expect("sent"), guards.recv().expect("sent")];
+        ended.join().expect("no panic");
+        for number in
+            [libc::SYS_statx, libc::SYS_stat, libc::SYS_lstat, libc::SYS_newfstatat, libc::SYS_access]
+        {
+            forbid(number, None, libc::ENOENT);
+        }
+        for number in [libc::SYS_open, libc::SYS_openat, libc::SYS_faccessat, libc::SYS_readlink] {
+            forbid(number, None, libc::ENOENT);
+        }
+        assert!(!std::path::Path::new("/proc/self").exists(), "there is none");
+        // The kernel lets go of a thread only after `join` has returned.
+        let of = |name: &str| {
+            let holders = registry.holders(id).expect("registered");
+            let holder = holders.iter().find(|holder| holder.thread_name == name).expect("it holds one");
+            (holder.thread_ended, holder.by_this_thread)
+        };
+        while of("has ended") != (true, false) {
+            std::thread::yield_now();
+        }
+        assert_eq!(of("lives on"), (false, false));
+        let holders = registry.holders(id).expect("registered");
+        let mine: Vec<_> = holders.iter().filter(|holder| holder.by_this_thread).collect();
+        assert!(matches!(mine[..], [mine] if !mine.thread_ended), "the thread that asks lives: {holders}");
+        println!("{holders}");
+        drop(guards);
+        done.send(()).expect("it waits");
+    });
+    drop(guard);
 }
 
 /// This scenario once more under valgrind's memcheck, where valgrind is there: errors and leaks fail it.

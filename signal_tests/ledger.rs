@@ -4,7 +4,7 @@
 #[macro_use]
 mod harness;
 
-use harness::{Scenario, Sender, install, timer_at_this_thread};
+use harness::{Scenario, Sender, forbid, install, timer_at_this_thread};
 use interp_guard::{Counters, InterpreterId, LookupError, Registry, Site};
 use nix::sys::signal::{SaFlags, Signal, raise};
 use std::process::ExitCode;
@@ -162,8 +162,13 @@ extern "C" fn checks_errno(_: libc::c_int) {
     HANDLED.fetch_add(1, SeqCst);
 }
 
+/// Broken twin `errno_touched`. One of the recording's system calls fails here each time, as a seccomp filter can have it.
 fn errno_is_preserved() {
     set_up(Registry::with_capacity(8).ledger(true));
+    forbid(libc::SYS_prctl, Some((0, libc::PR_GET_NAME as u32)), libc::EPERM);
+    let mut name = [0_u8; 16];
+    // SAFETY: `name` has the 16 bytes that this writes, if it writes any.
+    assert_eq!(unsafe { libc::prctl(libc::PR_GET_NAME, name.as_mut_ptr()) }, -1, "it fails");
     install(Signal::SIGUSR1, checks_errno, SaFlags::empty());
     for errno in [0, libc::EBADF, 12345] {
         nix::errno::Errno::set_raw(errno);

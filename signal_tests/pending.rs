@@ -6,8 +6,10 @@ mod harness;
 
 use harness::{Scenario, Sender, install};
 use interp_guard::pending::{PendingQueue, QueueOptions};
+use interp_guard::raw::GuardParts;
 use interp_guard::signal::{self, SignalError};
 use interp_guard::{Guard, InterpreterId, Registry};
+use nix::sys::pthread::{Pthread, pthread_kill, pthread_self};
 use nix::sys::signal::{SaFlags, Signal, raise};
 use std::process::ExitCode;
 use std::sync::OnceLock;
@@ -23,6 +25,7 @@ fn main() -> ExitCode {
         ("a_push_at_every_instruction_of_a_push_to_a_full_queue", || stepped(32, 32, push)),
         ("a_push_at_every_instruction_of_a_run", || stepped(32, 4, run)),
         ("finalized_while_signals_leave_calls", finalized_while_signals_leave_calls),
+        ("an_event_loop_of_one_thread_ends", an_event_loop_of_one_thread_ends),
         ("errno_is_preserved_by_a_push", errno_is_preserved_by_a_push),
         ("chains_to_what_was_there_and_can_be_uninstalled", chains_to_what_was_there_and_can_be_uninstalled),
         ("signals_that_cannot_be_handled_are_refused", signals_that_cannot_be_handled_are_refused),
@@ -265,8 +268,46 @@ fn finalized_while_signals_leave_calls() {
     println!("{delivered} signals: {left} calls left and run, {other} refused; {ROUNDS} finalizations");
 }
 
+/// The thread that serves the queue is the one that finalizes: what signals leave after its last turn, and while it waits, the
+/// drain runs.
+fn an_event_loop_of_one_thread_ends() {
+    static LATE: OnceLock<GuardParts> = OnceLock::new();
+    static RAN_HERE: AtomicU64 = AtomicU64::new(0);
+    static LOOP: OnceLock<Pthread> = OnceLock::new();
+    fn here(_: &Guard<'_, ()>, _: usize) {
+        RAN_HERE.fetch_add(u64::from(LOOP.get() == Some(&pthread_self())), SeqCst);
+    }
+    LOOP.set(pthread_self()).expect("once");
+    let (queue, id) = set_up(64);
+    let handler = signal::on_signal(queue, libc::SIGUSR1, id, here, 0).expect("installed");
+    handle(Signal::SIGUSR2, || {
+        let (Some(queue), Some(&parts)) = (QUEUE.get(), LATE.get()) else { return note() };
+        // SAFETY: of this registry, and put together once: the signal is sent once.
+        let guard = unsafe { REGISTRY.guard_from_parts(parts) };
+        handler_check!(guard.is_closing() && queue.push(guard, here, 0).is_ok());
+    });
+    LATE.set(REGISTRY.lookup(id).expect("live").into_raw().into_parts()).expect("once");
+    let target = pthread_self();
+    let sender = std::thread::spawn(move || {
+        while REGISTRY.lookup(id).is_ok() {
+            std::thread::yield_now();
+        }
+        pthread_kill(target, Signal::SIGUSR2).expect("it drains");
+    });
+    assert_eq!(queue.run_pending().calls, 0); // the last turn
+    raise(Signal::SIGUSR1).expect("raised");
+    assert_eq!((handler.counts().left, queue.len()), (1, 1));
+    REGISTRY.finalize(id, None).expect("drained");
+    assert_eq!((RAN_HERE.load(SeqCst), queue.ran().calls), (2, 2));
+    sender.join().expect("sent");
+}
+
+/// Broken twin `errno_touched`. Each push's `write` fails here, for the eventfd has counted as far as it can.
 fn errno_is_preserved_by_a_push() {
     let (queue, _) = set_up(2);
+    let write = |number: u64| nix::unistd::write(queue, &number.to_ne_bytes());
+    assert_eq!(write(u64::MAX - 1), Ok(8));
+    assert_eq!(write(1), Err(nix::errno::Errno::EAGAIN));
     handle(Signal::SIGUSR1, || {
         // With nothing around it that would restore errno: pushed, then full.
         for _ in 0..4 {

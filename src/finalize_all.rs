@@ -25,6 +25,9 @@ impl<T: Send + Sync + 'static> Registry<T> {
     /// [`FinalizeError::AlreadyClosing`], whether they have finished with it by the end or not. If they drop the
     /// `Closing` before the others are drained, the interpreter is drained here.
     ///
+    /// What an error holds that the calling thread got from `finalize` or from this is taken up again. To be called detached from
+    /// every interpreter, and from inside no pending call: see [`Closing::drain`](crate::Closing::drain).
+    ///
     /// Context: normal; blocks, with no lock held.
     ///
     /// # Panics

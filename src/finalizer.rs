@@ -173,7 +173,13 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
     ///
     /// `timeout` limits the waiting; `None` is without limit, zero looks once. Never proceeds with a guard out.
     ///
-    /// Context: normal; blocks, with no lock held.
+    /// To be called detached from the interpreter. While this thread is attached, a guard's holder may be waiting for the
+    /// runtime's lock, which nobody here can know: then the wait lasts until the deadline. Of a daemon that is attaching it is
+    /// known, and said: `WouldDeadlock`.
+    ///
+    /// A drain that may wait runs the interpreter's [pending calls](crate::pending) that only its own thread would run.
+    ///
+    /// Context: normal; blocks, with no lock held; takes as long as the pending calls do that it runs.
     ///
     /// # Errors
     /// [`DrainError`]. The interpreter is closed and otherwise untouched, and the `Closing` is in the error.
@@ -235,21 +241,22 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
                 return Err(DrainError::FenceFailed(DrainTimeout::new(self, watch.began)));
             }
         }
-        let mut ran = false;
         while !cfg!(interp_guard_inject = "no_drain") {
             let Some(wake) = self.registry.table().wake(self.slot) else { break };
             let seen = wake.value(); // D0
-            let mut left = Left::Nothing;
             pending::run_own(self.registry, self.id);
             match self.registry.table().out(self.slot) {
                 0 if self.registry.table().seal(self.slot) => break, // D3, G2
-                0 => {}
-                1.. => left = pending::run_left(self.registry, self.id, watch.is_without_limit()),
+                0.. => {}
                 _ => return Err(DrainError::Unbalanced(DrainTimeout::new(self, watch.began))),
             }
-            // Sums again before it asks for the time; but a call that pushes the next one has no drain run for ever.
-            ran = left == Left::Ran && !ran;
-            if ran {
+            let over = watch.enough();
+            // Not when the time is over: one call could push the next one for ever.
+            let left = match over {
+                None => pending::run_left(self.registry, self.id, watch.is_without_limit()),
+                Some(_) => Left::Nothing,
+            };
+            if left == Left::Ran {
                 continue;
             }
             // An interrupt check may let others attach for a moment: with one, nobody can say that they never will.
@@ -257,7 +264,7 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
             {
                 return Err(DrainError::WouldDeadlock(DrainTimeout::new(self, watch.began)));
             }
-            match watch.enough() {
+            match over {
                 None => {}
                 Some(Enough::Deadline) => {
                     self.note(|stats| stats.timeouts += 1);
@@ -494,7 +501,8 @@ pub enum DrainError<'r, T: Send + Sync + 'static> {
     Timeout(DrainTimeout<'r, T>),
     /// The interrupt check of [`DrainOptions`] ended the waiting with guards out.
     Interrupted(DrainTimeout<'r, T>),
-    /// The calling thread itself is what the drain would wait for.
+    /// The calling thread itself is what the drain would wait for: it is inside an ensure or a pending call of the interpreter; or
+    /// it is attached to it, and a daemon is attaching. Release, return or detach, and try again.
     WouldDeadlock(DrainTimeout<'r, T>),
     /// More guards were given up than taken: somewhere a guard was released twice, and nobody can say whether one is
     /// still out.

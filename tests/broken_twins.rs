@@ -206,6 +206,13 @@ fn push_not_woken() {
 }
 
 #[test]
+fn system_calls_by_way_of_the_c_library() {
+    the_test_sees("errno_touched", "handlers", "errno_is_preserved");
+    the_test_sees("errno_touched", "signal_ledger", "errno_is_preserved");
+    the_test_sees("errno_touched", "pending_signals", "errno_is_preserved_by_a_push");
+}
+
+#[test]
 fn sections_that_the_kernel_does_not_abort() {
     if interp_guard::platform::missing_for_per_cpu().is_some() {
         return println!("this machine has no restartable sequences to leave out");

@@ -510,14 +510,15 @@ fn a_drain_runs_what_its_own_thread_served_last() {
 }
 
 #[test]
-fn so_does_one_that_looks_once() {
+fn one_that_only_looks_runs_nothing() {
     let registry = Reg::new();
     let id = registered(&registry);
     let queue = PendingQueue::new(&registry).unwrap();
     queue.run_pending();
     queue.push(registry.lookup(id).unwrap(), note, 7).unwrap();
-    let finalized = registry.finalize(id, Some(Duration::ZERO)).unwrap();
-    assert_eq!(finalized.calls.into_inner().unwrap(), [7]);
+    let late = timeout(registry.finalize(id, Some(Duration::ZERO)).unwrap_err());
+    assert_eq!((late.pending()[0].calls, queue.ran()), (1, ran(0, 0)));
+    assert_eq!(late.into_closing().drain(LONG).unwrap().calls.into_inner().unwrap(), [7]);
 }
 
 /// Until the deadline, it is left to whoever will serve it: see `a_queue_that_nobody_serves_is_named_by_the_drains_report`.

@@ -99,7 +99,7 @@ typedef enum ig_status {
      */
     IG_INVALID = 6,
     /**
-     * The time is over and guards are still out. The interpreter is closed and otherwise untouched.
+     * The time is over, and guards are still out or daemons attaching. The interpreter is closed and otherwise untouched.
      */
     IG_TIMEOUT = 7,
     /**
@@ -107,7 +107,7 @@ typedef enum ig_status {
      */
     IG_WOULD_DEADLOCK = 8,
     /**
-     * Somebody else has closed the interpreter or is draining it.
+     * The interpreter is closed already: ig_drain goes on with it. From ig_drain: another thread is draining it.
      */
     IG_ALREADY_CLOSING = 9,
     /**
@@ -124,7 +124,7 @@ typedef enum ig_status {
  * A queue of pending calls, bound to a registry: handlers push, normal threads run. Opaque.
  *
  * A call that waits keeps its interpreter, but a queue is in no finalizer's way: closing an interpreter wakes whoever serves
- * the queue, and where nobody does, ig_report names it. ig_finalize inside a pending call of that interpreter answers
+ * the queue, and where nobody does, ig_report names it, or ig_drain runs the calls itself: see there. ig_finalize inside a pending call of that interpreter answers
  * IG_WOULD_DEADLOCK.
  */
 typedef struct ig_pending ig_pending;
@@ -341,7 +341,7 @@ ig_status ig_register_with_id(ig_registry *registry, int64_t id, void *interp);
  * registry for an ig_drain, from any thread.
  *
  * Context: normal; takes the registry's mutex.
- * Returns: IG_OK; IG_NOT_FOUND; IG_ALREADY_CLOSING if it is closed already; IG_INVALID for a null registry.
+ * Returns: IG_OK; IG_NOT_FOUND; IG_ALREADY_CLOSING if it is closed already, by whomever; IG_INVALID for a null registry.
  */
 ig_status ig_close(ig_registry *registry, int64_t id);
 
@@ -351,11 +351,17 @@ ig_status ig_close(ig_registry *registry, int64_t id);
  * `timeout_ns` limits the waiting in nanoseconds; 0 looks once, a negative one is without limit. Never proceeds with a
  * guard out.
  *
- * Context: normal; blocks, with no lock held.
+ * To be called with the interpreter detached on this thread: while it is attached, whoever holds a guard may be waiting for the
+ * runtime's lock. The drain runs the interpreter's pending calls in a queue that nobody serves, if it may wait and this thread
+ * ran that queue's calls last, or the thread that did has ended; with no limit, also if nobody ever has and this thread made the
+ * queue. That is a use of the queue.
+ *
+ * Context: normal; blocks, with no lock held; takes as long as the calls do.
  * Returns: IG_OK; IG_TIMEOUT, after which ig_drain may be called again; IG_NOT_FOUND; IG_ALREADY_CLOSING while another
- * thread drains it; IG_WOULD_DEADLOCK if only the calling thread could end the waiting; IG_UNAVAILABLE if the kernel
- * refuses the memory barrier; IG_INVALID for a null argument, for an interpreter that is live (ig_close comes first), and
- * if more guards were closed than taken: some guard was closed twice through a copy, and nobody can say what is out.
+ * thread drains it; IG_WOULD_DEADLOCK if only the calling thread could end the waiting: it is inside an ensure or a pending call of
+ * the interpreter, or attached to it while a daemon attaches; IG_UNAVAILABLE if the kernel refuses the memory barrier; IG_INVALID
+ * for a null argument, for an interpreter that is live (ig_close comes first), and if more guards were closed than taken: some
+ * guard was closed twice through a copy, and nobody can say what is out.
  * Ownership: with IG_OK, `*interp` is the registered pointer, exclusively the caller's again; else it is NULL.
  */
 IG_MUST_USE ig_status ig_drain(ig_registry *registry, int64_t id, int64_t timeout_ns, void **interp);
@@ -364,8 +370,8 @@ IG_MUST_USE ig_status ig_drain(ig_registry *registry, int64_t id, int64_t timeou
  * Closes an interpreter and drains it: ig_close and ig_drain in one.
  *
  * Context: normal; blocks, with no lock held.
- * Returns: as ig_close and ig_drain. After IG_TIMEOUT the interpreter is closed, and ig_drain goes on with it; after
- * IG_WOULD_DEADLOCK it is as it was.
+ * Returns: as ig_close and ig_drain. After IG_TIMEOUT the interpreter is closed, and ig_drain goes on with it: another
+ * ig_finalize answers IG_ALREADY_CLOSING. After IG_WOULD_DEADLOCK it is as it was, unless a daemon began to attach meanwhile.
  * Ownership: as ig_drain.
  */
 IG_MUST_USE ig_status ig_finalize(ig_registry *registry, int64_t id, int64_t timeout_ns, void **interp);
@@ -382,7 +388,7 @@ ig_status ig_outstanding(ig_registry *registry, int64_t id, uint64_t *count);
 
 /**
  * Writes what keeps an interpreter from finalizing, for people: how many guards are out; with the ledger on, who holds them
- * (thread, call site, age); and in which pending queues calls for it wait.
+ * (thread, call site, age); how many threads are attaching as daemons; and in which pending queues calls for it wait.
  *
  * Works as snprintf does: writes at most `size` bytes, the terminating zero included, and says how long the whole text is.
  *

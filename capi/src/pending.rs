@@ -20,7 +20,7 @@ pub const IG_PENDING_ATTACHED: c_uint = 1;
 /// A queue of pending calls, bound to a registry: handlers push, normal threads run. Opaque.
 ///
 /// A call that waits keeps its interpreter, but a queue is in no finalizer's way: closing an interpreter wakes whoever serves
-/// the queue, and where nobody does, ig_report names it. ig_finalize inside a pending call of that interpreter answers
+/// the queue, and where nobody does, ig_report names it, or ig_drain runs the calls itself: see there. ig_finalize inside a pending call of that interpreter answers
 /// IG_WOULD_DEADLOCK.
 pub struct ig_pending {
     queue: PendingQueue<'static, Interp>,

@@ -188,7 +188,7 @@ pub unsafe extern "C" fn ig_register_with_id(
 /// registry for an ig_drain, from any thread.
 ///
 /// Context: normal; takes the registry's mutex.
-/// Returns: IG_OK; IG_NOT_FOUND; IG_ALREADY_CLOSING if it is closed already; IG_INVALID for a null registry.
+/// Returns: IG_OK; IG_NOT_FOUND; IG_ALREADY_CLOSING if it is closed already, by whomever; IG_INVALID for a null registry.
 ///
 /// # Safety
 /// `registry` is null or not freed during the call.
@@ -206,11 +206,17 @@ pub unsafe extern "C" fn ig_close(registry: *mut ig_registry, id: i64) -> ig_sta
 /// `timeout_ns` limits the waiting in nanoseconds; 0 looks once, a negative one is without limit. Never proceeds with a
 /// guard out.
 ///
-/// Context: normal; blocks, with no lock held.
+/// To be called with the interpreter detached on this thread: while it is attached, whoever holds a guard may be waiting for the
+/// runtime's lock. The drain runs the interpreter's pending calls in a queue that nobody serves, if it may wait and this thread
+/// ran that queue's calls last, or the thread that did has ended; with no limit, also if nobody ever has and this thread made the
+/// queue. That is a use of the queue.
+///
+/// Context: normal; blocks, with no lock held; takes as long as the calls do.
 /// Returns: IG_OK; IG_TIMEOUT, after which ig_drain may be called again; IG_NOT_FOUND; IG_ALREADY_CLOSING while another
-/// thread drains it; IG_WOULD_DEADLOCK if only the calling thread could end the waiting; IG_UNAVAILABLE if the kernel
-/// refuses the memory barrier; IG_INVALID for a null argument, for an interpreter that is live (ig_close comes first), and
-/// if more guards were closed than taken: some guard was closed twice through a copy, and nobody can say what is out.
+/// thread drains it; IG_WOULD_DEADLOCK if only the calling thread could end the waiting: it is inside an ensure or a pending call of
+/// the interpreter, or attached to it while a daemon attaches; IG_UNAVAILABLE if the kernel refuses the memory barrier; IG_INVALID
+/// for a null argument, for an interpreter that is live (ig_close comes first), and if more guards were closed than taken: some
+/// guard was closed twice through a copy, and nobody can say what is out.
 /// Ownership: with IG_OK, `*interp` is the registered pointer, exclusively the caller's again; else it is NULL.
 ///
 /// # Safety
@@ -236,8 +242,8 @@ pub unsafe extern "C" fn ig_drain(
 /// Closes an interpreter and drains it: ig_close and ig_drain in one.
 ///
 /// Context: normal; blocks, with no lock held.
-/// Returns: as ig_close and ig_drain. After IG_TIMEOUT the interpreter is closed, and ig_drain goes on with it; after
-/// IG_WOULD_DEADLOCK it is as it was.
+/// Returns: as ig_close and ig_drain. After IG_TIMEOUT the interpreter is closed, and ig_drain goes on with it: another
+/// ig_finalize answers IG_ALREADY_CLOSING. After IG_WOULD_DEADLOCK it is as it was, unless a daemon began to attach meanwhile.
 /// Ownership: as ig_drain.
 ///
 /// # Safety
@@ -280,7 +286,7 @@ pub unsafe extern "C" fn ig_outstanding(registry: *mut ig_registry, id: i64, cou
 }
 
 /// Writes what keeps an interpreter from finalizing, for people: how many guards are out; with the ledger on, who holds them
-/// (thread, call site, age); and in which pending queues calls for it wait.
+/// (thread, call site, age); how many threads are attaching as daemons; and in which pending queues calls for it wait.
 ///
 /// Works as snprintf does: writes at most `size` bytes, the terminating zero included, and says how long the whole text is.
 ///

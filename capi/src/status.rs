@@ -22,11 +22,11 @@ pub enum ig_status {
     IG_RETIRED_ID = 5,
     /// An argument is null, zeroed or out of range, or the call does not fit the state of things.
     IG_INVALID = 6,
-    /// The time is over and guards are still out. The interpreter is closed and otherwise untouched.
+    /// The time is over, and guards are still out or daemons attaching. The interpreter is closed and otherwise untouched.
     IG_TIMEOUT = 7,
     /// The calling thread itself is what the call would wait for.
     IG_WOULD_DEADLOCK = 8,
-    /// Somebody else has closed the interpreter or is draining it.
+    /// The interpreter is closed already: ig_drain goes on with it. From ig_drain: another thread is draining it.
     IG_ALREADY_CLOSING = 9,
     /// The machine lacks what was asked for: memory, a counter mode, a memory barrier.
     IG_UNAVAILABLE = 10,
@@ -63,9 +63,11 @@ impl ig_status {
             IG_INVALID => {
                 c"an argument is null, zeroed or out of range, or the call does not fit the state of things"
             }
-            IG_TIMEOUT => c"the time is over and guards are still out",
+            IG_TIMEOUT => c"the time is over, and guards are still out or daemons attaching",
             IG_WOULD_DEADLOCK => c"the calling thread itself is what this would wait for",
-            IG_ALREADY_CLOSING => c"somebody else has closed the interpreter or is draining it",
+            IG_ALREADY_CLOSING => {
+                c"the interpreter is closed already: ig_drain goes on with it, unless another thread does"
+            }
             IG_UNAVAILABLE => c"the machine lacks what was asked for",
             IG_INTERNAL => {
                 c"a defect of interp-guard, caught at its boundary; a message is on standard error"

@@ -205,3 +205,30 @@ pub fn timer_at_this_thread(signal: Signal, period: Duration) -> Timer {
         .expect("timer_settime");
     timer
 }
+
+/// From now on the system call `number` fails with `errno` in this thread and those it starts; with `argument`, only where its
+/// argument of that index has that value, of 32 bits. Never undone.
+pub fn forbid(number: libc::c_long, argument: Option<(u32, u32)>, errno: libc::c_int) {
+    let step = |code: u32, k: u32, jt, jf| libc::sock_filter { code: code as u16, jt, jf, k };
+    let (load, equal, ret) = (
+        libc::BPF_LD | libc::BPF_W | libc::BPF_ABS,
+        libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+        libc::BPF_RET,
+    );
+    // Of `seccomp_data`: the number at 0, the arguments, eight bytes each, from 16 on.
+    let (index, value) = argument.unwrap_or((0, 0));
+    let mut filter = [
+        step(load, 0, 0, 0),
+        step(equal, number as u32, 0, 3),
+        step(load, 16 + 8 * index, 0, 0),
+        step(if argument.is_some() { equal } else { libc::BPF_JMP | libc::BPF_JA }, value, 0, 1),
+        step(ret, libc::SECCOMP_RET_ERRNO | errno as u32, 0, 0),
+        step(ret, libc::SECCOMP_RET_ALLOW, 0, 0),
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    // SAFETY: sets a flag.
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
+    let mode = libc::SECCOMP_MODE_FILTER;
+    // SAFETY: `program` describes `filter`, both live; it ends in a return on every path.
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &program) }, 0);
+}

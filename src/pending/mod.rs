@@ -8,9 +8,44 @@
 //! [`run_pending`](PendingQueue::run_pending) when it is readable.
 //!
 //! A queue does not block its interpreters' finalizers. Closing an interpreter wakes whoever serves the queue; a drain
-//! inside a pending call runs itself what only its own thread could run; and where nobody serves the queue, a drain's
-//! report names it. `finalize` from inside a pending call *of that interpreter* could never end, and says so at once:
+//! runs itself what only its own thread would run; and where nobody serves the queue, a drain's report names it. `finalize` from
+//! inside a pending call *of that interpreter* could never end, and says so at once:
 //! [`WouldDeadlock`](crate::DrainError::WouldDeadlock).
+//!
+//! # An event loop of one's own
+//!
+//! A queue is its loop's: the thread's that called `run_pending` last. The loop may end with the interpreter on the same thread.
+//! A call that a signal leaves after the loop's last turn, or while the drain waits, is run by the drain, on that thread:
+//!
+//! ```
+//! use interp_guard::{Registry, pending::PendingQueue};
+//!
+//! let registry = Registry::new();
+//! let id = registry.register("main").unwrap();
+//! let queue = PendingQueue::new(&registry)?;
+//! let running = true;
+//! while running {
+//!     // poll(queue.as_fd(), and the loop's other descriptors), then
+//!     queue.run_pending();
+//!     # break;
+//! }
+//! queue.push(registry.lookup(id)?, |guard, _| println!("{} is told late", **guard), 0).unwrap(); // by a handler
+//! registry.finalize(id, None).unwrap(); // runs it
+//! assert_eq!(queue.ran().calls, 1);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! The rules, for a queue in which calls of the interpreter wait and that no worker and no `run_pending` in progress serves:
+//!
+//! | the thread that ran its calls last | a drain that may wait |
+//! |---|---|
+//! | is the one that drains, or has ended | runs the calls of this interpreter |
+//! | is another one, and lives | leaves them to it, and looks again whether it does |
+//! | there is none yet | leaves them to whoever will, until its deadline; without one, it runs them if its thread made the queue, or the one that did has ended |
+//!
+//! A drain with a timeout of zero only looks: a loop that ends an interpreter by such drains goes on serving its queue. Calls
+//! run in a drain as in `run_pending`, with no lock held: a lock of the program's own that they take is not to be held around
+//! `finalize`.
 //!
 //! ```
 //! use interp_guard::{Registry, pending::PendingQueue};

@@ -447,13 +447,18 @@ impl<T: Send + Sync + 'static> Registry<T> {
     ///
     /// `timeout` limits the waiting; `None` is without limit, zero looks once. The ID is retired when this succeeds.
     ///
+    /// Detach first: see [`Closing::drain`], which also says when pending calls are run here.
+    ///
     /// Context: normal; blocks.
     ///
     /// # Errors
     /// [`FinalizeError::NotFound`], [`FinalizeError::AlreadyClosing`], or what [`Closing::drain`] says; then the
-    /// interpreter is closed and otherwise untouched, and the error has the [`Closing`] in it. Except for
-    /// [`WouldDeadlock`](crate::DrainError::WouldDeadlock), where the calling thread itself blocks the interpreter, inside
-    /// an ensure or a pending call of it: that is answered at once, and the interpreter is left as it was.
+    /// interpreter is closed and otherwise untouched, and the error has the [`Closing`] in it. The thread that got such an error
+    /// may call this again, while it has the error or later: it takes the `Closing` up. Others may when the error is dropped.
+    ///
+    /// [`WouldDeadlock`](crate::DrainError::WouldDeadlock) is answered at once, and leaves the interpreter as it was, where the
+    /// calling thread itself blocks it: inside an ensure or a pending call of it, or attached to it while a daemon is attaching.
+    /// (A daemon that begins to attach after that is seen by the drain, and the interpreter is closed then.)
     ///
     /// ```
     /// # use interp_guard::{DrainError, FinalizeError, Registry};

@@ -147,6 +147,25 @@ static void every_answer(void) {
     CHECK(runs(0) == 1);
     OK(ig_drain(registry, two.id, 0, &back));
 
+    /* This thread served it last, and waits for what only it would run: the drain runs that. */
+    rt_done(&two);
+    rt_init(&two, 19);
+    OK(ig_register_with_id(registry, two.id, &two));
+    push(queue, two.id, closes_its_guard, NULL);
+    push(queue, one.id, note, (void *)&letters[0]);
+    OK(ig_finalize(registry, two.id, -1, &back));
+    CHECK(back == &two && out(one.id) == 1);
+    notes = 0;
+    CHECK(runs(0) == 1 && notes == 1);
+
+    /* A push whose write fails, since the eventfd is full, leaves errno alone. */
+    const uint64_t most = UINT64_MAX - 1, another = 1;
+    CHECK(write(ig_pending_fd(queue), &most, sizeof most) == sizeof most);
+    CHECK(write(ig_pending_fd(queue), &another, sizeof another) == -1 && errno == EAGAIN);
+    errno = 4711;
+    push(queue, one.id, closes_its_guard, NULL);
+    CHECK(errno == 4711 && runs(0) == 1 && !readable());
+
     /* A worker serves it: the drain waits for the call. */
     rt_done(&two);
     rt_init(&two, 20);

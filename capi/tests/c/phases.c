@@ -76,7 +76,8 @@ static void a_timed_out_finalize_is_drained_later(void) {
     OK(ig_register_with_id(registry, 7, &first));
     OK(ig_lookup(registry, 7, &guard));
     CHECK(ig_finalize(registry, 7, 1000, &back) == IG_TIMEOUT);
-    CHECK(ig_finalize(registry, 7, 0, &back) == IG_ALREADY_CLOSING);
+    CHECK(ig_finalize(registry, 7, 0, &back) == IG_ALREADY_CLOSING); /* and the text says what to do */
+    CHECK(strstr(ig_status_message(IG_ALREADY_CLOSING), "ig_drain goes on with it") != NULL);
     CHECK(ig_close(registry, 7) == IG_ALREADY_CLOSING);
     OK(ig_guard_close(&guard));
     OK(ig_drain(registry, 7, 0, &back));

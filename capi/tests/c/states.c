@@ -135,6 +135,64 @@ static void allow_threads(void) {
     enter(&a, 12);
 }
 
+static int attaching; /* how often a thread has come to the runtime's attach */
+
+static void tells_and_attaches(void *it) {
+    ADD(attaching);
+    rt_attach(it);
+}
+
+static int detached, come_back;
+
+static void *daemon_comes_back(void *unused) {
+    uint64_t token, section;
+    (void)unused;
+    OK(ig_ensure_id(registry, a.id, &token));
+    OK(ig_set_daemon(registry, 1));
+    OK(ig_allow_threads_begin(&section));
+    STORE(detached, 1);
+    while (!LOAD(come_back)) {
+        sched_yield();
+    }
+    OK(ig_allow_threads_end(section));
+    OK(ig_release(token));
+    return NULL;
+}
+
+/* This thread is attached, by the runtime's own calls, and so keeps a daemon from attaching: it would wait for itself. */
+static void finalized_attached(void) {
+    pthread_t daemon;
+    ig_guard guard;
+    char text[512];
+    size_t length;
+    void *back = NULL;
+
+    CHECK(pthread_create(&daemon, NULL, daemon_comes_back, NULL) == 0);
+    while (!LOAD(detached)) {
+        sched_yield();
+    }
+    state *mine = (state *)rt_create(&a);
+    rt_attach(mine);
+    const int before = LOAD(attaching);
+    STORE(come_back, 1);
+    while (LOAD(attaching) == before) {
+        sched_yield();
+    }
+    CHECK(ig_finalize(registry, a.id, -1, &back) == IG_WOULD_DEADLOCK);
+    OK(ig_report(registry, a.id, text, sizeof text, &length));
+    CHECK(strstr(text, "0 guards are out") != NULL && strstr(text, "1 thread is attaching as a daemon") != NULL);
+    OK(ig_lookup(registry, a.id, &guard)); /* live, as it was */
+    OK(ig_guard_close(&guard));
+    OK(ig_close(registry, a.id));
+    CHECK(ig_drain(registry, a.id, -1, &back) == IG_WOULD_DEADLOCK);
+    rt_destroy(mine);
+    CHECK(pthread_join(daemon, NULL) == 0);
+    OK(ig_drain(registry, a.id, -1, &back));
+    CHECK(back == &a);
+    rt_done(&a);
+    enter(&a, 13);
+}
+
 static int stop, told;
 
 static void on_close(int64_t id, void *data) {
@@ -178,11 +236,13 @@ int main(void) {
     CHECK(ig_runtime_set(NULL) == IG_INVALID);
     CHECK(ig_runtime_set(&runtime) == IG_INVALID); /* incomplete */
     runtime = rt_table();
+    runtime.attach = tells_and_attaches;
     OK(ig_runtime_set(&runtime));
     CHECK(ig_runtime_set(&runtime) == IG_INVALID);
 
     nesting();
     allow_threads();
+    finalized_attached();
     OK(ig_on_close(registry, a.id, on_close, &told));
     CHECK(ig_on_close(registry, a.id, NULL, NULL) == IG_INVALID);
     CHECK(ig_on_close(registry, 77, on_close, &told) == IG_NOT_FOUND);
