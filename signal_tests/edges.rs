@@ -108,12 +108,17 @@ fn full_under_churn() {
     const CAPACITY: usize = 4;
     for mode in modes() {
         let registry = Registry::with_capacity(CAPACITY).counters(mode);
-        let (full, registered) = (AtomicU64::new(0), AtomicUsize::new(0));
+        let (full, registered) = (AtomicU64::new(0), AtomicUsize::new(CAPACITY));
+        let has_one = std::sync::Barrier::new(CAPACITY);
         std::thread::scope(|scope| {
-            for thread in 0..4_u64 {
-                let (registry, full, registered) = (&registry, &full, &registered);
+            for thread in 0..CAPACITY as u64 {
+                let (registry, full, registered, has_one) = (&registry, &full, &registered, &has_one);
                 scope.spawn(move || {
-                    let mut mine = Vec::new();
+                    let mut mine = vec![registry.register(thread).expect("room")];
+                    // All have one: full, and each is refused at least once, however they are scheduled.
+                    has_one.wait();
+                    assert!(matches!(registry.register(thread), Err(RegisterError::RegistryFull(_))));
+                    has_one.wait();
                     for turn in 0..5_000 {
                         match registry.register(thread) {
                             Ok(id) => {

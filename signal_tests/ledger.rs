@@ -7,6 +7,7 @@ mod harness;
 use harness::{Scenario, Sender, forbid, install, timer_at_this_thread};
 use interp_guard::{Counters, InterpreterId, LookupError, Registry, Site};
 use nix::sys::signal::{SaFlags, Signal, raise};
+use std::collections::HashSet;
 use std::process::ExitCode;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
@@ -27,6 +28,8 @@ fn main() -> ExitCode {
 static REGISTRY: OnceLock<Registry<u64>> = OnceLock::new();
 static ID: OnceLock<InterpreterId> = OnceLock::new();
 static HANDLED: AtomicU64 = AtomicU64::new(0);
+/// Guards that a handler took and for which the ledger had no entry.
+static UNRECORDED: AtomicU64 = AtomicU64::new(0);
 
 /// Sets up what handlers use. A handler must not be the first to look at either.
 fn set_up(registry: Registry<u64>) -> (&'static Registry<u64>, InterpreterId) {
@@ -59,7 +62,12 @@ extern "C" fn on_usr1(_: libc::c_int) {
 
 extern "C" fn on_usr2(_: libc::c_int) {
     let guard = lookup(NESTED);
-    handler_check!(guard.is_ok_and(|guard| *guard == 7 && guard.into_raw().release().is_ok()));
+    handler_check!(guard.as_ref().is_ok_and(|guard| **guard == 7));
+    let (Ok(guard), Some(registry)) = (guard, REGISTRY.get()) else { return };
+    let parts = guard.into_raw().into_parts();
+    UNRECORDED.fetch_add(u64::from(parts.ticket == 0), SeqCst);
+    // SAFETY: of this registry, and put together once.
+    handler_check!(unsafe { registry.guard_from_parts(parts) }.into_raw().release().is_ok());
 }
 
 fn recording_interrupted(counters: Counters) {
@@ -84,13 +92,15 @@ fn recording_interrupted(counters: Counters) {
             });
         }
         // A reader all the while: what it reads is some guard's facts, never a mixture or a leftover.
-        let mut rows = 0;
-        while HANDLED.load(SeqCst) < SIGNALS {
+        let (mut rows, mut sites) = (0, HashSet::new());
+        // That it reads some of each is waited for: guards of handlers are out for a moment only.
+        while HANDLED.load(SeqCst) < SIGNALS || sites.len() < 3 {
             let holders = registry.holders(id).expect("registered");
             for holder in &holders {
                 assert!([IN_A_HANDLER, NESTED, OUTSIDE].contains(&holder.site), "{holder:?}");
                 assert!(!holder.thread_ended && holder.age < Duration::from_secs(60), "{holder:?}");
                 rows += 1;
+                sites.insert(holder.site);
             }
         }
         stop.store(true, SeqCst);
@@ -109,7 +119,7 @@ fn full_and_under_fire() {
     assert_eq!(registry.holders(id).expect("registered").unrecorded(), 6);
     let sender = Sender::at_this_thread(Signal::SIGUSR1);
     let mut round = 0_usize;
-    while HANDLED.load(SeqCst) < 5_000 {
+    while HANDLED.load(SeqCst) < 5_000 || UNRECORDED.load(SeqCst) == 0 {
         // At the edge: one goes and one comes, while handlers try for the place in between.
         let at = round % held.len();
         drop(held.swap_remove(at));

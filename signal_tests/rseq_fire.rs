@@ -43,9 +43,9 @@ fn id(raw: u64) -> InterpreterId {
 }
 
 extern "C" fn handler(_: libc::c_int) {
-    if let Ok(guard) = registry().lookup(id(STAYS as u64)) {
-        drop(guard.clone());
-    }
+    let guard = registry().lookup(id(STAYS as u64));
+    handler_check!(guard.is_ok());
+    drop(guard.map(|guard| guard.clone()));
     SIGNALS.fetch_add(1, SeqCst);
 }
 
@@ -93,7 +93,8 @@ fn fire(counters: Counters) {
         }
         let began = Instant::now();
         let mut refused = None;
-        while refused.is_none() && began.elapsed() < lasts {
+        // That signals come is waited for.
+        while refused.is_none() && (began.elapsed() < lasts || SIGNALS.load(SeqCst) == 0) {
             let raw = finalized + 1;
             registry.register_with_id(id(raw), raw).expect("room");
             LATEST.store(raw, SeqCst);

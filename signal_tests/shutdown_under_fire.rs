@@ -75,8 +75,10 @@ fn shutdown_under_fire(counters: Counters) {
     let threads: Vec<_> =
         (0..THREADS as u64).map(|seed| std::thread::spawn(move || worker(seed + 1))).collect();
     let mut probes: Vec<Probe> = Vec::new();
-    // What is to be met is waited for, not hoped for: an ensure that a finalizer refuses, a signal while attached.
-    let met = || REFUSED.load(SeqCst) > 0 && SIGNALS_ATTACHED.load(SeqCst) > 0;
+    // What is to be met is waited for, not hoped for: an ensure that a finalizer refuses, a signal while attached, a daemon whose
+    // interpreter ends under it.
+    let lost_some = || !LOST.lock().unwrap().is_empty();
+    let met = || REFUSED.load(SeqCst) > 0 && SIGNALS_ATTACHED.load(SeqCst) > 0 && lost_some();
     let rounds = (0..).take_while(|&round| round < ROUNDS || !met());
     for round in rounds {
         let made: Vec<_> = (0..INTERPRETERS).map(|at| make(round + at)).collect();

@@ -243,7 +243,7 @@ fn each_call_is_run_exactly_once_or_handed_back() {
     let registry = &Reg::new();
     let id = registered(registry);
     let queue = &PendingQueue::with(registry, QueueOptions::new().capacity(16)).unwrap();
-    let done = &AtomicBool::new(false);
+    let (done, full) = (&AtomicBool::new(false), &AtomicBool::new(false));
     let (back, total) = thread::scope(|scope| {
         let push = |pusher: usize| {
             move || {
@@ -252,6 +252,7 @@ fn each_call_is_run_exactly_once_or_handed_back() {
                     Ok(()) => false,
                     Err(refused) => {
                         assert!(matches!(refused, PushError::Full(_)));
+                        full.store(true, Ordering::Relaxed);
                         true
                     }
                 })
@@ -262,6 +263,10 @@ fn each_call_is_run_exactly_once_or_handed_back() {
         let runners = [(); 2].map(|()| {
             scope.spawn(|| {
                 let mut total = 0;
+                // Some are handed back for certain, and some run while others push.
+                while !full.load(Ordering::Relaxed) {
+                    thread::yield_now();
+                }
                 while !done.load(Ordering::Acquire) {
                     total += queue.run_pending().calls;
                 }
@@ -452,13 +457,17 @@ fn a_call_in_progress_is_waited_for() {
     let _worker = queue.start_worker().unwrap();
     let held = registry.lookup(id).unwrap();
     let gate = held.gate.lock().unwrap();
+    let (tell, told) = mpsc::channel();
+    *held.within.lock().unwrap() = Some(tell);
     let call = |guard: &Guard<'_, Interpreter>, data| {
+        guard.within.lock().unwrap().take();
         drop(guard.gate.lock().unwrap());
         note(guard, data);
     };
     queue.push(registry.lookup(id).unwrap(), call, 5).unwrap();
+    told.recv().unwrap_err(); // it is in progress
     let late = timeout(registry.finalize(id, Some(Duration::from_millis(10))).unwrap_err());
-    assert!(late.pending().iter().all(|waiting| waiting.served));
+    assert_eq!((late.pending(), late.outstanding()), (&[][..], 2));
     drop(gate);
     drop(held);
     assert_eq!(late.into_closing().drain(LONG).unwrap().calls.into_inner().unwrap(), [5]);

@@ -65,6 +65,10 @@ fn run(plan: Plan, work: fn(&'static Shared, Counters), counters: Counters) {
         page.checks.load(SeqCst),
     );
     assert!(covered.boundaries > 0 && page.handlers.load(SeqCst) >= covered.boundaries);
+    match plan {
+        Plan::Signal { .. } => assert!(covered.phases > 0 && covered.nested > 0, "no handler was stepped"),
+        Plan::Child { .. } => assert!(covered.children > 0, "no child went on"),
+    }
 }
 
 fn signal_at_each(counters: Counters) {

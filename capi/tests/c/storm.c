@@ -146,7 +146,8 @@ int main(int argc, char **argv) {
     ticker *mine = &tickers[workers];
     set_up(mine, 4711);
 
-    while (LOAD(delivered) < wanted || LOAD(mine->came) == 0) { /* that signals come here too is waited for */
+    /* That signals come here too, and meet the one that comes and goes, is waited for. */
+    while (LOAD(delivered) < wanted || LOAD(mine->came) == 0 || LOAD(hits) == 0) {
         interp *it = &pool[finalized % POOL];
         const int64_t id = 1000 + (int64_t)finalized;
         ig_guard late;
