@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         ("membarrier_without_memory", membarrier_without_memory),
         ("who_has_ended_without_a_proc_file_system", who_has_ended_without_a_proc_file_system),
         ("no_futex_to_wait_on", no_futex_to_wait_on),
+        ("who_has_ended_without_a_proc_file_system", who_has_ended_without_a_proc_file_system),
         ("clean_under_valgrind", clean_under_valgrind),
     ])
 }
