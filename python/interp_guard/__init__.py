@@ -16,12 +16,14 @@ from . import _native
 from ._native import _C_API  # noqa: F401  what pep788.h imports
 
 __all__ = [
+    "Callback",
     "Guard",
     "Holder",
     "Holders",
     "InterpreterNotFound",
     "SignalHandler",
     "View",
+    "callback",
     "current",
     "drain",
     "get_include",
@@ -229,4 +231,5 @@ def get_include():
 
 
 from ._holders import Holder, Holders  # noqa: E402
+from ._callbacks import Callback, callback  # noqa: E402
 from ._signals import SignalHandler, on_signal  # noqa: E402  these need what is above
