@@ -24,6 +24,7 @@ __all__ = [
     "SignalHandler",
     "View",
     "callback",
+    "cffi_cdef",
     "current",
     "drain",
     "get_include",
@@ -226,8 +227,14 @@ def holders(id):
 
 
 def get_include():
-    """The directory that has ``pep788.h`` and ``pep788_v1.h``."""
+    """The directory that has ``pep788.h`` and ``pep788_v1.h``, ``interp_guard.hpp`` for C++ and ``interp_guard_cffi.h`` for cffi."""
     return _os.path.join(_os.path.dirname(_os.path.abspath(__file__)), "include")
+
+
+def cffi_cdef():
+    """For ``ffi.cdef`` of a module whose C source includes ``interp_guard_cffi.h``, found by ``get_include()``."""
+    with open(_os.path.join(get_include(), "interp_guard.cdef")) as declarations:
+        return declarations.read()
 
 
 from ._holders import Holder, Holders  # noqa: E402

@@ -306,7 +306,8 @@ unsafe extern "C" fn callback(_: *mut PyObject, arguments: *mut PyObject) -> *mu
 /// The destructor.
 unsafe extern "C" fn close(capsule: *mut PyObject) {
     // SAFETY: attached, with a capsule made above, whose pointer is a callback, which is never freed (C1).
-    let callback = unsafe { ffi::PyCapsule_GetPointer(capsule, CAPSULE.as_ptr()).cast::<Callback>().as_ref() };
+    let callback =
+        unsafe { ffi::PyCapsule_GetPointer(capsule, CAPSULE.as_ptr()).cast::<Callback>().as_ref() };
     if let Some(owner) = callback.and_then(Callback::close) {
         // SAFETY: attached to its interpreter, in which the capsule was made; taken once (C2, C3).
         unsafe { ffi::Py_DecRef(owner.as_ptr()) };
