@@ -1,25 +1,31 @@
 //! C function pointers for ctypes and cffi that ask before Python is entered.
 //!
 //! A callback of ctypes or cffi takes the GIL before the first line of Python, so that no guard in that Python comes in time. A
-//! [`Callback`] goes in front of it: its trampoline ensures the interpreter first, and answers a default where that is
-//! refused. Inside, what ctypes and cffi do finds the thread attached, and counts as nested.
+//! [`Callback`] goes in front of it: its trampoline guards the interpreter first, and answers a default where that is refused.
+//! While the guard is out, `PyGILState_Ensure`, with which ctypes and cffi begin, neither hangs nor crashes.
+//!
+//! That function knows the main interpreter alone, and the thread's own state. Where it would not find the callback's
+//! interpreter, the trampoline attaches the thread to it, and ctypes and cffi count as nested. Elsewhere it does not: cffi
+//! keeps a thread's state from one call to the next, and would not if there were one already.
 //!
 //! # A callback's life
 //!
 //! - **C1** A `Callback` is never freed, nor is its trampoline: native code may call it at any time. What it owns is the
 //!   object whose C function it calls, the *owner*.
-//! - **C2** `calls` is how many calls are past [`Callback::begin`], and whether the callback is closed. None begins once it
-//!   is closed. So it gets to "closed, and no calls" once: by the `close`, or by the last call's end. That one takes the
-//!   owner away.
-//! - **C3** The owner is given up attached to its interpreter: `close` is called so, and a call ends inside its ensure. A
-//!   call that has none (see [`Callback::is_safe_without`]) leaves the owner for good.
+//! - **C2** `calls` is how many calls are past [`Callback::begin`], and whether the callback is closed. None begins once it is
+//!   closed. So it gets to "closed, and no calls" once: by the `close`, or by the last call's end. That one takes the owner
+//!   away. In a forked child, calls of threads that it does not have never end, and the owner stays.
+//! - **C3** The owner is given up attached to its interpreter: `close` is called so, and a call ends inside its level or with
+//!   its guard. A call that has neither (see [`Callback::is_safe_without`]) leaves the owner for good.
 
 use crate::levels::{self, Level};
 use crate::module::{self, Methods};
 use crate::trampoline::{self, Frame};
+use crate::word::{GuardWord, Held};
 use crate::{python, shutdown, table};
 use interp_guard::{InterpreterId, Site};
 use pyo3_ffi::{self as ffi, PyMethodDef, PyObject};
+use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::ptr::{NonNull, null_mut};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
@@ -92,27 +98,110 @@ impl Callback {
         Some(self.id) == table::main_id() && shutdown::main_ends_on_this_thread()
     }
 
-    /// Attaches this thread for a call. The level, or null where none is needed; `None` if the call is refused.
-    fn attach(&self, caller: usize) -> Option<*mut Level> {
+    /// What keeps the interpreter during a call; `None` if the call is refused.
+    fn pass(&self, caller: usize) -> Option<Pass> {
         if self.calls.load(Ordering::Relaxed) & CLOSED != 0 {
             return None; // before it waits for the GIL
         }
-        let level = levels::nest_by_id(self.id.into())
-            .or_else(|| levels::ensure_id(self.id, self.site.unwrap_or(Site::code(caller))).ok())
-            .map_or(null_mut(), NonNull::as_ptr);
-        if level.is_null() && !self.is_safe_without() {
+        let site = self.site.unwrap_or(Site::code(caller));
+        let pass = if self.finds_its_interpreter() {
+            levels::guard_by_id(self.id, site).map(|guard| Pass::Guard(Held::new(guard)))
+        } else {
+            let level =
+                levels::nest_by_id(self.id.into()).map_or_else(|| levels::ensure_id(self.id, site), Ok);
+            level.map(Pass::Level)
+        };
+        let pass = pass.ok().or_else(|| self.is_safe_without().then_some(Pass::Nothing))?;
+        if matches!(pass, Pass::Level(_)) && is_not_the_threads_own() || !self.begin() {
+            pass.end();
             return None;
         }
-        if !level.is_null() && is_not_the_threads_own() {
-            release(level);
-            return None;
-        }
-        if !self.begin() {
-            release(level);
-            return None;
-        }
-        Some(level)
+        Some(pass)
     }
+
+    /// Does `PyGILState_Ensure` attach this thread to the callback's interpreter?
+    fn finds_its_interpreter(&self) -> bool {
+        if Some(self.id) != table::main_id() {
+            return false;
+        }
+        // SAFETY: reads a thread-specific value.
+        let own = unsafe { ffi::PyGILState_GetThisThreadState() };
+        let attached = levels::attached();
+        // SAFETY: a state of this thread, so it exists, and so does its interpreter.
+        let is_main = || unsafe { table::id_of(python::PyThreadState_GetInterpreter(own)) } == Some(self.id);
+        (attached.is_null() || attached == own) && (own.is_null() || is_main())
+    }
+}
+
+/// What keeps the interpreter during a call.
+enum Pass {
+    Guard(Held),
+    Level(NonNull<Level>),
+    /// See [`Callback::is_safe_without`].
+    Nothing,
+}
+
+impl Pass {
+    /// As plain data, for a [`Frame`].
+    fn into_words(self) -> (u64, *mut Level) {
+        match self {
+            Self::Guard(guard) => {
+                let bits = guard.bits();
+                guard.leave();
+                WITH_GUARDS.set(WITH_GUARDS.get() + 1);
+                (bits, null_mut())
+            }
+            Self::Level(level) => (0, level.as_ptr()),
+            Self::Nothing => (0, null_mut()),
+        }
+    }
+
+    /// # Safety
+    /// From [`into_words`](Self::into_words), on this thread, once.
+    unsafe fn from_words((guard, level): (u64, *mut Level)) -> Self {
+        if let Some(guard) = GuardWord::from_bits(guard) {
+            WITH_GUARDS.set(WITH_GUARDS.get().saturating_sub(1));
+            // SAFETY: the word of a guard that was left; the caller's promise.
+            return Self::Guard(unsafe { Held::again(guard) });
+        }
+        NonNull::new(level).map_or(Self::Nothing, Self::Level)
+    }
+
+    /// Gives the owner of a callback up (C3).
+    fn give_up(&self, owner: NonNull<PyObject>) {
+        let level = match self {
+            Self::Guard(guard) => levels::enter(guard.another(Site::default())).ok(),
+            Self::Level(_) => None,
+            Self::Nothing => return,
+        };
+        if level.is_some() || matches!(self, Self::Level(_)) {
+            // SAFETY: attached to its interpreter; the caller took it away (C2).
+            unsafe { ffi::Py_DecRef(owner.as_ptr()) };
+        }
+        release(level);
+    }
+
+    /// The guard is dropped, or the level released.
+    fn end(self) {
+        if let Self::Level(level) = self {
+            release(Some(level));
+        }
+    }
+}
+
+thread_local! {
+    /// How many calls on this thread have a guard of the main interpreter.
+    static WITH_GUARDS: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Is the calling thread in a call that keeps interpreter `id` from finalizing? Levels are seen to by `levels`.
+pub fn holds(id: InterpreterId) -> bool {
+    Some(id) == table::main_id() && WITH_GUARDS.get() > 0
+}
+
+/// In a forked child: the guards of the calls that this thread is in count no longer.
+pub fn after_fork_child() {
+    WITH_GUARDS.set(0);
 }
 
 /// Up to 3.11: is another state than the attached one the thread's own for `PyGILState_Ensure`, with which ctypes and cffi
@@ -135,9 +224,9 @@ fn is_not_the_threads_own() -> bool {
     true
 }
 
-/// Releases a level that was just made, or is innermost again; or nothing, if it is null.
-fn release(level: *mut Level) {
-    if !level.is_null() && levels::release(level).is_err() {
+/// Releases a level that was just made, or is innermost again.
+fn release(level: Option<NonNull<Level>>) {
+    if level.is_some_and(|level| levels::release(level.as_ptr()).is_err()) {
         let text = c"interp_guard.callback: what was called has left another thread state attached, or an ensure unreleased";
         // SAFETY: ends the process; callable always.
         unsafe { ffi::Py_FatalError(text.as_ptr()) }
@@ -164,10 +253,10 @@ pub unsafe extern "C" fn enter(frame: *mut Frame, caller: usize) -> usize {
     // SAFETY: the caller's promise. Nobody else has the frame.
     let frame = unsafe { &mut *frame };
     let callback = frame.callback;
-    let attached = keeping_errno(|| callback.attach(caller));
+    let pass = keeping_errno(|| callback.pass(caller));
     frame.is_x87 = matches!(callback.default, Default::OnX87(_)).into();
-    if let Some(level) = attached {
-        frame.token = level.cast();
+    if let Some(pass) = pass {
+        frame.pass = pass.into_words();
         frame.words = callback.words;
         return callback.target;
     }
@@ -191,15 +280,13 @@ pub unsafe extern "C" fn enter(frame: *mut Frame, caller: usize) -> usize {
 pub unsafe extern "C" fn leave(frame: *mut Frame) {
     // SAFETY: the caller's promise. Nobody else has the frame.
     let frame = unsafe { &*frame };
-    let level = frame.token.cast::<Level>();
     keeping_errno(|| {
-        if let Some(owner) = frame.callback.end()
-            && !level.is_null()
-        {
-            // SAFETY: attached to its interpreter, by the level; taken once (C2, C3).
-            unsafe { ffi::Py_DecRef(owner.as_ptr()) };
+        // SAFETY: what `enter` has left in the frame of this call.
+        let pass = unsafe { Pass::from_words(frame.pass) };
+        if let Some(owner) = frame.callback.end() {
+            pass.give_up(owner);
         }
-        release(level);
+        pass.end();
     });
 }
 

@@ -17,6 +17,7 @@
 //! Entries are never given back: native code may call one at any time, for as long as the process lives.
 
 use crate::callbacks::{Callback, enter, leave};
+use crate::levels::Level;
 use std::arch::naked_asm;
 use std::io;
 use std::mem::offset_of;
@@ -59,7 +60,7 @@ pub struct Frame {
     pub words: u64,
     pub callback: &'static Callback,
     /// For `leave`.
-    pub token: *mut (),
+    pub pass: (u64, *mut Level),
 }
 
 /// What every entry jumps to, with its [`Entry`] in r11.

@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use support::{Package, Python};
 
-/// Scenarios, and whether they need the C extensions in `tests/extension`, the example of `python/pyo3`, or the extensions and
+/// Scenarios, and whether they need the C extensions in `tests/extension`, the examples of `python/pyo3`, or the extensions and
 /// libraries that pip installs.
 const PROGRAMS: &[(&str, Needs)] = &[
     ("pyo3", Needs::PyO3), // the longest
@@ -44,6 +44,7 @@ const PROGRAMS: &[(&str, Needs)] = &[
     ("with_cython", Needs::Libraries),
     ("with_pybind11", Needs::Libraries),
     ("with_nanobind", Needs::Libraries),
+    ("with_pyo3", Needs::PyO3),
 ];
 
 #[derive(Clone, Copy, PartialEq)]
@@ -128,7 +129,7 @@ fn run(python: &Python, package: &Package, program: &str, needs: Needs) -> Resul
     let built = match needs {
         Needs::Package => vec![],
         Needs::Extension => vec![package.extension_for(python)?],
-        Needs::PyO3 => vec![package.pyo3_example()?],
+        Needs::PyO3 => vec![package.pyo3_examples()?],
         Needs::Libraries => vec![package.extension_for(python)?, package.libraries_for(python)?],
     };
     let output = python.run(program, &package.search_path(built))?;

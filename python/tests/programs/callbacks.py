@@ -382,6 +382,36 @@ calls.call_at_the_end(never)
 """)
 assert ended.stdout == "[1, 2, 3, 5, 9]\n" and ended.stderr == "", ended
 
+# One that ends Python itself would wait for itself: told, as for an ensure.
+ended = run(
+    """
+import interp_guard
+@interp_guard.callback
+@VOID
+def end(number):
+    atexit._run_exitfuncs()
+calls.call(b"void", ctypes.c_void_p(end.address))
+print("went on")
+""",
+    status=1,
+)
+assert ended.stdout == "" and "would wait for itself" in ended.stderr, ended
+
+# A child that is forked inside a callback has the thread that is in it, and can end.
+ended = run("""
+import interp_guard
+@interp_guard.callback
+@UNSIGNED
+def fork(number):
+    if os.fork() == 0:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        os._exit(7)
+    return os.wait()[1] >> 8
+print(fork(1), interp_guard.holders(0).outstanding)
+""")
+assert ended.stdout == "7 0\n", ended
+
 # With the ledger, what holds is the function's line.
 ended = run(
     """

@@ -21,6 +21,7 @@ import interp_guard
 LONG = bool(os.environ.get("INTERP_GUARD_LONG"))
 HERE = os.path.dirname(os.path.abspath(__file__))
 EXAMPLES = os.path.join(HERE, "..", "..", "examples")
+PYO3_EXAMPLES = os.path.join(HERE, "..", "..", "pyo3", "examples")
 MARK = re.compile(r".*\S.*(#|//) interp-guard$")
 
 
@@ -48,6 +49,10 @@ def extension(folder, compiler, source, *options):
     )
 
 
+# Objects that several modules have in common.
+built = {}
+
+
 def compile_cython(folder, name):
     build(folder, sys.executable, "-m", "cython", f"{name}.pyx")
     extension(folder, "cc", f"{name}.c")
@@ -62,9 +67,15 @@ def compile_pybind11(folder, name):
 def compile_nanobind(folder, name):
     import nanobind
 
-    root = os.path.dirname(os.path.abspath(nanobind.__file__))
-    library = [os.path.join(root, "src", "nb_combined.cpp"), f"-isystem{root}/ext/robin_map/include", "-fno-strict-aliasing"]
-    extension(folder, "c++", f"{name}.cpp", "-std=c++17", f"-isystem{nanobind.include_dir()}", *library)
+    options = ["-std=c++17", f"-isystem{nanobind.include_dir()}", "-fno-strict-aliasing"]
+    if "nanobind" not in built:  # its own source, once
+        root = os.path.dirname(os.path.abspath(nanobind.__file__))
+        built["nanobind"] = os.path.join(tempfile.mkdtemp(), "nb_combined.o")
+        headers = [f"-isystem{root}/ext/robin_map/include", f"-isystem{sysconfig.get_path('include')}"]
+        source = os.path.join(root, "src", "nb_combined.cpp")
+        hidden = ["-O1", "-fPIC", "-fvisibility=hidden", "-c", source, "-o", built["nanobind"]]
+        build(folder, "c++", *options, *headers, *hidden)
+    extension(folder, "c++", f"{name}.cpp", *options, built["nanobind"])
 
 
 def compile_cffi(folder, name):
@@ -79,13 +90,15 @@ COMPILE = {
     "with_cython": compile_cython,
     "with_pybind11": compile_pybind11,
     "with_nanobind": compile_nanobind,
+    "with_pyo3": None,  # by cargo
 }
 
 
 def folder_with_core():
     folder = tempfile.mkdtemp()
-    for file in os.listdir(EXAMPLES):
-        shutil.copy(os.path.join(EXAMPLES, file), folder)
+    for examples in (EXAMPLES, PYO3_EXAMPLES):
+        for file in os.listdir(examples):
+            shutil.copy(os.path.join(examples, file), folder)
     build(folder, *"cc -std=c11 -D_GNU_SOURCE -O2 -Wall -Wextra -Werror -shared -fPIC -pthread core.c -o libcore.so".split())
     return folder
 
@@ -133,8 +146,8 @@ def end(folder, name, timeout):
 
 
 def run(name, library):
-    """The scenario of one program; ``library`` is the distribution that it is for."""
-    release = f"{library} {importlib.metadata.version(library)}" if library else "ctypes"
+    """The scenario of one program; ``library`` is the distribution that it is for, if it is one of Python's."""
+    release = f", {library} {importlib.metadata.version(library)}" if library else ""
     workers = concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0)))
 
     def ends(guarded, rounds, timeout):
@@ -151,10 +164,14 @@ def run(name, library):
         assert how == "end well" and err == "", (name, number, how, out, err)
     print(
         f"record: {name}, {lines} lines of interp-guard: 4 native threads call while Python ends | {rounds} processes ended "
-        f"with status 0, {4 * rounds} threads by themselves; {release}"
+        f"with status 0, {4 * rounds} threads by themselves{release}"
     )
+    if name == "with_pyo3":  # cargo has built one of it; the scenario `pyo3` shows what PyO3 does alone
+        return print("ok")
     rounds = 20 if LONG else 2
     results, _ = ends(False, rounds, 5)
+    for object in built.values():
+        shutil.rmtree(os.path.dirname(object))
     count = collections.Counter(how for how, _, _ in results)
     how = ", ".join(f"{times} {what}" for what, times in sorted(count.items()))
     print(f"record: {name} without these lines | of {rounds} processes {how}")

@@ -232,7 +232,7 @@ impl Package {
     }
 
     /// For `PYTHONPATH`: what has the package, and what is built on it.
-    pub fn search_path(&self, built: Vec<PathBuf>) -> Vec<PathBuf> {
+    pub fn search_path(&self, built: impl IntoIterator<Item = PathBuf>) -> Vec<PathBuf> {
         self.path.clone().into_iter().chain(built).collect()
     }
 
@@ -282,35 +282,30 @@ impl Package {
         Ok(folder)
     }
 
-    /// The folder that has the example of `python/pyo3`, one stable-ABI module for all Pythons, built on first use.
-    pub fn pyo3_example(&self) -> Result<PathBuf, String> {
+    /// The folder that has the examples of `python/pyo3`, stable-ABI modules for all Pythons, built on first use.
+    pub fn pyo3_examples(&self) -> Result<PathBuf, String> {
         let mut extensions = self.extensions.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        extensions.entry("PyO3".to_owned()).or_insert_with(|| self.build_pyo3_example()).clone()
+        extensions.entry("PyO3".to_owned()).or_insert_with(|| self.build_pyo3_examples()).clone()
     }
 
-    fn build_pyo3_example(&self) -> Result<PathBuf, String> {
+    fn build_pyo3_examples(&self) -> Result<PathBuf, String> {
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("library");
         let built = Command::new(env!("CARGO"))
-            .args([
-                "build",
-                "--quiet",
-                "--package",
-                "interp-guard-pyo3",
-                "--example",
-                "attach_pool",
-                "--target-dir",
-            ])
+            .args(["build", "--quiet", "--package", "interp-guard-pyo3", "--examples", "--target-dir"])
             .arg(&target)
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .output()
             .map_err(|error| error.to_string())?;
         if !built.status.success() {
-            return Err(format!("the PyO3 example: {}", String::from_utf8_lossy(&built.stderr)));
+            return Err(format!("the PyO3 examples: {}", String::from_utf8_lossy(&built.stderr)));
         }
         let folder = self.root.join("pyo3");
         fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
-        let library = target.join("debug/examples/libattach_pool.so");
-        fs::copy(library, folder.join("attach_pool.abi3.so")).map_err(|error| error.to_string())?;
+        for name in ["attach_pool", "with_pyo3"] {
+            let library = target.join(format!("debug/examples/lib{name}.so"));
+            fs::copy(library, folder.join(name).with_extension("abi3.so"))
+                .map_err(|error| error.to_string())?;
+        }
         Ok(folder)
     }
 
