@@ -170,7 +170,12 @@ impl Pass {
     /// Gives the owner of a callback up (C3).
     fn give_up(&self, owner: NonNull<PyObject>) {
         let level = match self {
-            Self::Guard(guard) => levels::enter(guard.another(Site::default())).ok(),
+            Self::Guard(held) => {
+                let word = GuardWord::from_bits(held.bits());
+                // SAFETY: `held` has the guard still. One from before a fork protects nothing, and is none here.
+                let guard = word.and_then(|word| unsafe { word.borrow() });
+                guard.and_then(|guard| levels::ensure(&guard, Site::default()).ok())
+            }
             Self::Level(_) => None,
             Self::Nothing => return,
         };
@@ -209,9 +214,8 @@ pub fn after_fork_child() {
 fn is_not_the_threads_own() -> bool {
     static SAID: AtomicBool = AtomicBool::new(false);
     // SAFETY: reads a thread-specific value.
-    if !python::new_is_unsafe_across_fork()
-        || unsafe { ffi::PyGILState_GetThisThreadState() } == python::unchecked()
-    {
+    let own = unsafe { ffi::PyGILState_GetThisThreadState() };
+    if !python::new_is_unsafe_across_fork() || own == python::unchecked() {
         return false;
     }
     // Relaxed: one flag.

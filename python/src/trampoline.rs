@@ -252,5 +252,5 @@ unsafe fn write_code(page: *mut libc::c_void) -> bool {
 }
 
 // The thunk counts on it.
-const _: () = assert!(offset_of!(Frame, integers) == 0 && size_of::<Frame>() % 16 == 0);
+const _: () = assert!(offset_of!(Frame, integers) == 0 && align_of::<Frame>() == 16);
 const _: () = assert!(size_of::<Entry>() == 16 && offset_of!(Entry, thunk) == 0);

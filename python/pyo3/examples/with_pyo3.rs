@@ -35,8 +35,10 @@ extern "C" fn sink(level: c_int, text: *const c_char) {
 
 #[pyfunction]
 fn start(threads: c_int) {
-    // SAFETY: as `core.h` declares it.
-    CORE.get().map(|core| unsafe { (core.start)(sink, threads) });
+    if let Some(core) = CORE.get() {
+        // SAFETY: as `core.h` declares it.
+        unsafe { (core.start)(sink, threads) }
+    }
 }
 
 #[pyfunction]
