@@ -31,8 +31,8 @@ void core_start(core_logger logger, int threads) {
 
 long core_events(void) { return atomic_load(&events); }
 
-/* At the end of the process, after Python: the threads log still, and so does this. Then it says what became of them; one that
- * Python has killed or parked never gets to its own end. */
+/* At the end of the process, after Python: the threads log still, and so does this. Then it says what became of them;
+ * one that Python has killed or parked never gets to its own end. */
 __attribute__((destructor)) static void at_end(void) {
     int const started = atomic_load(&running);
     if (started == 0) return;

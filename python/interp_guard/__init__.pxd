@@ -1,5 +1,5 @@
-# For Cython: `cimport interp_guard`, with interp_guard.get_include() among the include folders. pep788.h says what each does.
-# Call import_interp_guard() once at the top of the module.
+# For Cython: `cimport interp_guard`, with interp_guard.get_include() among the include folders. pep788.h says what each
+# does. Call import_interp_guard() once at the top of the module.
 
 from libc.stdint cimport int64_t
 

@@ -227,7 +227,7 @@ def holders(id):
 
 
 def get_include():
-    """The directory that has ``pep788.h`` and ``pep788_v1.h``, ``interp_guard.hpp`` for C++ and ``interp_guard_cffi.h`` for cffi."""
+    """The directory that has ``pep788.h``, ``pep788_v1.h``, ``interp_guard.hpp`` and ``interp_guard_cffi.h``."""
     return _os.path.join(_os.path.dirname(_os.path.abspath(__file__)), "include")
 
 

@@ -15,7 +15,8 @@ _MOST_WORDS = 512
 class Callback:
     """A C function pointer that ``callback`` made. It stays until it is closed, or its interpreter ends.
 
-    Where it is made for ctypes, it is a function pointer of the given type, to be used as such; else ``pointer`` is one.
+    Where it is made for ctypes, it is a function pointer of the given type, to be used as such; else ``pointer`` is
+    one.
     """
 
     __module__ = "interp_guard"
@@ -43,8 +44,8 @@ class Callback:
         return self._capsule is None
 
     def close(self):
-        """Has native code get the default from now on, whenever it calls. Calls that have begun go on to their end. The address
-        stays good for the life of the process."""
+        """Has native code get the default from now on, whenever it calls. Calls that have begun go on to their end. The
+        address stays good for the life of the process."""
         self._capsule = None  # its end closes
         _open.pop(self._address, None)
 
@@ -69,7 +70,7 @@ def _site_of(function):
 
 
 def _make(library, kind, pointer, function, default):
-    """A callback in front of a function pointer, of a type that ``library`` describes: ``pointer``, or one of ``function``."""
+    """A callback in front of ``pointer``, or of a function pointer of ``function``. Its type is one of ``library``."""
     arguments, result = library.signature(kind)
     words = _sysv.words_on_stack(arguments, result)
     if words > _MOST_WORDS:
@@ -102,21 +103,22 @@ def _library_of(prototype):
         if which is not None:
             return _for_cffi, which
     raise TypeError(
-        f"{prototype!r} is neither a function type of ctypes (CFUNCTYPE) or cffi (ffi.typeof) nor a function pointer of one"
+        f"{prototype!r} is neither a function type of ctypes (CFUNCTYPE) or cffi (ffi.typeof) nor a function pointer"
     )
 
 
 def callback(prototype, fn=None, default=0):
-    """A C function pointer that native code may call on any thread and at any time, also while Python ends and afterwards.
+    """A C function pointer that native code may call on any thread and at any time, also while Python ends and
+    afterwards.
 
     It attaches the thread to the calling interpreter, which then cannot finalize, and runs ``fn`` there. Where that is
-    refused, because the interpreter is finalizing or gone, or the callback is closed, it returns ``default`` and touches
-    nothing of Python. ``prototype`` is a function type, of ctypes (``CFUNCTYPE(c_int, c_int)``) or cffi
+    refused, because the interpreter is finalizing or gone, or the callback is closed, it returns ``default`` and
+    touches nothing of Python. ``prototype`` is a function type, of ctypes (``CFUNCTYPE(c_int, c_int)``) or cffi
     (``ffi.typeof("int(*)(int)")``). Without ``fn`` this is a decorator. Or ``prototype`` is a function pointer that
     there is already: what ctypes or ``ffi.callback`` made of a function, or that of an ``ffi.def_extern``.
 
-    It is kept alive until it is closed. Its trampoline, some 150 bytes, is kept for good: make one for each function, not
-    one for each call.
+    It is kept alive until it is closed. Its trampoline, some 150 bytes, is kept for good: make one for each function,
+    not one for each call.
     """
     library, which = _library_of(prototype)
     if which == "pointer":

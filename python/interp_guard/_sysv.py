@@ -1,7 +1,8 @@
-"""Where a C function of x86-64 Linux finds its arguments and leaves its result (System V ABI), as far as a trampoline cares.
+"""Where a C function of x86-64 Linux finds its arguments and leaves its result (System V ABI), as far as a trampoline
+cares.
 
-A trampoline passes on all registers. What it has to know: how much of the stack is arguments, and what to put where if it
-returns by itself.
+A trampoline passes on all registers. What it has to know: how much of the stack is arguments, and what to put where if
+it returns by itself.
 """
 
 import collections

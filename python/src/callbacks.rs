@@ -1,22 +1,23 @@
 //! C function pointers for ctypes and cffi that ask before Python is entered.
 //!
-//! A callback of ctypes or cffi takes the GIL before the first line of Python, so that no guard in that Python comes in time. A
-//! [`Callback`] goes in front of it: its trampoline guards the interpreter first, and answers a default where that is refused.
-//! While the guard is out, `PyGILState_Ensure`, with which ctypes and cffi begin, neither hangs nor crashes.
+//! A callback of ctypes or cffi takes the GIL before the first line of Python, so that no guard in that Python comes in
+//! time. A [`Callback`] goes in front of it: its trampoline guards the interpreter first, and answers a default where
+//! that is refused. While the guard is out, `PyGILState_Ensure`, with which ctypes and cffi begin, neither hangs nor
+//! crashes.
 //!
 //! That function knows the main interpreter alone, and the thread's own state. Where it would not find the callback's
-//! interpreter, the trampoline attaches the thread to it, and ctypes and cffi count as nested. Elsewhere it does not: cffi
-//! keeps a thread's state from one call to the next, and would not if there were one already.
+//! interpreter, the trampoline attaches the thread to it, and ctypes and cffi count as nested. Elsewhere it does not:
+//! cffi keeps a thread's state from one call to the next, and would not if there were one already.
 //!
 //! # A callback's life
 //!
-//! - **C1** A `Callback` is never freed, nor is its trampoline: native code may call it at any time. What it owns is the
-//!   object whose C function it calls, the *owner*.
-//! - **C2** `calls` is how many calls are past [`Callback::begin`], and whether the callback is closed. None begins once it is
-//!   closed. So it gets to "closed, and no calls" once: by the `close`, or by the last call's end. That one takes the owner
-//!   away. In a forked child, calls of threads that it does not have never end, and the owner stays.
-//! - **C3** The owner is given up attached to its interpreter: `close` is called so, and a call ends inside its level or with
-//!   its guard. A call that has neither (see [`Callback::is_safe_without`]) leaves the owner for good.
+//! - **C1** A `Callback` is never freed, nor is its trampoline: native code may call it at any time. What it owns is
+//!   the object whose C function it calls, the *owner*.
+//! - **C2** `calls` is how many calls are past [`Callback::begin`], and whether the callback is closed. None begins
+//!   once it is closed. So it gets to "closed, and no calls" once: by the `close`, or by the last call's end. That one
+//!   takes the owner away. In a forked child, calls of threads that it does not have never end, and the owner stays.
+//! - **C3** The owner is given up attached to its interpreter: `close` is called so, and a call ends inside its level
+//!   or with its guard. A call that has neither (see [`Callback::is_safe_without`]) leaves the owner for good.
 
 use crate::levels::{self, Level};
 use crate::module::{self, Methods};
@@ -85,10 +86,10 @@ impl Callback {
         NonNull::new(self.owner.swap(null_mut(), Ordering::Relaxed))
     }
 
-    /// May this thread, which was refused, be let in without a guard? It may where the end of the interpreter has to wait for
-    /// its return anyway: because it is attached, or because it is the thread on which the main interpreter ends, in an
-    /// `atexit` callback after ours. Native code that it calls there and that calls back (`qsort`, say) goes on as it
-    /// always did.
+    /// May this thread, which was refused, be let in without a guard? It may where the end of the interpreter has to
+    /// wait for its return anyway: because it is attached, or because it is the thread on which the main interpreter
+    /// ends, in an `atexit` callback after ours. Native code that it calls there and that calls back (`qsort`, say)
+    /// goes on as it always did.
     fn is_safe_without(&self) -> bool {
         let attached = levels::attached();
         if !attached.is_null() {
@@ -209,8 +210,8 @@ pub fn after_fork_child() {
     WITH_GUARDS.set(0);
 }
 
-/// Up to 3.11: is another state than the attached one the thread's own for `PyGILState_Ensure`, with which ctypes and cffi
-/// begin? That would wait for the GIL that this thread has. Says so, once.
+/// Up to 3.11: is another state than the attached one the thread's own for `PyGILState_Ensure`, with which ctypes and
+/// cffi begin? That would wait for the GIL that this thread has. Says so, once.
 fn is_not_the_threads_own() -> bool {
     static SAID: AtomicBool = AtomicBool::new(false);
     // SAFETY: reads a thread-specific value.
@@ -221,8 +222,8 @@ fn is_not_the_threads_own() -> bool {
     // Relaxed: one flag.
     if !SAID.swap(true, Ordering::Relaxed) {
         shutdown::say(
-            "a callback was called on a thread of another interpreter than its own, and has returned its default: CPython \
-             up to 3.11 would deadlock there. This is said once",
+            "a callback was called on a thread of another interpreter than its own, and has returned its default: \
+             CPython up to 3.11 would deadlock there. This is said once",
         );
     }
     true
@@ -231,7 +232,7 @@ fn is_not_the_threads_own() -> bool {
 /// Releases a level that was just made, or is innermost again.
 fn release(level: Option<NonNull<Level>>) {
     if level.is_some_and(|level| levels::release(level.as_ptr()).is_err()) {
-        let text = c"interp_guard.callback: what was called has left another thread state attached, or an ensure unreleased";
+        let text = c"interp_guard.callback: the call has left another thread state attached, or an ensure unreleased";
         // SAFETY: ends the process; callable always.
         unsafe { ffi::Py_FatalError(text.as_ptr()) }
     }
@@ -381,8 +382,8 @@ unsafe extern "C" fn callback(_: *mut PyObject, arguments: *mut PyObject) -> *mu
             return null_mut();
         }
     };
-    // SAFETY: attached; objects are checked for null. The callback has a reference to its owner from here on, and the capsule's end
-    // sees to it. "N" takes the capsule over, also where it fails.
+    // SAFETY: attached; objects are checked for null. The callback has a reference to its owner from here on, and the
+    // capsule's end sees to it. "N" takes the capsule over, also where it fails.
     unsafe {
         let pointer = std::ptr::from_ref(callback).cast_mut().cast();
         let capsule = ffi::PyCapsule_New(pointer, CAPSULE.as_ptr(), Some(close));

@@ -45,8 +45,8 @@ pub fn begin_epoch() {
     fork::begin_epoch();
 }
 
-/// Is this the thread on which the main interpreter ends, in an `atexit` callback after our hook? It can still attach, and
-/// the interpreter cannot get any further before it returns.
+/// Is this the thread on which the main interpreter ends, in an `atexit` callback after our hook? It can still attach,
+/// and the interpreter cannot get any further before it returns.
 pub fn main_ends_on_this_thread() -> bool {
     // SAFETY: always callable.
     let (me, initialized) = unsafe { (libc::pthread_self(), ffi::Py_IsInitialized() != 0) };

@@ -4,15 +4,15 @@
 //! sixteen bytes of data one page further on, and jump to [`thunk`], which all share.
 //!
 //! ```text
-//! code page    | endbr64; lea r11, [rip + PAGE]; jmp [r11] | the same | ...       readable and executable, never writable
-//! data page    | thunk, callback                           | ...                  readable and writable
+//! code page, never writable    | endbr64; lea r11, [rip + PAGE]; jmp [r11] | the same        | ...
+//! data page, never executable  | thunk, callback                           | thunk, callback | ...
 //! ```
 //!
-//! The thunk saves the registers that carry arguments and asks [`enter`]. If that says no, it returns what `enter` put into
-//! the frame. Else it copies the arguments that are on the stack, calls the target with all registers as they were, keeps
-//! the result, and calls [`leave`]. It is a call with a frame of its own, not a jump with an exchanged return address:
-//! unwinders, debuggers and shadow stacks see nothing unusual. For that it has to know how many words are on the stack,
-//! which `interp_guard/_sysv.py` says.
+//! The thunk saves the registers that carry arguments and asks [`enter`]. If that says no, it returns what `enter` put
+//! into the frame. Else it copies the arguments that are on the stack, calls the target with all registers as they
+//! were, keeps the result, and calls [`leave`]. It is a call with a frame of its own, not a jump with an exchanged
+//! return address: unwinders, debuggers and shadow stacks see nothing unusual. For that it has to know how many words
+//! are on the stack, which `interp_guard/_sysv.py` says.
 //!
 //! Entries are never given back: native code may call one at any time, for as long as the process lives.
 
@@ -180,8 +180,8 @@ pub fn function_for(callback: &'static Callback) -> io::Result<usize> {
         *free = Free { next: map_pages()?, left: ENTRIES };
     }
     let entry = free.next;
-    // SAFETY: an entry of a mapped data page that nobody has yet: `left` counts those behind `next`. Whoever calls its code
-    // was given the address by the caller, after this.
+    // SAFETY: an entry of a mapped data page that nobody has yet: `left` counts those behind `next`. Whoever calls its
+    // code was given the address by the caller, after this.
     unsafe { entry.write(Entry { thunk, callback }) };
     *free = Free { next: entry.wrapping_add(1), left: free.left - 1 };
     Ok(entry as usize - PAGE)
@@ -221,7 +221,8 @@ unsafe fn map_code_from_file(page: *mut libc::c_void) -> bool {
         return false;
     }
     let code = PAGE_OF_CODE;
-    // SAFETY: writes the array's bytes to a file of its own; the caller's promise; the error number is that of what failed.
+    // SAFETY: writes the array's bytes to a file of its own; the caller's promise; the error number is that of what
+    // failed.
     unsafe {
         let written = libc::write(file, code.as_ptr().cast(), PAGE) == PAGE as isize;
         let fixed = libc::MAP_PRIVATE | libc::MAP_FIXED;

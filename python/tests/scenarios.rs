@@ -18,8 +18,8 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use support::{Package, Python};
 
-/// Scenarios, and whether they need the C extensions in `tests/extension`, the examples of `python/pyo3`, or the extensions and
-/// libraries that pip installs.
+/// Scenarios, and whether they need the C extensions in `tests/extension`, the examples of `python/pyo3`, or the
+/// extensions and libraries that pip installs.
 const PROGRAMS: &[(&str, Needs)] = &[
     ("pyo3", Needs::PyO3), // the longest
     ("package", Needs::Package),

@@ -1,4 +1,5 @@
-/* interp-guard for C++11 and later, whatever binds to Python: pybind11, nanobind, or the C API alone. Needs pep788.h beside it.
+/* interp-guard for C++11 and later, whatever binds to Python: pybind11, nanobind, or the C API alone. Needs pep788.h
+ * beside it.
  *
  *     static interp_guard::view *here;
  *
@@ -14,9 +15,9 @@
  *         here = new interp_guard::view(interp_guard::view::current());
  *     }
  *
- * A static object with a destructor is gone before the last native thread has called: keep a view as above, for good. What
- * decrements a reference when it is destroyed (pybind11::object, a std::function around one) must not be destroyed on a
- * thread that was refused: release() it.
+ * A static object with a destructor is gone before the last native thread has called: keep a view as above, for good.
+ * What decrements a reference when it is destroyed (pybind11::object, a std::function around one) must not be destroyed
+ * on a thread that was refused: release() it.
  */
 #ifndef INTERP_GUARD_HPP
 #define INTERP_GUARD_HPP
@@ -62,8 +63,9 @@ class guard {
     PyInterpreterGuard *get() const noexcept { return pointer; }
 };
 
-/* Attaches the calling thread, which the interpreter then waits for, until the end of the block; what was attached before is
- * attached again then. False: the interpreter is finalizing or gone, and nothing was done. Context: normal; waits for the GIL. */
+/* Attaches the calling thread, which the interpreter then waits for, until the end of the block; what was attached
+ * before is attached again then. False: the interpreter is finalizing or gone, and nothing was done.
+ * Context: normal; waits for the GIL. */
 class attached {
     PyThreadStateToken *token;
 

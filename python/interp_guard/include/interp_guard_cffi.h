@@ -1,10 +1,10 @@
-/* For the C source of a cffi module (set_source); what Python calls of it is in interp_guard.cffi_cdef(). A function that
- * cffi calls has the GIL released, so that import_interp_guard cannot be called as it is.
+/* For the C source of a cffi module (set_source); what Python calls of it is in interp_guard.cffi_cdef(). A function
+ * that cffi calls has the GIL released, so that import_interp_guard cannot be called as it is.
  *
  *     lib.interp_guard_import()               in Python, after the import of the module
  *
- *     PyThreadStateToken *token = interp_guard_enter();    in C, on any thread, around what calls an extern "Python" function
- *     if (token == NULL) return;                           the interpreter is finalizing or gone
+ *     PyThreadStateToken *token = interp_guard_enter();    in C, on any thread, around a call of an extern "Python"
+ *     if (token == NULL) return;                           function; NULL: the interpreter is finalizing or gone
  *     ...
  *     interp_guard_exit(token);
  */
@@ -13,18 +13,12 @@
 
 #include "pep788.h"
 
-#ifdef __GNUC__
-#define INTERP_GUARD_MAY_BE_UNUSED __attribute__((unused))
-#else
-#define INTERP_GUARD_MAY_BE_UNUSED
-#endif
-
 /* The interpreter that called interp_guard_import last. A module that serves several keeps the numbers itself. */
 static int64_t interp_guard_imported_in = -1;
 
-/* import_interp_guard() for a caller that is detached. The interpreter's ID, or -1: what was wrong goes to sys.unraisablehook.
- * Context: normal; a thread of Python. */
-INTERP_GUARD_MAY_BE_UNUSED static int64_t interp_guard_import(void) {
+/* import_interp_guard() for a caller that is detached. The interpreter's ID, or -1: what was wrong goes to
+ * sys.unraisablehook. Context: normal; a thread of Python. */
+__attribute__((unused)) static int64_t interp_guard_import(void) {
     PyGILState_STATE state = PyGILState_Ensure();
     int64_t id = -1;
     if (import_interp_guard() == 0) {
@@ -39,12 +33,12 @@ INTERP_GUARD_MAY_BE_UNUSED static int64_t interp_guard_import(void) {
 
 /* Attaches the calling thread to that interpreter. NULL if that is finalizing, gone, or was never imported in.
  * Context: normal. */
-INTERP_GUARD_MAY_BE_UNUSED static PyThreadStateToken *interp_guard_enter(void) {
+__attribute__((unused)) static PyThreadStateToken *interp_guard_enter(void) {
     int64_t id = __atomic_load_n(&interp_guard_imported_in, __ATOMIC_RELAXED);
     return id < 0 ? NULL : InterpGuard_EnsureID(id);
 }
 
 /* Undoes it. Context: normal, attached as interp_guard_enter left it. */
-INTERP_GUARD_MAY_BE_UNUSED static void interp_guard_exit(PyThreadStateToken *token) { InterpGuard_Release(token); }
+__attribute__((unused)) static void interp_guard_exit(PyThreadStateToken *token) { InterpGuard_Release(token); }
 
 #endif /* INTERP_GUARD_CFFI_H */

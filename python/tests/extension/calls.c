@@ -1,6 +1,6 @@
-/* Native code that knows nothing of Python and calls what it is given, on threads of its own: one function per way in which
- * arguments and results are passed. Each answers 1 if the callback returned what it should for these arguments, 2 if it
- * returned the default, else 0. */
+/* Native code that knows nothing of Python and calls what it is given, on threads of its own: one function per way in
+ * which arguments and results are passed. Each answers 1 if the callback returned what it should for these arguments,
+ * 2 if it returned the default, else 0. */
 #include <errno.h>
 #include <pthread.h>
 #include <stdarg.h>
@@ -49,16 +49,27 @@ static int call_wide(wide_f f) {
 }
 static int call_structs(structs_f f) {
     large l = {{1, 2, 3, 4, 5}};
-    long got = f((pair){1, -2}, (reals){3.5, 4.5F}, (mixed){5, 6.5}, (triple){7.5F, 8.5F, 9.5F}, (bytes){'b', {1, 2, 3}}, l,
+    bytes b = {'b', {1, 2, 3}};
+    long got = f((pair){1, -2}, (reals){3.5, 4.5F}, (mixed){5, 6.5}, (triple){7.5F, 8.5F, 9.5F}, b, l,
                  (mixed){11, 12.5}, (pair){13, 14}, (pair){15, 16}, (mixed){17, 18.5});
     return check(got == 4711, got == -7);
 }
 static int call_float(float_f f) { float got = f("text", 2.5F); return check(got == 5.0F, got == 1.25F); }
-static int call_pointer(pointer_f f) { static char here[] = "abc"; char const *got = f(here); return check(got == here, got == NULL); }
+static int call_pointer(pointer_f f) {
+    static char here[] = "abc";
+    char const *got = f(here);
+    return check(got == here, got == NULL);
+}
 static int call_void(void_f f) { f(42); return 1; }
 static int call_bool(bool_f f) { _Bool got = f(1); return check(got == 0, got == 1); }
-static int call_unsigned(unsigned_f f) { unsigned long got = f(-1); return check(got == 18446744073709551615UL, got == 5); }
-static int call_mixed(mixed_f f) { mixed got = f(3, 4.5); return check(got.a == 3 && got.b == 4.5, got.a == -7 && got.b == 1.25); }
+static int call_unsigned(unsigned_f f) {
+    unsigned long got = f(-1);
+    return check(got == 18446744073709551615UL, got == 5);
+}
+static int call_mixed(mixed_f f) {
+    mixed got = f(3, 4.5);
+    return check(got.a == 3 && got.b == 4.5, got.a == -7 && got.b == 1.25);
+}
 static int call_triple(triple_f f) {
     triple got = f(2.5F);
     return check(got.a == 2.5F && got.b == 5.0F && got.c == 7.5F, got.a == 1.0F && got.b == 2.0F && got.c == 3.0F);
@@ -78,8 +89,8 @@ void set_errno(int value) { errno = 11 * value; }
 
 static struct { char const *name; int (*call)(void *); } const CALLS[] = {
 #define CALL(name) {#name, (int (*)(void *))call_##name}
-    CALL(small), CALL(reals), CALL(wide), CALL(structs), CALL(float), CALL(pointer), CALL(void), CALL(bool), CALL(unsigned),
-    CALL(mixed), CALL(triple), CALL(large), CALL(errno),
+    CALL(small), CALL(reals), CALL(wide), CALL(structs), CALL(float), CALL(pointer), CALL(void), CALL(bool),
+    CALL(unsigned), CALL(mixed), CALL(triple), CALL(large), CALL(errno),
 };
 
 struct task { int (*call)(void *); void *callback; int result; };
@@ -123,8 +134,8 @@ int wait_for_call(void) {
     return waiting.result;
 }
 
-/* A pool that calls back until the process has ended Python and is at its very end: then it says what became of its threads.
- * One that Python has killed or parked does not come back. */
+/* A pool that calls back until the process has ended Python and is at its very end: then it says what became of its
+ * threads. One that Python has killed or parked does not come back. */
 enum { THREADS = 8 };
 static pthread_t pool[THREADS];
 static _Atomic(unsigned_f) callbacks[THREADS];
@@ -158,6 +169,7 @@ __attribute__((destructor)) static void end(void) {
     for (int n = 0; n < 20000 && atomic_load(&defaults) < seen + 100; n++) usleep(1000); /* they call still */
     atomic_store(&stop, 1);
     for (int n = 0; n < 20000 && atomic_load(&ended) < started; n++) usleep(1000); /* the failure deadline: 20 s */
-    printf("threads %d ended %d answers %ld defaults %d wrong %ld\n", started, ended, answers, defaults >= seen + 100, wrong);
+    printf("threads %d ended %d answers %ld defaults %d wrong %ld\n", started, ended, answers, defaults >= seen + 100,
+           wrong);
     fflush(stdout);
 }

@@ -1,4 +1,5 @@
-"""C function pointers from ``interp_guard.callback``: every way of passing arguments, refusals, closing, late calls; under fire.
+"""C function pointers from ``interp_guard.callback``: every way of passing arguments, refusals, closing, late calls;
+under fire.
 
 A refusal cannot be told from an answer by looking at Python: the native side checks what it gets.
 """
@@ -54,8 +55,9 @@ class Large(Structure):
 
 
 STRUCTS = """
-typedef struct { int a, b; } pair; typedef struct { double a; float b; } reals; typedef struct { long a; double b; } mixed;
-typedef struct { float a, b, c; } triple; typedef struct { char a; short b[3]; } bytes; typedef struct { long a[5]; } large;
+typedef struct { int a, b; } pair; typedef struct { double a; float b; } reals;
+typedef struct { long a; double b; } mixed; typedef struct { float a, b, c; } triple;
+typedef struct { char a; short b[3]; } bytes; typedef struct { long a[5]; } large;
 """
 ffi = cffi.FFI()
 ffi.cdef(STRUCTS)
@@ -89,7 +91,8 @@ def truth(number):
     return False
 
 
-# By name of the call: the types for ctypes, None where ctypes has no such callbacks; for cffi; the function; the default.
+# By name of the call: the types for ctypes, None where ctypes has no such callbacks; for cffi; the function; the
+# default.
 SIGNATURES = {
     "small": (
         CFUNCTYPE(c_byte, c_byte, c_ubyte, c_short, c_ushort, c_int, c_uint, c_long, c_ulong),
@@ -122,7 +125,12 @@ SIGNATURES = {
     "unsigned": (CFUNCTYPE(c_ulong, c_long), "unsigned long(*)(long)", lambda number: 2**64 + number, 5),
     "mixed": (None, "mixed(*)(int, double)", lambda a, b: (a, b), (-7, 1.25)),
     "triple": (None, "triple(*)(float)", lambda x: (x, 2 * x, 3 * x), (1.0, 2.0, 3.0)),
-    "large": (None, "large(*)(int, int, int, int, int, int, int)", lambda *a: ([a[0], 0, 0, 0, a[6]],), ([-7, 0, 0, 0, -11],)),
+    "large": (
+        None,
+        "large(*)(int, int, int, int, int, int, int)",
+        lambda *numbers: ([numbers[0], 0, 0, 0, numbers[6]],),
+        ([-7, 0, 0, 0, -11],),
+    ),
 }
 
 
@@ -192,7 +200,8 @@ assert call("errno", native) == 1
 native.close()
 assert call("errno", native) == 2
 
-# Closed while calls are in it: they go on, what comes later gets the default, and the function goes when the last one is over.
+# Closed while calls are in it: they go on, what comes later gets the default, and the function goes when the last one
+# is over.
 inside, go_on = threading.Event(), threading.Event()
 
 
@@ -361,8 +370,9 @@ def run(program, status=0, **environment):
     return process
 
 
-# atexit callbacks that come after ours still get their own callbacks' answers, on the thread on which Python ends: nothing is
-# lost that worked without us. A destructor of native code, which calls when Python is gone, gets the default.
+# atexit callbacks that come after ours still get their own callbacks' answers, on the thread on which Python ends:
+# nothing is lost that worked without us. A destructor of native code, which calls when Python is gone, gets the
+# default.
 ended = run("""
 def sort():
     values = (ctypes.c_int * 5)(5, 3, 9, 1, 2)
@@ -482,7 +492,7 @@ rounds = 200 if LONG else 12
 with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as workers:
     answers = list(workers.map(fire, range(rounds)))
 print(
-    f"record: ctypes callbacks of 8 native threads while Python ends, by interp_guard.callback | {rounds} processes ended "
-    f"with status 0; {8 * rounds} threads, all of them at their own end; {sum(answers)} answers, then defaults"
+    f"record: ctypes callbacks of 8 native threads while Python ends, by interp_guard.callback | {rounds} processes "
+    f"ended with status 0; {8 * rounds} threads, all of them at their own end; {sum(answers)} answers, then defaults"
 )
 print("ok")

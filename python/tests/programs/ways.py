@@ -1,7 +1,7 @@
 """Each ready-made way in: its program from ``python/examples``, which ends while native threads call Python.
 
-What interp-guard takes is marked there, line by line. Without those lines the same program is what it was before: it says
-how it ends then, and that is not asserted, since it depends on who is where.
+What interp-guard takes is marked there, line by line. Without those lines the same program is what it was before: it
+says how it ends then, and that is not asserted, since it depends on who is where.
 """
 
 import collections
@@ -43,7 +43,8 @@ def extension(folder, compiler, source, *options):
     includes = [".", sysconfig.get_path("include"), interp_guard.get_include()]
     build(
         folder,
-        *(compiler, "-O1", "-g0", "-shared", "-fPIC", "-fvisibility=hidden", "-pthread", "-Wall", "-Werror", "-Wno-unused"),
+        *(compiler, "-O1", "-g0", "-shared", "-fPIC", "-fvisibility=hidden", "-pthread"),
+        *("-Wall", "-Werror", "-Wno-unused"),
         *[f"-I{include}" for include in includes],
         *(source, *options, "-L.", "-lcore", "-o", name + sysconfig.get_config_var("EXT_SUFFIX")),
     )
@@ -99,7 +100,8 @@ def folder_with_core():
     for examples in (EXAMPLES, PYO3_EXAMPLES):
         for file in os.listdir(examples):
             shutil.copy(os.path.join(examples, file), folder)
-    build(folder, *"cc -std=c11 -D_GNU_SOURCE -O2 -Wall -Wextra -Werror -shared -fPIC -pthread core.c -o libcore.so".split())
+    options = "-std=c11 -D_GNU_SOURCE -O2 -Wall -Wextra -Werror -shared -fPIC -pthread"
+    build(folder, "cc", *options.split(), "core.c", "-o", "libcore.so")
     return folder
 
 
@@ -163,8 +165,8 @@ def run(name, library):
     for number, (how, out, err) in enumerate(results):
         assert how == "end well" and err == "", (name, number, how, out, err)
     print(
-        f"record: {name}, {lines} lines of interp-guard: 4 native threads call while Python ends | {rounds} processes ended "
-        f"with status 0, {4 * rounds} threads by themselves{release}"
+        f"record: {name}, {lines} lines of interp-guard: 4 native threads call while Python ends | {rounds} processes "
+        f"ended with status 0, {4 * rounds} threads by themselves{release}"
     )
     if name == "with_pyo3":  # cargo has built one of it; the scenario `pyo3` shows what PyO3 does alone
         return print("ok")

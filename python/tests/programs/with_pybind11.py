@@ -1,4 +1,4 @@
-"""The program ``python/examples/with_pybind11``, see ``ways``; and the classes of ``interp_guard.hpp`` by themselves."""
+"""The program ``python/examples/with_pybind11``, see ``ways``; and the classes of ``interp_guard.hpp``."""
 
 import ways
 

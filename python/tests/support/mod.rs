@@ -187,7 +187,8 @@ pub struct Package {
     /// Where Python is to look for the package; `None` where it is installed.
     path: Option<PathBuf>,
     headers: PathBuf,
-    /// By version: where the C extensions for it are, or why they could not be built; and so for "PyO3", and for the libraries.
+    /// By version: where the C extensions for it are, or why they could not be built; and so for "PyO3", and for the
+    /// libraries.
     extensions: Arc<Mutex<BTreeMap<String, Result<PathBuf, String>>>>,
 }
 
@@ -246,7 +247,8 @@ impl Package {
         extensions.entry(python.version.clone()).or_insert_with(|| self.build_extension(python)).clone()
     }
 
-    /// The folder that has the current releases of the libraries for this Python, which pip installs by name on first use.
+    /// The folder that has the current releases of the libraries for this Python, which pip installs by name on first
+    /// use.
     pub fn libraries_for(&self, python: &Python) -> Result<PathBuf, String> {
         let mut extensions = self.extensions.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let name = format!("libraries for {}", python.version);
