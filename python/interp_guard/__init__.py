@@ -16,12 +16,15 @@ from . import _native
 from ._native import _C_API  # noqa: F401  what pep788.h imports
 
 __all__ = [
+    "Callback",
     "Guard",
     "Holder",
     "Holders",
     "InterpreterNotFound",
     "SignalHandler",
     "View",
+    "callback",
+    "cffi_cdef",
     "current",
     "drain",
     "get_include",
@@ -224,9 +227,16 @@ def holders(id):
 
 
 def get_include():
-    """The directory that has ``pep788.h`` and ``pep788_v1.h``."""
+    """The directory that has ``pep788.h``, ``pep788_v1.h``, ``interp_guard.hpp`` and ``interp_guard_cffi.h``."""
     return _os.path.join(_os.path.dirname(_os.path.abspath(__file__)), "include")
 
 
+def cffi_cdef():
+    """For ``ffi.cdef`` of a module whose C source includes ``interp_guard_cffi.h``, found by ``get_include()``."""
+    with open(_os.path.join(get_include(), "interp_guard.cdef")) as declarations:
+        return declarations.read()
+
+
 from ._holders import Holder, Holders  # noqa: E402
+from ._callbacks import Callback, callback  # noqa: E402
 from ._signals import SignalHandler, on_signal  # noqa: E402  these need what is above

@@ -8,7 +8,7 @@
 
 use crate::module::{Methods, no_arguments};
 use crate::table::REGISTRY;
-use crate::{first_version, interrupt, levels, python, shutdown, signals};
+use crate::{callbacks, first_version, interrupt, levels, python, shutdown, signals};
 use pyo3_ffi::{self as ffi, PyObject};
 use std::ptr::null_mut;
 use std::sync::Once;
@@ -97,6 +97,7 @@ extern "C" fn child() {
     // guards are one each.
     unsafe { REGISTRY.after_fork_child_with(|keep| levels::for_each_guard(keep)) };
     first_version::after_fork_child();
+    callbacks::after_fork_child();
     interrupt::after_fork_child();
 }
 

@@ -24,11 +24,11 @@
 //! - **L5** From 3.12 on, attaching binds the state to the thread (gilstate), and deleting it leaves none bound. Release
 //!   binds the thread's own state again, so that `PyGILState_Ensure` finds it.
 
-use crate::fork;
 use crate::python::{self, PyThreadState_GetInterpreter};
 use crate::table::{self, Interpreter, REGISTRY};
 use crate::this_thread::this_thread;
 use crate::word::Held;
+use crate::{callbacks, fork};
 use interp_guard::raw::GuardParts;
 use interp_guard::{Guard, InterpreterId, Site};
 use pyo3_ffi::{self as ffi, PyInterpreterState, PyThreadState};
@@ -142,7 +142,7 @@ pub fn ensure_id(id: InterpreterId, site: Site) -> Result<NonNull<Level>, Refuse
 
 /// A guard of `id`: of a level of this thread that has one, also while the interpreter is closing; or a new one.
 #[inline(always)]
-fn guard_by_id(id: InterpreterId, site: Site) -> Result<InterpreterGuard, Refused> {
+pub fn guard_by_id(id: InterpreterId, site: Site) -> Result<InterpreterGuard, Refused> {
     if !top().is_null()
         && let Some(guard) = guard_of_a_level(id, site)
     {
@@ -464,12 +464,12 @@ pub fn is_daemon() -> Option<bool> {
     Some(levels().next().is_none_or(|level| level.state != attached || level.guard.is_none()))
 }
 
-/// Is the calling thread inside a level that keeps interpreter `id` from finalizing?
+/// Is the calling thread inside a level, or a callback, that keeps interpreter `id` from finalizing?
 pub fn holds(id: InterpreterId) -> bool {
     levels().any(|level| {
         level.id == id && level.guard.is_some()
             || level.left_behind.as_ref().is_some_and(|guard| guard.interpreter().id == id)
-    })
+    }) || callbacks::holds(id)
 }
 
 /// Hands the parts of each guard of this thread's levels to `keep`, and puts them together again as it leaves them.

@@ -13,12 +13,15 @@
 //! | `fork` | what a forked child finds |
 //! | `c_api` | the function table behind `pep788.h` |
 //! | `first_version` | references by pointer, for `pep788_v1.h` |
+//! | `callbacks` | C function pointers for ctypes and cffi that ask before Python is entered |
+//! | `trampoline` | the machine code in front of them |
 //! | `signals` | real handlers that leave a call for an interpreter |
 //! | `report` | holders, and what the machine offers |
 //! | `stress` | the native part of `python -m interp_guard stress` |
 //! | `module` | the functions under the Python package |
 
 mod c_api;
+mod callbacks;
 mod first_version;
 mod fork;
 mod interrupt;
@@ -32,6 +35,7 @@ mod signals;
 mod stress;
 mod table;
 mod this_thread;
+mod trampoline;
 mod word;
 
 use pyo3_ffi as ffi;

@@ -4,7 +4,7 @@ use crate::c_api::{self, status};
 use crate::shutdown::{self, Drained};
 use crate::table::{self, Interpreter, REGISTRY};
 use crate::word::{GuardWord, Held};
-use crate::{INTERP_GUARD_TABLE_MARK, python, report, signals, stress};
+use crate::{INTERP_GUARD_TABLE_MARK, callbacks, python, report, signals, stress};
 use interp_guard::{Counters, Guard, InterpreterId, LookupError, Site};
 use pyo3_ffi::{self as ffi, PyMethodDef, PyMethodDefPointer, PyObject};
 use std::collections::BTreeMap;
@@ -22,7 +22,7 @@ unsafe impl<const N: usize> Sync for Methods<N> {}
 
 type Method = unsafe extern "C" fn(*mut PyObject, *mut PyObject) -> *mut PyObject;
 
-const fn method(name: &'static CStr, call: Method, flags: c_int, doc: &'static CStr) -> PyMethodDef {
+pub const fn method(name: &'static CStr, call: Method, flags: c_int, doc: &'static CStr) -> PyMethodDef {
     PyMethodDef {
         ml_name: name.as_ptr(),
         ml_meth: PyMethodDefPointer { PyCFunction: call },
@@ -78,7 +78,9 @@ pub unsafe extern "C" fn exec(module: *mut PyObject) -> c_int {
         if !table::register() {
             return -1;
         }
-        if ffi::PyModule_AddFunctions(module, METHODS.0.as_ptr().cast_mut()) != 0 {
+        if ffi::PyModule_AddFunctions(module, METHODS.0.as_ptr().cast_mut()) != 0
+            || ffi::PyModule_AddFunctions(module, callbacks::METHODS.0.as_ptr().cast_mut()) != 0
+        {
             return -1;
         }
         let table = (&raw const c_api::TABLE).cast_mut().cast::<c_void>();
@@ -183,7 +185,7 @@ unsafe extern "C" fn counters(_: *mut PyObject, _: *mut PyObject) -> *mut PyObje
 ///
 /// # Safety
 /// Null or terminated.
-unsafe fn site_from(text: *const c_char) -> Site {
+pub unsafe fn site_from(text: *const c_char) -> Site {
     static KEPT: Mutex<BTreeMap<&str, &&str>> = Mutex::new(BTreeMap::new());
     if text.is_null() {
         return Site::default();

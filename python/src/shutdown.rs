@@ -12,7 +12,7 @@ use interp_guard::{CloseError, Closing, DrainError, DrainOptions, InterpreterId}
 use pyo3_ffi as ffi;
 use std::io::Write;
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long a drain waits before it looks whether there is something else to do.
@@ -28,6 +28,9 @@ static MAIN_IS_ENDING: AtomicBool = AtomicBool::new(false);
 /// Has the main interpreter's hook run in this epoch? Then threads may be gone or stuck, and nothing may wait for them.
 static MAIN_IS_DRAINED: AtomicBool = AtomicBool::new(false);
 
+/// The thread on which the main interpreter's hook ran last, as `pthread_self` says, or 0.
+static MAIN_ENDS_ON: AtomicU64 = AtomicU64::new(0);
+
 /// Writes one line to standard error, which may be closed.
 pub fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "interp_guard: {line}");
@@ -38,7 +41,17 @@ pub fn begin_epoch() {
     // Release: with the Acquire loads, though no Python thread exists that could see it otherwise.
     MAIN_IS_DRAINED.store(false, Ordering::Release);
     MAIN_IS_ENDING.store(false, Ordering::Release);
+    MAIN_ENDS_ON.store(0, Ordering::Relaxed);
     fork::begin_epoch();
+}
+
+/// Is this the thread on which the main interpreter ends, in an `atexit` callback after our hook? It can still attach,
+/// and the interpreter cannot get any further before it returns.
+pub fn main_ends_on_this_thread() -> bool {
+    // SAFETY: always callable.
+    let (me, initialized) = unsafe { (libc::pthread_self(), ffi::Py_IsInitialized() != 0) };
+    // Relaxed: only what this thread has stored itself is of interest.
+    initialized && MAIN_ENDS_ON.load(Ordering::Relaxed) == me
 }
 
 /// Has the main interpreter begun to close all others?
@@ -117,6 +130,11 @@ unsafe fn close_and_drain() {
     }
     // Before it looks who there is. Whoever registers afterwards sees this, or is seen (the registry's mutex is in between).
     MAIN_IS_ENDING.fetch_or(is_main, Ordering::AcqRel);
+    if is_main {
+        // Relaxed: see `main_ends_on_this_thread`.
+        // SAFETY: always callable.
+        MAIN_ENDS_ON.store(unsafe { libc::pthread_self() }, Ordering::Relaxed);
+    }
     let mut ids = if is_main { table::ids() } else { vec![id] };
     ids.reverse(); // newest first, the main interpreter last
     let closings: Vec<_> = ids.into_iter().map(|id| (id, REGISTRY.close(id))).collect();

@@ -168,6 +168,14 @@ impl Held {
         Self(GuardWord::new(guard))
     }
 
+    /// What was left to whoever has its word.
+    ///
+    /// # Safety
+    /// As for [`GuardWord::into_guard`].
+    pub unsafe fn again(word: GuardWord) -> Self {
+        Self(word)
+    }
+
     /// The guard's word.
     pub fn bits(&self) -> u64 {
         self.0.bits()

@@ -18,7 +18,8 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use support::{Package, Python};
 
-/// Scenarios, and whether they need the C extensions in `tests/extension`, or the example of `python/pyo3`.
+/// Scenarios, and whether they need the C extensions in `tests/extension`, the examples of `python/pyo3`, or the
+/// extensions and libraries that pip installs.
 const PROGRAMS: &[(&str, Needs)] = &[
     ("pyo3", Needs::PyO3), // the longest
     ("package", Needs::Package),
@@ -35,6 +36,15 @@ const PROGRAMS: &[(&str, Needs)] = &[
     ("forks", Needs::Extension),
     ("fire", Needs::Extension),
     ("signals", Needs::Extension),
+    ("callbacks", Needs::Libraries),
+    ("with_ctypes", Needs::Libraries),
+    ("with_cffi", Needs::Libraries),
+    ("with_def_extern", Needs::Libraries),
+    ("with_cffi_source", Needs::Libraries),
+    ("with_cython", Needs::Libraries),
+    ("with_pybind11", Needs::Libraries),
+    ("with_nanobind", Needs::Libraries),
+    ("with_pyo3", Needs::PyO3),
 ];
 
 #[derive(Clone, Copy, PartialEq)]
@@ -42,6 +52,7 @@ enum Needs {
     Package,
     Extension,
     PyO3,
+    Libraries,
 }
 
 fn main() {
@@ -115,12 +126,13 @@ fn print_table(records: &[Record]) {
 
 /// What the program said, if it ended well.
 fn run(python: &Python, package: &Package, program: &str, needs: Needs) -> Result<String, Failed> {
-    let extension = match needs {
-        Needs::Package => None,
-        Needs::Extension => Some(package.extension_for(python)?),
-        Needs::PyO3 => Some(package.pyo3_example()?),
+    let built = match needs {
+        Needs::Package => vec![],
+        Needs::Extension => vec![package.extension_for(python)?],
+        Needs::PyO3 => vec![package.pyo3_examples()?],
+        Needs::Libraries => vec![package.extension_for(python)?, package.libraries_for(python)?],
     };
-    let output = python.run(program, &package.search_path(extension))?;
+    let output = python.run(program, &package.search_path(built))?;
     if output.status.success() && output.stdout.lines().any(|line| line == "ok") {
         return Ok(output.stdout);
     }

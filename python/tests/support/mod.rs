@@ -176,6 +176,9 @@ impl Python {
     }
 }
 
+/// What the programs of `python/examples` are for, or are built with.
+const LIBRARIES: &[&str] = &["cffi", "Cython", "nanobind", "pybind11", "setuptools"];
+
 /// The package as Python finds it, and what is built on it.
 #[derive(Clone)]
 pub struct Package {
@@ -184,7 +187,8 @@ pub struct Package {
     /// Where Python is to look for the package; `None` where it is installed.
     path: Option<PathBuf>,
     headers: PathBuf,
-    /// By version: where the C extensions for it are, or why they could not be built; and so for "PyO3".
+    /// By version: where the C extensions for it are, or why they could not be built; and so for "PyO3", and for the
+    /// libraries.
     extensions: Arc<Mutex<BTreeMap<String, Result<PathBuf, String>>>>,
 }
 
@@ -229,8 +233,8 @@ impl Package {
     }
 
     /// For `PYTHONPATH`: what has the package, and what is built on it.
-    pub fn search_path(&self, extension: Option<PathBuf>) -> Vec<PathBuf> {
-        self.path.clone().into_iter().chain(extension).collect()
+    pub fn search_path(&self, built: impl IntoIterator<Item = PathBuf>) -> Vec<PathBuf> {
+        self.path.clone().into_iter().chain(built).collect()
     }
 
     pub fn remove(&self) {
@@ -243,35 +247,67 @@ impl Package {
         extensions.entry(python.version.clone()).or_insert_with(|| self.build_extension(python)).clone()
     }
 
-    /// The folder that has the example of `python/pyo3`, one stable-ABI module for all Pythons, built on first use.
-    pub fn pyo3_example(&self) -> Result<PathBuf, String> {
+    /// The folder that has the current releases of the libraries for this Python, which pip installs by name on first
+    /// use.
+    pub fn libraries_for(&self, python: &Python) -> Result<PathBuf, String> {
         let mut extensions = self.extensions.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        extensions.entry("PyO3".to_owned()).or_insert_with(|| self.build_pyo3_example()).clone()
+        let name = format!("libraries for {}", python.version);
+        extensions.entry(name).or_insert_with(|| self.install_libraries(python)).clone()
     }
 
-    fn build_pyo3_example(&self) -> Result<PathBuf, String> {
+    fn install_libraries(&self, python: &Python) -> Result<PathBuf, String> {
+        let folder = self.root.join(format!("libraries-{}", python.version));
+        let has_pip = Command::new(&python.executable)
+            .args(["-m", "pip", "--version"])
+            .output()
+            .is_ok_and(|output| output.status.success());
+        let mut pip = Command::new(if has_pip { &python.executable } else { Path::new("python3") });
+        pip.args(["-m", "pip", "--disable-pip-version-check", "--quiet"]);
+        if !has_pip {
+            pip.arg("--python").arg(&python.executable);
+        }
+        let output = pip
+            .args(["install", "--only-binary=:all:", "--target"])
+            .arg(&folder)
+            .args(LIBRARIES)
+            .env_remove("PYTHONPATH")
+            .output()
+            .map_err(|error| format!("python3, for its pip: {error}"))?;
+        if !output.status.success() {
+            let errors = String::from_utf8_lossy(&output.stderr);
+            let libraries = LIBRARIES.join(", ");
+            return Err(format!(
+                "pip has not installed {libraries} for CPython {}:\n{errors}",
+                python.version
+            ));
+        }
+        Ok(folder)
+    }
+
+    /// The folder that has the examples of `python/pyo3`, stable-ABI modules for all Pythons, built on first use.
+    pub fn pyo3_examples(&self) -> Result<PathBuf, String> {
+        let mut extensions = self.extensions.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        extensions.entry("PyO3".to_owned()).or_insert_with(|| self.build_pyo3_examples()).clone()
+    }
+
+    fn build_pyo3_examples(&self) -> Result<PathBuf, String> {
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("library");
         let built = Command::new(env!("CARGO"))
-            .args([
-                "build",
-                "--quiet",
-                "--package",
-                "interp-guard-pyo3",
-                "--example",
-                "attach_pool",
-                "--target-dir",
-            ])
+            .args(["build", "--quiet", "--package", "interp-guard-pyo3", "--examples", "--target-dir"])
             .arg(&target)
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .output()
             .map_err(|error| error.to_string())?;
         if !built.status.success() {
-            return Err(format!("the PyO3 example: {}", String::from_utf8_lossy(&built.stderr)));
+            return Err(format!("the PyO3 examples: {}", String::from_utf8_lossy(&built.stderr)));
         }
         let folder = self.root.join("pyo3");
         fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
-        let library = target.join("debug/examples/libattach_pool.so");
-        fs::copy(library, folder.join("attach_pool.abi3.so")).map_err(|error| error.to_string())?;
+        for name in ["attach_pool", "with_pyo3"] {
+            let library = target.join(format!("debug/examples/lib{name}.so"));
+            fs::copy(library, folder.join(name).with_extension("abi3.so"))
+                .map_err(|error| error.to_string())?;
+        }
         Ok(folder)
     }
 
@@ -307,6 +343,15 @@ impl Package {
                         return Err(format!("{source}, {compiler} -std={standard} {limited:?}: {errors}"));
                     }
                 }
+                let others: &[&str] =
+                    if language == "c" { &["header_cffi.c"] } else { &["header_cffi.c", "classes.cpp"] };
+                for source in others {
+                    let output = compile(source, &self.headers)?;
+                    if !output.status.success() {
+                        let errors = String::from_utf8_lossy(&output.stderr);
+                        return Err(format!("{source}, {compiler} -std={standard} {limited:?}: {errors}"));
+                    }
+                }
                 for source in ["both_headers.c", "both_headers_v1_first.c"] {
                     let output = compile(source, &self.headers)?;
                     let errors = String::from_utf8_lossy(&output.stderr);
@@ -323,7 +368,7 @@ impl Package {
         let folder = self.root.join(format!("extension-{}", python.version));
         fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/extension");
-        for name in ["ig_test", "ig_test_v1"] {
+        for name in ["ig_test", "ig_test_v1", "calls"] {
             let output = Command::new("cc")
                 .args([
                     "-std=c11",

@@ -1,0 +1,407 @@
+//! C function pointers for ctypes and cffi that ask before Python is entered.
+//!
+//! A callback of ctypes or cffi takes the GIL before the first line of Python, so that no guard in that Python comes in
+//! time. A [`Callback`] goes in front of it: its trampoline guards the interpreter first, and answers a default where
+//! that is refused. While the guard is out, `PyGILState_Ensure`, with which ctypes and cffi begin, neither hangs nor
+//! crashes.
+//!
+//! That function knows the main interpreter alone, and the thread's own state. Where it would not find the callback's
+//! interpreter, the trampoline attaches the thread to it, and ctypes and cffi count as nested. Elsewhere it does not:
+//! cffi keeps a thread's state from one call to the next, and would not if there were one already.
+//!
+//! # A callback's life
+//!
+//! - **C1** A `Callback` is never freed, nor is its trampoline: native code may call it at any time. What it owns is
+//!   the object whose C function it calls, the *owner*.
+//! - **C2** `calls` is how many calls are past [`Callback::begin`], and whether the callback is closed. None begins
+//!   once it is closed. So it gets to "closed, and no calls" once: by the `close`, or by the last call's end. That one
+//!   takes the owner away. In a forked child, calls of threads that it does not have never end, and the owner stays.
+//! - **C3** The owner is given up attached to its interpreter: `close` is called so, and a call ends inside its level
+//!   or with its guard. A call that has neither (see [`Callback::is_safe_without`]) leaves the owner for good.
+
+use crate::levels::{self, Level};
+use crate::module::{self, Methods};
+use crate::trampoline::{self, Frame};
+use crate::word::{GuardWord, Held};
+use crate::{python, shutdown, table};
+use interp_guard::{InterpreterId, Site};
+use pyo3_ffi::{self as ffi, PyMethodDef, PyObject};
+use std::cell::Cell;
+use std::ffi::{CStr, CString, c_char, c_int};
+use std::ptr::{NonNull, null_mut};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+
+/// What a refused call returns, and where.
+enum Default {
+    /// rax, rdx, xmm0, xmm1: whichever the caller looks at.
+    InRegisters([u64; 4]),
+    /// A `long double`.
+    OnX87([u8; 16]),
+    /// Where the caller says, by a hidden first argument.
+    InMemory(Box<[u8]>),
+}
+
+/// A C function pointer in front of another one.
+pub struct Callback {
+    target: usize,
+    /// How many words of arguments are on the stack.
+    words: u64,
+    default: Default,
+    id: InterpreterId,
+    /// What a ledger says took the guard of a call; `None`: the place that calls.
+    site: Option<Site>,
+    /// Whose function `target` is. Null once it is given up.
+    owner: AtomicPtr<PyObject>,
+    /// The calls that have begun and not ended, and [`CLOSED`].
+    calls: AtomicUsize,
+}
+
+// SAFETY: numbers, and a pointer that is followed by the one that takes it away only, attached (C2, C3).
+unsafe impl Sync for Callback {}
+
+const CLOSED: usize = 1 << (usize::BITS - 1);
+
+impl Callback {
+    /// Counts a call, unless the callback is closed.
+    fn begin(&self) -> bool {
+        let count = |calls| if calls & CLOSED == 0 { Some(calls + 1) } else { None };
+        // Relaxed: the owner is seen to by whoever made the callback, before its address was known; its end, by `end`.
+        self.calls.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count).is_ok()
+    }
+
+    /// Ends a call. The owner, if it is to be given up now.
+    fn end(&self) -> Option<NonNull<PyObject>> {
+        // AcqRel: each end, with the one that takes the owner away: the calls are over then.
+        if self.calls.fetch_sub(1, Ordering::AcqRel) == CLOSED + 1 { self.take_owner() } else { None }
+    }
+
+    /// Refuses calls from now on. The owner, if it is to be given up now.
+    fn close(&self) -> Option<NonNull<PyObject>> {
+        // AcqRel: as in `end`.
+        if self.calls.fetch_or(CLOSED, Ordering::AcqRel) == 0 { self.take_owner() } else { None }
+    }
+
+    fn take_owner(&self) -> Option<NonNull<PyObject>> {
+        // Relaxed: done once (C2).
+        NonNull::new(self.owner.swap(null_mut(), Ordering::Relaxed))
+    }
+
+    /// May this thread, which was refused, be let in without a guard? It may where the end of the interpreter has to
+    /// wait for its return anyway: because it is attached, or because it is the thread on which the main interpreter
+    /// ends, in an `atexit` callback after ours. Native code that it calls there and that calls back (`qsort`, say)
+    /// goes on as it always did.
+    fn is_safe_without(&self) -> bool {
+        let attached = levels::attached();
+        if !attached.is_null() {
+            // SAFETY: attached here, so the state and its interpreter exist.
+            return unsafe { table::id_of(python::PyThreadState_GetInterpreter(attached)) } == Some(self.id);
+        }
+        Some(self.id) == table::main_id() && shutdown::main_ends_on_this_thread()
+    }
+
+    /// What keeps the interpreter during a call; `None` if the call is refused.
+    fn pass(&self, caller: usize) -> Option<Pass> {
+        if self.calls.load(Ordering::Relaxed) & CLOSED != 0 {
+            return None; // before it waits for the GIL
+        }
+        let site = self.site.unwrap_or(Site::code(caller));
+        let pass = if self.finds_its_interpreter() {
+            levels::guard_by_id(self.id, site).map(|guard| Pass::Guard(Held::new(guard)))
+        } else {
+            let level =
+                levels::nest_by_id(self.id.into()).map_or_else(|| levels::ensure_id(self.id, site), Ok);
+            level.map(Pass::Level)
+        };
+        let pass = pass.ok().or_else(|| self.is_safe_without().then_some(Pass::Nothing))?;
+        if matches!(pass, Pass::Level(_)) && is_not_the_threads_own() || !self.begin() {
+            pass.end();
+            return None;
+        }
+        Some(pass)
+    }
+
+    /// Does `PyGILState_Ensure` attach this thread to the callback's interpreter?
+    fn finds_its_interpreter(&self) -> bool {
+        if Some(self.id) != table::main_id() {
+            return false;
+        }
+        // SAFETY: reads a thread-specific value.
+        let own = unsafe { ffi::PyGILState_GetThisThreadState() };
+        let attached = levels::attached();
+        // SAFETY: a state of this thread, so it exists, and so does its interpreter.
+        let is_main = || unsafe { table::id_of(python::PyThreadState_GetInterpreter(own)) } == Some(self.id);
+        (attached.is_null() || attached == own) && (own.is_null() || is_main())
+    }
+}
+
+/// What keeps the interpreter during a call.
+enum Pass {
+    Guard(Held),
+    Level(NonNull<Level>),
+    /// See [`Callback::is_safe_without`].
+    Nothing,
+}
+
+impl Pass {
+    /// As plain data, for a [`Frame`].
+    fn into_words(self) -> (u64, *mut Level) {
+        match self {
+            Self::Guard(guard) => {
+                let bits = guard.bits();
+                guard.leave();
+                WITH_GUARDS.set(WITH_GUARDS.get() + 1);
+                (bits, null_mut())
+            }
+            Self::Level(level) => (0, level.as_ptr()),
+            Self::Nothing => (0, null_mut()),
+        }
+    }
+
+    /// # Safety
+    /// From [`into_words`](Self::into_words), on this thread, once.
+    unsafe fn from_words((guard, level): (u64, *mut Level)) -> Self {
+        if let Some(guard) = GuardWord::from_bits(guard) {
+            WITH_GUARDS.set(WITH_GUARDS.get().saturating_sub(1));
+            // SAFETY: the word of a guard that was left; the caller's promise.
+            return Self::Guard(unsafe { Held::again(guard) });
+        }
+        NonNull::new(level).map_or(Self::Nothing, Self::Level)
+    }
+
+    /// Gives the owner of a callback up (C3).
+    fn give_up(&self, owner: NonNull<PyObject>) {
+        let level = match self {
+            Self::Guard(held) => {
+                let word = GuardWord::from_bits(held.bits());
+                // SAFETY: `held` has the guard still. One from before a fork protects nothing, and is none here.
+                let guard = word.and_then(|word| unsafe { word.borrow() });
+                guard.and_then(|guard| levels::ensure(&guard, Site::default()).ok())
+            }
+            Self::Level(_) => None,
+            Self::Nothing => return,
+        };
+        if level.is_some() || matches!(self, Self::Level(_)) {
+            // SAFETY: attached to its interpreter; the caller took it away (C2).
+            unsafe { ffi::Py_DecRef(owner.as_ptr()) };
+        }
+        release(level);
+    }
+
+    /// The guard is dropped, or the level released.
+    fn end(self) {
+        if let Self::Level(level) = self {
+            release(Some(level));
+        }
+    }
+}
+
+thread_local! {
+    /// How many calls on this thread have a guard of the main interpreter.
+    static WITH_GUARDS: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Is the calling thread in a call that keeps interpreter `id` from finalizing? Levels are seen to by `levels`.
+pub fn holds(id: InterpreterId) -> bool {
+    Some(id) == table::main_id() && WITH_GUARDS.get() > 0
+}
+
+/// In a forked child: the guards of the calls that this thread is in count no longer.
+pub fn after_fork_child() {
+    WITH_GUARDS.set(0);
+}
+
+/// Up to 3.11: is another state than the attached one the thread's own for `PyGILState_Ensure`, with which ctypes and
+/// cffi begin? That would wait for the GIL that this thread has. Says so, once.
+fn is_not_the_threads_own() -> bool {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    // SAFETY: reads a thread-specific value.
+    let own = unsafe { ffi::PyGILState_GetThisThreadState() };
+    if !python::new_is_unsafe_across_fork() || own == python::unchecked() {
+        return false;
+    }
+    // Relaxed: one flag.
+    if !SAID.swap(true, Ordering::Relaxed) {
+        shutdown::say(
+            "a callback was called on a thread of another interpreter than its own, and has returned its default: \
+             CPython up to 3.11 would deadlock there. This is said once",
+        );
+    }
+    true
+}
+
+/// Releases a level that was just made, or is innermost again.
+fn release(level: Option<NonNull<Level>>) {
+    if level.is_some_and(|level| levels::release(level.as_ptr()).is_err()) {
+        let text = c"interp_guard.callback: the call has left another thread state attached, or an ensure unreleased";
+        // SAFETY: ends the process; callable always.
+        unsafe { ffi::Py_FatalError(text.as_ptr()) }
+    }
+}
+
+/// Runs `body` with the thread's error number left as it was.
+fn keeping_errno<R>(body: impl FnOnce() -> R) -> R {
+    // SAFETY: this thread's own.
+    let errno = unsafe { libc::__errno_location() };
+    // SAFETY: as above.
+    let before = unsafe { *errno };
+    let result = body();
+    // SAFETY: as above.
+    unsafe { *errno = before };
+    result
+}
+
+/// The address to pass the call on to; or 0, and what it returns is in the frame.
+///
+/// # Safety
+/// Called by the thunk, with the frame of the call; `frame.callback` is set, and the arguments.
+pub unsafe extern "C" fn enter(frame: *mut Frame, caller: usize) -> usize {
+    // SAFETY: the caller's promise. Nobody else has the frame.
+    let frame = unsafe { &mut *frame };
+    let callback = frame.callback;
+    let pass = keeping_errno(|| callback.pass(caller));
+    frame.is_x87 = matches!(callback.default, Default::OnX87(_)).into();
+    if let Some(pass) = pass {
+        frame.pass = pass.into_words();
+        frame.words = callback.words;
+        return callback.target;
+    }
+    match &callback.default {
+        Default::InRegisters(words) => frame.result = *words,
+        Default::OnX87(bytes) => (frame.result, frame.x87) = ([0; 4], *bytes),
+        Default::InMemory(bytes) => {
+            let there = frame.integers[0];
+            // SAFETY: the hidden argument of a function that returns a value of this size: the caller's memory for it.
+            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), there as *mut u8, bytes.len()) };
+            frame.result = [there, 0, 0, 0];
+        }
+    }
+    0
+}
+
+/// The call is over, and what it returned is in the frame.
+///
+/// # Safety
+/// Called by the thunk, with the frame of a call for which [`enter`] answered an address.
+pub unsafe extern "C" fn leave(frame: *mut Frame) {
+    // SAFETY: the caller's promise. Nobody else has the frame.
+    let frame = unsafe { &*frame };
+    keeping_errno(|| {
+        // SAFETY: what `enter` has left in the frame of this call.
+        let pass = unsafe { Pass::from_words(frame.pass) };
+        if let Some(owner) = frame.callback.end() {
+            pass.give_up(owner);
+        }
+        pass.end();
+    });
+}
+
+/// Under the Python package, with `_callbacks.py`.
+pub static METHODS: Methods<2> = Methods([
+    module::method(
+        c"callback",
+        callback,
+        ffi::METH_VARARGS,
+        c"callback(target, owner, words, form, default, site): (capsule, address); the capsule's end closes it.",
+    ),
+    PyMethodDef::zeroed(),
+]);
+
+const CAPSULE: &CStr = c"interp_guard.callback";
+
+/// The numbers of `_sysv.py`.
+const IN_REGISTERS: c_int = 0;
+const ON_X87: c_int = 1;
+const IN_MEMORY: c_int = 2;
+
+fn default_of(form: c_int, bytes: &[u8]) -> Option<Default> {
+    let word = |at: usize| Some(u64::from_ne_bytes(bytes.get(8 * at..8 * at + 8)?.try_into().ok()?));
+    match form {
+        IN_REGISTERS => Some(Default::InRegisters([word(0)?, word(1)?, word(2)?, word(3)?])),
+        ON_X87 => Some(Default::OnX87(bytes.try_into().ok()?)),
+        IN_MEMORY => Some(Default::InMemory(bytes.into())),
+        _ => None,
+    }
+}
+
+// SAFETY (both): called by Python, attached, with a module and an argument that are objects.
+
+unsafe extern "C" fn callback(_: *mut PyObject, arguments: *mut PyObject) -> *mut PyObject {
+    let (mut target, mut words, mut form) = (0_u64, 0_u64, 0 as c_int);
+    let (mut owner, mut default): (*mut PyObject, *mut PyObject) = (null_mut(), null_mut());
+    let mut site: *const c_char = std::ptr::null();
+    // SAFETY: attached, with a tuple; what is written fits the format.
+    let parsed = unsafe {
+        ffi::PyArg_ParseTuple(
+            arguments,
+            c"KOKiOz".as_ptr(),
+            &raw mut target,
+            &raw mut owner,
+            &raw mut words,
+            &raw mut form,
+            &raw mut default,
+            &raw mut site,
+        )
+    };
+    if parsed == 0 {
+        return null_mut();
+    }
+    let (mut data, mut length): (*mut c_char, ffi::Py_ssize_t) = (null_mut(), 0);
+    // SAFETY: attached, with an object; an exception if it is not bytes.
+    if unsafe { ffi::PyBytes_AsStringAndSize(default, &raw mut data, &raw mut length) } != 0 {
+        return null_mut();
+    }
+    // SAFETY: the bytes of an object that the arguments keep.
+    let bytes = unsafe { std::slice::from_raw_parts(data.cast::<u8>(), length as usize) };
+    // SAFETY: attached.
+    let (_, id) = unsafe { table::current() };
+    let (Some(default), Some(id)) = (default_of(form, bytes), id) else {
+        // SAFETY: attached.
+        unsafe { ffi::PyErr_SetString(ffi::PyExc_ValueError, c"no such form of a result".as_ptr()) };
+        return null_mut();
+    };
+    // SAFETY: null or terminated, and alive as the arguments are.
+    let site = (!site.is_null()).then(|| unsafe { module::site_from(site) });
+    let callback: &'static Callback = Box::leak(Box::new(Callback {
+        target: target as usize,
+        words,
+        default,
+        id,
+        site,
+        owner: AtomicPtr::new(owner),
+        calls: AtomicUsize::new(0),
+    }));
+    let address = match trampoline::function_for(callback) {
+        Ok(address) => address,
+        Err(why) => {
+            let text = format!(
+                "interp_guard.callback has no executable memory ({why}): a security policy of this system may forbid it"
+            );
+            let text = CString::new(text).unwrap_or_default();
+            // SAFETY: attached. The callback is known to nobody, and stays.
+            unsafe { ffi::PyErr_SetString(ffi::PyExc_OSError, text.as_ptr()) };
+            return null_mut();
+        }
+    };
+    // SAFETY: attached; objects are checked for null. The callback has a reference to its owner from here on, and the
+    // capsule's end sees to it. "N" takes the capsule over, also where it fails.
+    unsafe {
+        let pointer = std::ptr::from_ref(callback).cast_mut().cast();
+        let capsule = ffi::PyCapsule_New(pointer, CAPSULE.as_ptr(), Some(close));
+        if capsule.is_null() {
+            return null_mut();
+        }
+        ffi::Py_IncRef(owner);
+        ffi::Py_BuildValue(c"NK".as_ptr(), capsule, address as u64)
+    }
+}
+
+/// The destructor.
+unsafe extern "C" fn close(capsule: *mut PyObject) {
+    // SAFETY: attached, with a capsule made above, whose pointer is a callback, which is never freed (C1).
+    let callback =
+        unsafe { ffi::PyCapsule_GetPointer(capsule, CAPSULE.as_ptr()).cast::<Callback>().as_ref() };
+    if let Some(owner) = callback.and_then(Callback::close) {
+        // SAFETY: attached to its interpreter, in which the capsule was made; taken once (C2, C3).
+        unsafe { ffi::Py_DecRef(owner.as_ptr()) };
+    }
+}
