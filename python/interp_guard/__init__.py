@@ -22,12 +22,14 @@ __all__ = [
     "InterpreterNotFound",
     "SignalHandler",
     "View",
+    "cancel_on_close",
     "current",
     "drain",
     "get_include",
     "holders",
     "lookup",
     "main",
+    "on_close",
     "on_signal",
 ]
 __version__ = "0.1.0"
@@ -229,4 +231,10 @@ def get_include():
 
 
 from ._holders import Holder, Holders  # noqa: E402
+from ._on_close import cancel_on_close, on_close  # noqa: E402
 from ._signals import SignalHandler, on_signal  # noqa: E402  these need what is above
+
+if current() == main():
+    from . import _multiprocessing
+
+    _multiprocessing.arrange()
