@@ -33,6 +33,7 @@ const PROGRAMS: &[(&str, Needs)] = &[
     ("own_atexit", Needs::Package),
     ("late_requests", Needs::Package),
     ("on_close", Needs::Extension),
+    ("aio", Needs::Package),
     ("c_api", Needs::Extension),
     ("first_version", Needs::Extension),
     ("ends", Needs::Extension),
