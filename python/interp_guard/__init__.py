@@ -24,6 +24,7 @@ __all__ = [
     "SignalHandler",
     "View",
     "callback",
+    "cancel_on_close",
     "cffi_cdef",
     "current",
     "drain",
@@ -31,6 +32,7 @@ __all__ = [
     "holders",
     "lookup",
     "main",
+    "on_close",
     "on_signal",
 ]
 __version__ = "0.1.0"
@@ -239,4 +241,10 @@ def cffi_cdef():
 
 from ._holders import Holder, Holders  # noqa: E402
 from ._callbacks import Callback, callback  # noqa: E402
+from ._on_close import cancel_on_close, on_close  # noqa: E402
 from ._signals import SignalHandler, on_signal  # noqa: E402  these need what is above
+
+if current() == main():
+    from . import _multiprocessing
+
+    _multiprocessing.arrange()

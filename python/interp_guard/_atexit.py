@@ -1,4 +1,4 @@
-"""Whether the interpreter runs its ``atexit`` callbacks already, so that one registered now is never called."""
+"""Whether the interpreter runs its ``atexit`` callbacks already, so that one registered now is never called; and who does."""
 
 import atexit
 import functools
@@ -30,10 +30,25 @@ def _code(callback):
     return callback.__code__ if type(callback) is types.FunctionType else None
 
 
+def is_shutting_down():
+    """``threading`` notes when its part of the shutdown began, which comes first."""
+    return getattr(sys.modules.get("threading"), "_SHUTTING_DOWN", False)
+
+
+def is_in_multiprocessing():
+    """Is what runs on this thread below the functions with which a child of ``multiprocessing`` begins and ends?"""
+    frame = sys._getframe()
+    while frame is not None:
+        if str(frame.f_globals.get("__name__")).startswith("multiprocessing."):
+            return True
+        frame = frame.f_back
+    return False
+
+
 def is_running():
-    """CPython does not say. But ``threading`` notes when its part of the shutdown began, which comes first; and without
-    it, a callback that is being run is the outermost function of its thread."""
-    if getattr(sys.modules.get("threading"), "_SHUTTING_DOWN", False):
+    """CPython does not say. But ``threading`` may have noted the shutdown; and without it, a callback that is being run is the
+    outermost function of its thread."""
+    if is_shutting_down():
         return True
     frame = sys._getframe()
     while frame.f_back is not None:

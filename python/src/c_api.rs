@@ -3,11 +3,11 @@
 //! One static table per process, the same for every interpreter and extension. Fields are only ever appended; `size`
 //! tells an extension how many there are. The header says for each function where it may run.
 
-use crate::first_version;
 use crate::levels::{self, Level, Misuse};
 use crate::shutdown::{self, Drained};
 use crate::table::{self, Interpreter, REGISTRY};
 use crate::word::{GuardWord, ViewWord};
+use crate::{first_version, on_close};
 use interp_guard::raw::{NotAtHome, OverRelease};
 use interp_guard::{Guard, InterpreterId, LookupError, Site};
 use pyo3_ffi::{self as ffi, PyInterpreterState};
@@ -79,6 +79,7 @@ pub struct Table {
     v1_handle_dup: unsafe extern "C" fn(GuardPointer) -> GuardPointer,
     v1_handle_ensure: unsafe extern "C" fn(GuardPointer) -> c_int,
     v1_handle_interpreter: unsafe extern "C" fn(GuardPointer) -> *mut PyInterpreterState,
+    on_close: unsafe extern "C" fn(i64, Option<on_close::Native>, *mut c_void) -> c_int,
 }
 
 /// What the capsule points to.
@@ -115,6 +116,7 @@ pub static TABLE: Table = Table {
     v1_handle_dup: first_version::handle_dup,
     v1_handle_ensure: first_version::handle_ensure,
     v1_handle_interpreter: first_version::handle_interpreter,
+    on_close,
 };
 
 pub fn as_pointer(bits: u64) -> *mut c_void {
@@ -125,7 +127,7 @@ fn view_of(view: ViewPointer) -> Option<InterpreterId> {
     ViewWord::from_bits(view as u64)?.id()
 }
 
-fn status_of(refused: LookupError) -> c_int {
+pub fn status_of(refused: LookupError) -> c_int {
     match refused {
         LookupError::NotFound => status::NOT_FOUND,
         LookupError::Finalizing => status::FINALIZING,
@@ -427,4 +429,10 @@ unsafe extern "C" fn current_id() -> i64 {
     // SAFETY: the header asks for an attached caller.
     let (_, id) = unsafe { table::current() };
     id.map_or(-1, i64::from)
+}
+
+unsafe extern "C" fn on_close(id: i64, call: Option<on_close::Native>, data: *mut c_void) -> c_int {
+    let Some(call) = call else { return status::INVALID };
+    let Ok(id) = InterpreterId::try_from(id) else { return status::NOT_FOUND };
+    on_close::add_native(id, call, data).map_or_else(status_of, |()| status::OK)
 }

@@ -8,7 +8,7 @@
 
 use crate::module::{Methods, no_arguments};
 use crate::table::REGISTRY;
-use crate::{callbacks, first_version, interrupt, levels, python, shutdown, signals};
+use crate::{callbacks, first_version, interrupt, levels, on_close, python, shutdown, signals};
 use pyo3_ffi::{self as ffi, PyObject};
 use std::ptr::null_mut;
 use std::sync::Once;
@@ -98,6 +98,7 @@ extern "C" fn child() {
     unsafe { REGISTRY.after_fork_child_with(|keep| levels::for_each_guard(keep)) };
     first_version::after_fork_child();
     callbacks::after_fork_child();
+    on_close::after_fork_child(true);
     interrupt::after_fork_child();
 }
 
@@ -172,9 +173,33 @@ unsafe extern "C" fn after(_: *mut PyObject, _: *mut PyObject) -> *mut PyObject 
 }
 
 unsafe extern "C" fn after_in_child(module: *mut PyObject, arguments: *mut PyObject) -> *mut PyObject {
+    on_close::after_fork_child(false);
     signals::after_fork_child();
     // SAFETY: the caller's promise.
-    unsafe { after(module, arguments) }
+    let done = unsafe { after(module, arguments) };
+    // SAFETY: attached.
+    unsafe { arrange_for_multiprocessing() };
+    done
+}
+
+/// A child of `multiprocessing` has to be told, if it is one. `interp_guard._multiprocessing` is there if the package is.
+///
+/// # Safety
+/// Attached, with no exception set.
+unsafe fn arrange_for_multiprocessing() {
+    // SAFETY: attached; the dict and the module are borrowed, null is checked for, and what is new is given back.
+    unsafe {
+        let modules = ffi::PyImport_GetModuleDict();
+        let ours = ffi::PyDict_GetItemString(modules, c"interp_guard._multiprocessing".as_ptr());
+        if ours.is_null() {
+            return;
+        }
+        let done = ffi::PyObject_CallMethod(ours, c"arrange".as_ptr(), std::ptr::null());
+        if done.is_null() {
+            ffi::PyErr_WriteUnraisable(ours);
+        }
+        ffi::Py_XDECREF(done);
+    }
 }
 
 fn none() -> *mut PyObject {

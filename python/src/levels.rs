@@ -34,7 +34,7 @@ use interp_guard::{Guard, InterpreterId, Site};
 use pyo3_ffi::{self as ffi, PyInterpreterState, PyThreadState};
 use std::ptr::{NonNull, null_mut};
 
-type InterpreterGuard = Guard<'static, Interpreter>;
+pub type InterpreterGuard = Guard<'static, Interpreter>;
 
 /// One ensure that is not released yet, on the thread that made it. Its address is the token.
 pub struct Level {

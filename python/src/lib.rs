@@ -7,7 +7,10 @@
 //! | `word` | a guard and a view as one tagged word |
 //! | `levels` | ensure and release: thread states, nested and across interpreters |
 //! | `this_thread` | where a thread keeps its levels |
-//! | `shutdown` | hooks that close and drain; what they say while they wait |
+//! | `shutdown` | what hooks do: close and drain; what they say while they wait |
+//! | `hook` | the `atexit` callback: whether it is still there, and whether it is the end |
+//! | `on_close` | what is called when an interpreter closes |
+//! | `late` | what the standard library is asked for while the end waits |
 //! | `keeper` | a bug of CPython 3.13, kept away from |
 //! | `interrupt` | Ctrl-C during a drain |
 //! | `fork` | what a forked child finds |
@@ -24,10 +27,13 @@ mod c_api;
 mod callbacks;
 mod first_version;
 mod fork;
+mod hook;
 mod interrupt;
 mod keeper;
+mod late;
 mod levels;
 mod module;
+mod on_close;
 mod python;
 mod report;
 mod shutdown;

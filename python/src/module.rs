@@ -4,7 +4,7 @@ use crate::c_api::{self, status};
 use crate::shutdown::{self, Drained};
 use crate::table::{self, Interpreter, REGISTRY};
 use crate::word::{GuardWord, Held};
-use crate::{INTERP_GUARD_TABLE_MARK, callbacks, python, report, signals, stress};
+use crate::{INTERP_GUARD_TABLE_MARK, callbacks, hook, on_close, python, report, signals, stress};
 use interp_guard::{Counters, Guard, InterpreterId, LookupError, Site};
 use pyo3_ffi::{self as ffi, PyMethodDef, PyMethodDefPointer, PyObject};
 use std::collections::BTreeMap;
@@ -35,7 +35,7 @@ pub const fn no_arguments(name: &'static CStr, call: Method, doc: &'static CStr)
     method(name, call, ffi::METH_NOARGS, doc)
 }
 
-static METHODS: Methods<20> = Methods([
+static METHODS: Methods<24> = Methods([
     no_arguments(c"current_id", current_id, c"The ID of the calling interpreter."),
     no_arguments(c"main_id", main_id, c"The ID of the main interpreter."),
     no_arguments(c"counters", counters, c"How guards are counted: 'per-cpu' or 'shared'."),
@@ -59,6 +59,10 @@ static METHODS: Methods<20> = Methods([
     method(c"stress_cycle", stress::cycle, ffi::METH_O, c"Ends who sits there, and seats another."),
     no_arguments(c"stress_finish", stress::finish, c"Ends the stress."),
     no_arguments(c"stress_counts", stress::counts, c"What the stress has seen so far."),
+    method(c"on_close", on_close::on_close, ffi::METH_O, c"on_close(number): None, or a status."),
+    method(c"forget_on_close", on_close::forget_on_close, ffi::METH_O, c"Was it waiting to be called?"),
+    no_arguments(c"restore_hook", hook::restore_hook, c"Registers the atexit hook again, if it is gone."),
+    no_arguments(c"end", hook::end, c"Closes and drains, as the atexit hook does."),
     method(c"counts", signals::counts, ffi::METH_O, c"What came of a handler's signals."),
     PyMethodDef::zeroed(),
 ]);

@@ -6,8 +6,9 @@
 //! than that finds nobody to wait for.
 
 use crate::interrupt::{self, Watch};
+use crate::late::Late;
 use crate::table::{self, Interpreter, REGISTRY};
-use crate::{fork, keeper, levels, python, signals};
+use crate::{fork, keeper, levels, on_close, python, signals};
 use interp_guard::{CloseError, Closing, DrainError, DrainOptions, InterpreterId};
 use pyo3_ffi as ffi;
 use std::io::Write;
@@ -59,32 +60,6 @@ pub fn main_is_ending() -> bool {
     MAIN_IS_ENDING.load(Ordering::Acquire)
 }
 
-/// Registers [`at_exit`] with the `atexit` module. False with an exception set.
-///
-/// # Safety
-/// The caller is attached.
-pub unsafe fn install_hook() -> bool {
-    static HOOK: crate::module::Methods<1> = crate::module::Methods([crate::module::no_arguments(
-        c"_at_exit",
-        at_exit,
-        c"Closes and drains this interpreter.",
-    )]);
-    // SAFETY: attached; every object is checked for null and given back. CPython does not write to a method definition.
-    unsafe {
-        let hook =
-            ffi::PyCFunction_NewEx(HOOK.0.as_ptr().cast_mut(), std::ptr::null_mut(), std::ptr::null_mut());
-        let atexit = ffi::PyImport_ImportModule(c"atexit".as_ptr());
-        let done = match hook.is_null() || atexit.is_null() {
-            true => std::ptr::null_mut(),
-            false => ffi::PyObject_CallMethod(atexit, c"register".as_ptr(), c"O".as_ptr(), hook),
-        };
-        ffi::Py_XDECREF(hook);
-        ffi::Py_XDECREF(atexit);
-        ffi::Py_XDECREF(done);
-        !done.is_null()
-    }
-}
-
 /// Would an `atexit` callback registered now never be called? CPython says so nowhere: `_atexit.py` looks for signs of it.
 /// `None` with an exception set.
 ///
@@ -108,20 +83,11 @@ pub unsafe fn too_late_for_hooks() -> Option<bool> {
     }
 }
 
-/// The hook. See the module.
-unsafe extern "C" fn at_exit(_: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
-    // SAFETY: called by Python, attached.
-    unsafe {
-        close_and_drain();
-        let none = ffi::Py_None();
-        ffi::Py_IncRef(none);
-        none
-    }
-}
-
+/// What an interpreter's hook does at the end.
+///
 /// # Safety
 /// The caller is attached.
-unsafe fn close_and_drain() {
+pub unsafe fn close_and_drain() {
     // SAFETY: the caller is attached.
     let (_, Some(id)) = (unsafe { table::current() }) else { return };
     let is_main = Some(id) == table::main_id();
@@ -137,17 +103,25 @@ unsafe fn close_and_drain() {
     }
     let mut ids = if is_main { table::ids() } else { vec![id] };
     ids.reverse(); // newest first, the main interpreter last
-    let closings: Vec<_> = ids.into_iter().map(|id| (id, REGISTRY.close(id))).collect();
+    // SAFETY: attached.
+    let late = unsafe { Late::begin() };
+    let mut closings: Vec<_> = ids.into_iter().map(|id| (id, on_close::close(id))).collect();
     refuse_to_wait_for_oneself(closings.iter().map(|(id, _)| *id));
+    for (id, closing) in &mut closings {
+        if let Ok((_, guard)) = closing {
+            on_close::tell(*id, guard.take());
+        }
+    }
 
     let mut wait = Wait::begin(is_main);
     for (id, closing) in closings {
         match closing {
-            Ok(closing) => wait.drain(closing),
+            Ok((closing, _)) => wait.drain(closing),
             Err(CloseError::AlreadyClosing) => wait.until_somebody_else_has_drained(id),
             Err(CloseError::NotFound) => {}
         }
     }
+    late.finish(&mut wait);
     if is_main {
         drop(wait);
         MAIN_IS_DRAINED.store(true, Ordering::Release);
@@ -156,6 +130,39 @@ unsafe fn close_and_drain() {
     } else {
         Watch::end(wait.watch);
     }
+}
+
+/// How long a hook waits that was called when Python does not end: what is still out then is waited for at the end.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The program runs its `atexit` callbacks itself. It may go on, or end the process without any further callback: so the
+/// interpreter stays open, and what is guarded is waited for.
+///
+/// # Safety
+/// The caller is attached.
+pub unsafe fn wait_without_closing() {
+    // SAFETY: the caller is attached.
+    let (_, Some(id)) = (unsafe { table::current() }) else { return };
+    let is_main = Some(id) == table::main_id();
+    let mut ids = if is_main { table::ids() } else { vec![id] };
+    ids.reverse();
+    // SAFETY: attached.
+    let late = unsafe { Late::begin() };
+    for &id in &ids {
+        on_close::tell(id, REGISTRY.lookup(id).ok());
+    }
+    let mut wait = Wait::begin(is_main);
+    for id in ids {
+        if levels::holds(id) {
+            say(&format!(
+                "atexit callbacks are run inside PyThreadState_Ensure of interpreter {id}: its guards are not waited for here"
+            ));
+        } else {
+            wait.until_none_is_out(id);
+        }
+    }
+    late.finish_callbacks();
+    Watch::end(wait.watch);
 }
 
 /// A level of the calling thread keeps one of the interpreters alive, and no other thread can release it. Going on would
@@ -180,7 +187,7 @@ fn refuse_to_wait_for_oneself(mut ids: impl Iterator<Item = InterpreterId>) {
 }
 
 /// One hook's waiting: with the GIL released, looking up now and then.
-struct Wait {
+pub struct Wait {
     watch: Option<Watch>,
     began: Instant,
     asked: u32,
@@ -201,7 +208,7 @@ impl Wait {
     }
 
     /// Is it time to say who is waited for?
-    fn report_is_due(&mut self) -> bool {
+    pub fn report_is_due(&mut self) -> bool {
         let pressed = self.watch.as_ref().map_or(0, Watch::pressed);
         let asked = pressed > std::mem::replace(&mut self.asked, pressed);
         let due = Instant::now() >= self.next_report;
@@ -257,6 +264,27 @@ impl Wait {
         }
     }
 
+    /// Python goes on: waits until no guard of `id` is out, or patience is.
+    fn until_none_is_out(&mut self, id: InterpreterId) {
+        let end = self.began + PATIENCE;
+        while let Some(out @ 1..) = REGISTRY.outstanding(id) {
+            if Instant::now() >= end {
+                return say(&format!(
+                    "interpreter {id}: waited {} s for {out} guards, and go on, since Python does not end",
+                    PATIENCE.as_secs()
+                ));
+            }
+            detached(|| std::thread::sleep(SLICE / 10));
+            if self.report_is_due() {
+                say(&format!(
+                    "waiting: interpreter {id}: {out} guards are out. The program runs the atexit callbacks itself, and they \
+                     may be all that comes before the process ends"
+                ));
+            }
+            run_signal_handlers();
+        }
+    }
+
     /// Another thread drains `id`, and has to finish before anything may end.
     fn until_somebody_else_has_drained(&mut self, id: InterpreterId) {
         while let Some(out) = REGISTRY.outstanding(id) {
@@ -282,11 +310,12 @@ pub fn detached<R>(f: impl FnOnce() -> R) -> R {
     result
 }
 
-/// A handler that Python code has set runs as it would; what it raises is shown, and the waiting goes on.
-fn run_signal_handlers() {
+/// A handler that Python code has set runs as it would, and so does what `Py_AddPendingCall` left: the thread that waits may be the
+/// only one that runs either. What they raise is shown, and the waiting goes on.
+pub fn run_signal_handlers() {
     // SAFETY: attached.
     unsafe {
-        if ffi::PyErr_CheckSignals() != 0 {
+        if ffi::Py_MakePendingCalls() != 0 {
             ffi::PyErr_WriteUnraisable(std::ptr::null_mut());
         }
     }
@@ -328,8 +357,11 @@ pub fn drain(id: InterpreterId, timeout: Option<Duration>, raises: bool) -> Drai
 
 /// `signals` and `watch`: how it hears of Ctrl-C, if at all. See [`drain`].
 fn drain_until(id: InterpreterId, end: Option<Instant>, signals: bool, watch: Option<&Watch>) -> Drained {
-    let mut closing = match REGISTRY.close(id) {
-        Ok(closing) => closing,
+    let mut closing = match on_close::close(id) {
+        Ok((closing, guard)) => {
+            on_close::tell(id, guard);
+            closing
+        }
         Err(CloseError::NotFound) => return Drained::NotFound,
         Err(CloseError::AlreadyClosing) => return Drained::AlreadyClosing,
     };
@@ -366,7 +398,7 @@ fn drain_until(id: InterpreterId, end: Option<Instant>, signals: bool, watch: Op
             Err(other) => return Drained::Failed(other.to_string()),
         };
         // SAFETY: with `signals` the caller is attached.
-        if signals && unsafe { ffi::PyErr_CheckSignals() } != 0 {
+        if signals && unsafe { ffi::Py_MakePendingCalls() } != 0 {
             return Drained::Raised;
         }
     }

@@ -81,7 +81,7 @@ fn run(guard: &Guard<'_, Interpreter>, number: usize) {
 }
 
 /// Runs `f` inside a level, and releases that. `None` if there is none.
-fn inside<R>(level: Result<NonNull<Level>, Refused>, f: impl FnOnce() -> R) -> Option<R> {
+pub fn inside<R>(level: Result<NonNull<Level>, Refused>, f: impl FnOnce() -> R) -> Option<R> {
     let level = level.ok()?;
     let result = f();
     if levels::release(level.as_ptr()).is_err() {

@@ -3,7 +3,7 @@
 //! An ID is `epoch << 40 | PyInterpreterState_GetID`: CPython's own ID until the process initialises Python a second
 //! time, when CPython begins again at 0. A `Py_AtExit` callback ends the epoch.
 
-use crate::{fork, keeper, shutdown};
+use crate::{fork, hook, keeper, on_close, shutdown};
 use interp_guard::{InterpreterId, RegisterError, Registry};
 use pyo3_ffi::{self as ffi, PyInterpreterState, PyThreadState};
 use std::ffi::CStr;
@@ -116,7 +116,7 @@ pub unsafe fn register() -> bool {
         let Some(too_late) = shutdown::too_late_for_hooks() else { return false };
         let is_main = Some(id) == main_id();
         fork::install_at_c_library();
-        if is_main && !fork::install_at_python() || !shutdown::install_hook() || !mark(state, id) {
+        if is_main && !fork::install_at_python() || !hook::install(id) || !mark(state, id) {
             return false;
         }
         let keeper = AtomicPtr::new(if too_late { null_mut() } else { keeper::begin(state) });
@@ -191,6 +191,7 @@ unsafe extern "C" fn interpreter_is_cleared(capsule: *mut ffi::PyObject) {
 
 /// Closes an interpreter that ends or has ended, and takes it out if nobody guards it. Never waits.
 pub fn retire(id: InterpreterId) {
+    on_close::forget(id);
     if let Ok(guard) = REGISTRY.lookup(id) {
         // Relaxed: whoever takes it out does so after this guard.
         guard.keeper.store(null_mut(), Ordering::Relaxed);

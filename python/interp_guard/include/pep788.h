@@ -111,6 +111,7 @@ struct InterpGuard_API {
     void *(*v1_handle_dup)(void *);
     int (*v1_handle_ensure)(void *);
     PyInterpreterState *(*v1_handle_interpreter)(void *);
+    int (*on_close)(int64_t, void (*)(int64_t, void *), void *);
 };
 
 /* One per shared object, whichever of its source files made the import call. */
@@ -192,6 +193,18 @@ static inline int InterpGuard_Release(PyThreadStateToken *token) { return Interp
  * the caller is attached to the main interpreter and Python code has set a handler, that is called once this returns.
  * Context: normal; blocks, with the GIL released. */
 static inline int InterpGuard_Drain(int64_t id, int64_t timeout_ns) { return InterpGuard_api->drain(id, timeout_ns); }
+
+/* Has `call(id, data)` called once when that interpreter closes: by its end, in the place of the package's atexit callback, or
+ * by a drain. Nobody gets a guard any more then, and nobody waits yet for those that are out: so it can tell the threads that
+ * hold one to come to an end. It should not wait for them. Of several, the latest is called first, Python's
+ * interp_guard.on_close counted in. It is called on the thread that closes, attached to that interpreter; where the program
+ * runs atexit._run_exitfuncs() itself, with the interpreter staying open. Never where the process ends without that, as by
+ * _exit, or in a child of a raw fork(). An exception that it leaves set is shown.
+ * INTERP_GUARD_NOT_FOUND, INTERP_GUARD_FINALIZING, or INTERP_GUARD_INVALID for no function: then it is not called.
+ * Context: attached, to any interpreter. */
+static inline int InterpGuard_OnClose(int64_t id, void (*call)(int64_t id, void *data), void *data) {
+    return InterpGuard_api->on_close(id, call, data);
+}
 
 #ifdef __cplusplus
 }

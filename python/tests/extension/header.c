@@ -3,6 +3,8 @@
 #include "pep788.h"
 #include "pep788.h"
 
+static void closes(int64_t id, void *data) { *(int64_t *)data = id; }
+
 int use_everything(PyObject *module);
 int use_everything(PyObject *module) {
     if (import_interp_guard() < 0) {
@@ -36,6 +38,10 @@ int use_everything(PyObject *module) {
         (void)InterpGuard_Close(&copy);
     }
     (void)InterpGuard_Close(&value);
+    static int64_t closed;
+    if (InterpGuard_OnClose(InterpGuard_CurrentID(), closes, &closed) != INTERP_GUARD_OK) {
+        return -1;
+    }
 
     PyInterpreterState *held = PyInterpreterState_Hold();
     PyInterpreterState *found = PyInterpreterState_Lookup(InterpGuard_CurrentID());

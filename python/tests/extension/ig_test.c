@@ -730,6 +730,39 @@ static PyObject *drain(PyObject *self, PyObject *id) {
     return PyLong_FromLong(InterpGuard_Drain(PyLong_AsLongLong(id), -1));
 }
 
+/* The same, on a thread that Python has never seen: the status. */
+static int64_t to_drain;
+static int drained;
+static Wrong drain_it(void) {
+    drained = InterpGuard_Drain(to_drain, -1);
+    return NULL;
+}
+
+static PyObject *drain_unattached(PyObject *self, PyObject *id) {
+    (void)self;
+    to_drain = PyLong_AsLongLong(id);
+    in_native_thread(drain_it);
+    return PyLong_FromLong(drained);
+}
+
+/* on_close(id, code): has that run when the interpreter closes, in it; "raise" leaves an exception. The status. */
+static void run_code(int64_t id, void *code) {
+    if (id != InterpGuard_CurrentID() || PyRun_SimpleString(code) != 0) _exit(99);
+    if (strstr(code, "raise") != NULL) PyErr_SetString(PyExc_ValueError, "left by an on_close function");
+    free(code);
+}
+
+static PyObject *on_close(PyObject *self, PyObject *arguments) {
+    (void)self;
+    long long id;
+    const char *code = NULL;
+    if (!PyArg_ParseTuple(arguments, "Lz", &id, &code)) return NULL;
+    char *copy = code == NULL ? NULL : strdup(code);
+    int status = InterpGuard_OnClose(id, code == NULL ? NULL : run_code, copy);
+    if (status != INTERP_GUARD_OK) free(copy);
+    return PyLong_FromLong(status);
+}
+
 /* Closes a guard and then, zeroed, again: the status of the second. */
 static PyObject *close_twice(PyObject *self, PyObject *unused) {
     (void)self, (void)unused;
@@ -1026,6 +1059,8 @@ static PyMethodDef methods[] = {
     {"leave_guard", leave_guard, METH_NOARGS, NULL},
     {"give_back", give_back, METH_NOARGS, NULL},
     {"drain", drain, METH_O, NULL},
+    {"drain_unattached", drain_unattached, METH_O, NULL},
+    {"on_close", on_close, METH_VARARGS, NULL},
     {"close_twice", close_twice, METH_NOARGS, NULL},
     {"close_copy", close_copy, METH_NOARGS, NULL},
     {"starve", starve, METH_NOARGS, NULL},
