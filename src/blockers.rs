@@ -19,7 +19,8 @@ pub(crate) fn this_thread_blocks(table: &Table, id: InterpreterId) -> bool {
 pub(crate) fn keeps_others_from_attaching<T: Runtime>(table: &Table, at: u32, id: InterpreterId) -> bool {
     let Some(state) = T::attached().filter(|state| T::interpreter_of(*state) == id) else { return false };
     // SAFETY: the states of levels of this runtime are Ts'.
-    let is_its = |level: &levels::Level| unsafe { level.state.get::<T::ThreadState>() } == state;
+    let is_its =
+        |level: &levels::Level| level.has_state && unsafe { level.state.get::<T::ThreadState>() } == state;
     let level = levels::of_runtime(TypeId::of::<T>(), is_its);
     if level.is_some_and(|level| level.table != levels::TableRef::new(table)) {
         return false; // of another registry, whatever its ID

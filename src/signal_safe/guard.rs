@@ -378,7 +378,15 @@ impl fmt::Debug for RawGuard<'_> {
 /// ```
 pub struct Guard<'r, T> {
     raw: RawGuard<'r>,
-    interpreter: PhantomData<&'r T>,
+    /// Invariant in `T`, as a registry is: a subtype of an interpreter's type may be another runtime.
+    ///
+    /// ```compile_fail
+    /// use interp_guard::Guard;
+    /// fn narrowed<'r>(guard: Guard<'r, for<'a> fn(&'a str)>) -> Guard<'r, fn(&'static str)> {
+    ///     guard
+    /// }
+    /// ```
+    interpreter: PhantomData<fn(T) -> T>,
 }
 
 impl<'r, T> Guard<'r, T> {
@@ -529,7 +537,8 @@ impl<T> fmt::Debug for Guard<'_, T> {
 pub struct View<'r, T> {
     table: &'r Table,
     id: InterpreterId,
-    interpreter: PhantomData<&'r T>,
+    /// Invariant in `T`, as the guard that comes of it.
+    interpreter: PhantomData<fn(T) -> T>,
 }
 
 impl<'r, T> View<'r, T> {

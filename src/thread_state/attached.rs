@@ -61,7 +61,8 @@ pub struct Attached<'r, T: Runtime> {
     table: &'r Table,
     id: InterpreterId,
     serial: u64,
-    interpreter: PhantomData<&'r T>,
+    /// Invariant in `T`: a level is of the runtime that entered it, and a subtype may be another one.
+    interpreter: PhantomData<fn(T) -> T>,
     /// Levels belong to their thread.
     not_send: PhantomData<*const ()>,
 }
@@ -86,6 +87,8 @@ impl<'r, T: Runtime> Attached<'r, T> {
             hold,
             runtime: TypeId::of::<T>(),
             state: Erased::new(()),
+            has_state: true,
+            busy: false,
             created: false,
             lost: false,
             before: Before::Same,
@@ -101,44 +104,58 @@ impl<'r, T: Runtime> Attached<'r, T> {
                 level.noted_before = this_thread::set_attached(noted);
                 return Ok(Self::of(table, id, levels::push(level)));
             }
-            Some(state) => Some((state, Owner::of::<T>(table, state)?)),
+            Some(state) => Some((state, Owner::of(table, state, Some((id, interpreter)))?)),
             None => None,
         };
-        match attached {
+        let left = match attached {
             Some((state, owner)) if owner.is(id) => {
                 level.state = Erased::new(state);
                 level.noted_before = this_thread::set_attached(noted);
+                return Ok(Self::of(table, id, levels::push(level)));
             }
-            other => {
-                if let Some((left, owner)) = other {
-                    owner.may_be_left::<T>(left)?;
-                }
-                // SAFETY: the levels of this table are of its registry's T.
-                let known = levels::state_of(table, id).map(|state| unsafe { state.get::<T::ThreadState>() });
-                let (state, created) = match known.or_else(|| interpreter.remembered()) {
-                    Some(state) => (state, false),
-                    None => (interpreter.create()?, true),
-                };
-                level.state = Erased::new(state);
-                level.created = created;
-                level.before = other.map_or(Before::Nothing, |(left, owner)| Before::State {
-                    state: Erased::new(left),
-                    id: owner.id,
-                    registry: owner.registry(table),
-                    keep: owner.keep(table, site),
-                });
-                level.noted_before = this_thread::set_attached(None);
-                if let Some((left, _)) = other {
-                    // SAFETY: it is attached, says `attached`.
-                    unsafe { T::detach(left) };
-                }
-                // SAFETY: (1) nothing is attached now; the state is this thread's: created above, remembered by the
-                // runtime, or used by an outer level; (2) the caller's promise (1).
-                unsafe { T::attach(state) };
-                this_thread::set_attached(noted);
+            Some((left, owner)) => {
+                owner.may_be_left::<T>(left)?;
+                Some((left, owner))
             }
+            None => None,
+        };
+        // From here on the runtime's code runs, and may come back here. What it finds is this level, which holds what it holds:
+        // the one around it is not the innermost any more, and cannot give up a guard that this one counts on.
+        (level.has_state, level.busy) = (false, true);
+        let serial = levels::push(level);
+        // SAFETY: the levels of this table are of its registry's T.
+        let known = levels::state_of(table, id).map(|state| unsafe { state.get::<T::ThreadState>() });
+        let (state, created) = match known.or_else(|| interpreter.remembered()) {
+            Some(state) => (state, false),
+            None => match interpreter.create() {
+                Ok(state) => (state, true),
+                Err(refused) => {
+                    levels::pop(serial);
+                    return Err(refused);
+                }
+            },
+        };
+        let before = left.map_or(Before::Nothing, |(left, owner)| Before::State {
+            state: Erased::new(left),
+            id: owner.id,
+            registry: owner.registry(table),
+            keep: owner.keep(table, site),
+        });
+        let noted_before = this_thread::set_attached(None);
+        levels::change(serial, |level| (level.before, level.noted_before) = (before, noted_before));
+        if let Some((left, _)) = left {
+            // SAFETY: it is attached, says `attached`.
+            unsafe { T::detach(left) };
         }
-        Ok(Self::of(table, id, levels::push(level)))
+        // SAFETY: (1) nothing is attached now; the state is this thread's: created above, remembered by the runtime, or used by
+        // an outer level; (2) the caller's promise (1).
+        unsafe { T::attach(state) };
+        this_thread::set_attached(noted);
+        levels::change(serial, |level| {
+            (level.state, level.created) = (Erased::new(state), created);
+            (level.has_state, level.busy) = (true, false);
+        });
+        Ok(Self::of(table, id, serial))
     }
 
     fn of(table: &'r Table, id: InterpreterId, serial: u64) -> Self {
@@ -347,10 +364,11 @@ impl<'r, T: Runtime> Attached<'r, T> {
         let level = self.innermost();
         // SAFETY: this level's state is a T's.
         let state = unsafe { level.state.get::<T::ThreadState>() };
-        if level.lost {
+        let attached = T::attached();
+        if has_lost::<T>(self.table, &level, attached, state) {
             return Err(Finalized { result: f() });
         }
-        if T::attached() != Some(state) {
+        if attached != Some(state) {
             return Ok(f());
         }
         assert!(!T::in_use(state), "what is attached is in use: it cannot be detached meanwhile");
@@ -492,7 +510,7 @@ impl<T: Runtime> Drop for Detached<'_, '_, T> {
 pub(super) fn detach_for_now<T: Runtime>(state: T::ThreadState) {
     this_thread::set_attached(None);
     // SAFETY: it is attached, say the callers, who have just asked.
-    unsafe { T::detach(state) };
+    levels::busy_while(|| unsafe { T::detach(state) });
 }
 
 /// The end of an allow-threads section.
@@ -517,8 +535,9 @@ fn attach_kept<T: Runtime>(
         Some(_) => None,
         None => Some(table.enter(id)?.attaches(blockers::keeps_others_from_attaching::<T>)),
     };
-    // SAFETY: (1) the callers have left nothing attached, and `state` is this thread's; (2) the guard, or the entry.
-    unsafe { T::attach(state) };
+    // SAFETY: (1) the callers have left nothing attached, and `state` is this thread's; (2) the guard, which its level does not
+    // give up meanwhile, or the entry.
+    levels::busy_while(|| unsafe { T::attach(state) });
     drop(entry);
     Ok(())
 }
@@ -532,30 +551,34 @@ unsafe fn release<T: Runtime>(serial: u64) -> Result<(), ReleaseError> {
     let level = innermost(serial)?;
     // SAFETY: by (1) the level's states are Ts'.
     let state = unsafe { level.state.get::<T::ThreadState>() };
-    if T::attached() != (!level.lost).then_some(state) {
-        return Err(ReleaseError::Detached);
-    }
-    if !level.lost && !matches!(level.before, Before::Same) && T::in_use(state) {
-        return Err(ReleaseError::InUse);
-    }
     // SAFETY: (2).
     let table = unsafe { level.table() };
+    let attached = T::attached();
+    let lost = has_lost::<T>(table, &level, attached, state);
+    if attached != (!lost).then_some(state) {
+        return Err(ReleaseError::Detached);
+    }
+    if !lost && !matches!(level.before, Before::Same) && T::in_use(state) {
+        return Err(ReleaseError::InUse);
+    }
     if cfg!(interp_guard_inject = "guard_before_restore") {
         // SAFETY: put together here, and not below.
         unsafe { give_up(table, &level) };
     }
+    levels::change(serial, |level| level.busy = true);
     let restored = match level.before {
-        Before::Same => match level.lost {
+        Before::Same => match lost {
             true => Err(ReleaseError::Gone),
             false => Ok(()),
         },
         Before::Nothing | Before::State { .. } => {
-            if !level.lost {
+            if !lost {
                 this_thread::set_attached(None);
                 if level.created || cfg!(interp_guard_inject = "destroy_borrowed") {
                     // SAFETY: attached, as asked above; this level created it and is on its way out, and the levels
                     // further in that used it are gone.
                     unsafe { T::destroy(state) };
+                    levels::change(serial, |level| level.has_state = false);
                 } else {
                     // SAFETY: attached, as asked above.
                     unsafe { T::detach(state) };
@@ -571,12 +594,33 @@ unsafe fn release<T: Runtime>(serial: u64) -> Result<(), ReleaseError> {
         }
     };
     this_thread::set_attached(level.noted_before.filter(|_| restored.is_ok()));
-    levels::pop(serial);
-    if !cfg!(interp_guard_inject = "guard_before_restore") {
-        // SAFETY: popped above: put together once.
+    let level = levels::take(serial);
+    if let Some(level) = level.filter(|_| !cfg!(interp_guard_inject = "guard_before_restore")) {
+        // SAFETY: taken out above: put together once.
         unsafe { give_up(table, &level) };
     }
     restored
+}
+
+/// Has a daemon level lost its interpreter? It may not have been told yet: where that ended under it, on this thread or on
+/// another, the runtime says that nothing is attached, or that something else is.
+fn has_lost<T: Runtime>(
+    table: &Table,
+    level: &Level,
+    attached: Option<T::ThreadState>,
+    state: T::ThreadState,
+) -> bool {
+    if level.lost {
+        return true;
+    }
+    let is_there = !matches!(level.hold, Hold::Daemon)
+        || levels::guard_of(table, level.id).is_some()
+        || table.find(level.id).is_some();
+    if is_there || attached == Some(state) && T::interpreter_of(state) == level.id {
+        return false;
+    }
+    levels::lose(table.serial(), level.id);
+    true
 }
 
 /// Attaches to an interpreter of the table with number `registry`, unless it is gone.
@@ -629,7 +673,7 @@ fn restore<T: Runtime>(
 /// The innermost level, if that is `serial`.
 pub(super) fn innermost(serial: u64) -> Result<Level, ReleaseError> {
     match levels::top() {
-        Some(top) if top.serial == serial => Ok(top),
+        Some(top) if top.serial == serial && !top.busy => Ok(top),
         _ if levels::find(serial).is_some() => Err(ReleaseError::OutOfOrder),
         _ => Err(ReleaseError::Unknown),
     }

@@ -27,8 +27,13 @@ pub(crate) struct Level {
     pub hold: Hold,
     /// The runtime's type.
     pub runtime: TypeId,
-    /// The thread state that this level has attached or found attached.
+    /// The thread state that this level has attached or found attached, if `has_state`.
     pub state: Erased,
+    /// Not before it is attached, nor once it is destroyed.
+    pub has_state: bool,
+    /// The runtime is at work on this level's behalf, and may run code that comes here: nothing about the level changes
+    /// meanwhile but by whoever set this.
+    pub busy: bool,
     /// Did the ensure create it?
     pub created: bool,
     /// A daemon's re-attach was refused: nothing is attached, and `state` has gone with its interpreter.
@@ -199,6 +204,27 @@ pub(crate) fn pop(serial: u64) {
     }
 }
 
+/// [`pop`], and what the level was at the end: guards that it held may have been counted anew, in a child forked meanwhile.
+pub(crate) fn take(serial: u64) -> Option<Level> {
+    let level = find(serial);
+    pop(serial);
+    level
+}
+
+/// Calls the runtime while nothing about the innermost level changes. `f` does not unwind.
+pub(crate) fn busy_while<R>(f: impl FnOnce() -> R) -> R {
+    let set = |busy: bool| {
+        let top = borrow().and_then(|levels| levels.stack.last_mut())?;
+        Some((top.serial, std::mem::replace(&mut top.busy, busy)))
+    };
+    let before = set(true);
+    let result = f();
+    if let Some((serial, busy)) = before {
+        change(serial, |level| level.busy = busy);
+    }
+    result
+}
+
 /// Takes the innermost level away, if it is `serial` and `is` accepts it; then what it noted before and held.
 #[inline(always)] // a level is large: read where it is
 pub(crate) fn pop_if(serial: u64, is: impl FnOnce(&Level) -> bool) -> Option<(Option<Noted>, Hold)> {
@@ -283,7 +309,9 @@ pub(crate) fn guard_in(registry: u64, id: InterpreterId) -> Option<GuardParts> {
 pub(crate) fn state_of(table: &Table, id: InterpreterId) -> Option<Erased> {
     let here = table.serial();
     find_map(|level| match level.before {
-        _ if level.table.serial == here && level.id == id => Some(level.state),
+        _ if level.table.serial == here && level.id == id && level.has_state && !level.lost => {
+            Some(level.state)
+        }
         Before::State { state, id: left, registry, .. } if registry == here && left == id => Some(state),
         _ => None,
     })
@@ -335,7 +363,10 @@ impl Level {
     #[inline(always)]
     pub unsafe fn reuses<S: Copy + Eq>(&self, attached: Option<S>) -> bool {
         // SAFETY: the caller's promise.
-        matches!(self.before, Before::Same) && !self.lost && attached == Some(unsafe { self.state.get() })
+        matches!(self.before, Before::Same)
+            && !self.lost
+            && !self.busy
+            && attached == Some(unsafe { self.state.get() })
     }
 
     /// The level's table.

@@ -73,7 +73,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 #[track_caller]
 pub fn hold<T: Runtime>(registry: &Registry<T>) -> Result<Guard<'_, T>, HoldError> {
     let state = T::attached().ok_or(HoldError::NotAttached)?;
-    match Owner::of::<T>(registry.table(), state) {
+    match Owner::of::<T>(registry.table(), state, None) {
         Ok(owner) if owner.is_here() => Ok(registry.lookup(owner.id)?),
         _ => Err(HoldError::NotFound),
     }
@@ -262,7 +262,7 @@ pub fn current_id() -> Option<InterpreterId> {
 #[inline]
 pub fn current_of<T: Runtime>(registry: &Registry<T>) -> Option<InterpreterId> {
     let noted = this_thread::noted()?;
-    (noted.registry == registry.table().serial()).then_some(noted.id)
+    (noted.registry != 0 && noted.registry == registry.table().serial()).then_some(noted.id)
 }
 
 /// For runtimes whose own operations attach and detach threads, so that [`current_id`] knows of those too: notes what is

@@ -41,35 +41,41 @@ const IN_USE: CreateError =
     CreateError::new("what is attached on this thread is in use there, and cannot be left meanwhile");
 
 impl Owner {
-    /// The owner of `state`, which is attached, as a registry of `T`s with this table sees it.
+    /// The owner of `state`, which is attached, as a registry of `T`s with this table sees it. `target` is an interpreter of it
+    /// that the caller has at hand.
     ///
     /// # Errors
     /// It cannot be told.
-    pub fn of<T: Runtime>(table: &Table, state: T::ThreadState) -> Result<Self, CreateError> {
-        if let Some(level) = level_with::<T>(state) {
+    pub fn of<T: Runtime>(
+        table: &Table,
+        state: T::ThreadState,
+        target: Option<(InterpreterId, &T)>,
+    ) -> Result<Self, CreateError> {
+        let id = T::interpreter_of(state);
+        if let Some(level) = level_with::<T>(state).filter(|level| level.id == id) {
             let place = match level.table.serial {
                 serial if serial == table.serial() => Place::Here,
                 serial => Place::Elsewhere(serial),
             };
-            return Ok(Self { id: level.id, place });
+            return Ok(Self { id, place });
         }
-        let id = T::interpreter_of(state);
-        let here = table.find(id).is_some();
-        if here && known::is_alone() {
+        let says = match target {
+            Some((target, interpreter)) if target == id => Some(interpreter.owns(state)),
+            _ => owns::<T>(table, id, state),
+        };
+        // `None`: it is not here, or not to be asked any more. `Some(None)`: it does not say.
+        let (here, says) = (says.is_some() || table.find(id).is_some(), says.flatten());
+        if here && (says == Some(true) || says.is_none() && known::is_alone()) {
             return Ok(Self { id, place: Place::Here });
         }
         let place = match (here, known::elsewhere::<T>(table.serial(), id)) {
-            // A namesake that is gone does not count: its states are told from this one's (`Runtime`, requirement 7).
-            (true, Elsewhere::Nowhere | Elsewhere::Retired) => Place::Here,
-            (true, elsewhere) => match (owns::<T>(table, id, state), elsewhere) {
-                (Some(true), _) => Place::Here,
-                (Some(false), Elsewhere::In(serial)) => Place::Elsewhere(serial),
-                _ => return Err(AMBIGUOUS),
-            },
-            (false, Elsewhere::Nowhere) => Place::Nowhere,
-            (false, Elsewhere::Retired) => Place::Gone,
-            (false, Elsewhere::In(serial)) => Place::Elsewhere(serial),
-            (false, Elsewhere::Ambiguous) => return Err(AMBIGUOUS),
+            // A namesake that is gone does not count where the runtime says nothing: see `Runtime`, requirement 7.
+            (true, Elsewhere::Nowhere | Elsewhere::Retired) if says.is_none() => Place::Here,
+            (true, Elsewhere::In(_)) if says.is_none() => return Err(AMBIGUOUS),
+            (_, Elsewhere::Nowhere) => Place::Nowhere,
+            (_, Elsewhere::Retired) => Place::Gone,
+            (_, Elsewhere::In(serial)) => Place::Elsewhere(serial),
+            (_, Elsewhere::Ambiguous) => return Err(AMBIGUOUS),
         };
         Ok(Self { id, place })
     }
@@ -144,13 +150,13 @@ pub(super) fn now_in<T: Runtime>(table: &Table, id: InterpreterId) -> Result<Opt
 fn level_with<T: Runtime>(state: T::ThreadState) -> Option<Level> {
     // SAFETY: the states of levels of this runtime are Ts'.
     let its = |level: &Level| unsafe { level.state.get::<T::ThreadState>() };
-    levels::of_runtime(TypeId::of::<T>(), |level| !level.lost && its(level) == state)
+    levels::of_runtime(TypeId::of::<T>(), |level| level.has_state && !level.lost && its(level) == state)
 }
 
-/// What interpreter `id` of `table` says of `state`; `None` if it does not, or is not there to be asked.
-fn owns<T: Runtime>(table: &Table, id: InterpreterId, state: T::ThreadState) -> Option<bool> {
+/// What interpreter `id` of `table` says of `state`; `None` if it is not there to be asked.
+fn owns<T: Runtime>(table: &Table, id: InterpreterId, state: T::ThreadState) -> Option<Option<bool>> {
     let entry = table.enter(id).ok()?;
     // SAFETY: the payloads of a registry of `T`s are `T`s, and this one stays until `entry` is dropped.
     let interpreter = unsafe { &*entry.payload().cast::<T>() };
-    interpreter.owns(state)
+    Some(interpreter.owns(state))
 }

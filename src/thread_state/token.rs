@@ -146,7 +146,7 @@ impl Token {
 
 /// The calling thread's innermost level, if it is one of this registry.
 fn innermost_of<T: Runtime>(registry: &Registry<T>) -> Option<Level> {
-    levels::top().filter(|top| top.table == TableRef::new(registry.table()))
+    levels::top().filter(|top| top.table == TableRef::new(registry.table()) && !top.busy)
 }
 
 /// Is the calling thread's innermost level a daemon? `None` if it is not one of this registry.
@@ -222,7 +222,7 @@ pub fn set_innermost_daemon<T: Runtime>(
 /// ```
 pub unsafe fn allow_threads_begin<T: Runtime>() -> Option<Token> {
     let state = T::attached()?;
-    let level = levels::top().filter(|top| top.runtime == TypeId::of::<T>())?;
+    let level = levels::top().filter(|top| top.runtime == TypeId::of::<T>() && !top.busy)?;
     // SAFETY: the level is of this runtime, as asked above.
     if unsafe { level.state.get::<T::ThreadState>() } != state || T::in_use(state) {
         return None;
