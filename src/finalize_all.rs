@@ -26,7 +26,7 @@ impl<T: Send + Sync + 'static> Registry<T> {
     /// `Closing` before the others are drained, the interpreter is drained here.
     ///
     /// What an error holds that the calling thread got from `finalize` or from this is taken up again. To be called detached from
-    /// every interpreter, and from inside no pending call: see [`Closing::drain`](crate::Closing::drain).
+    /// every interpreter: see [`Closing::drain`](crate::Closing::drain), which also says when pending calls are run here.
     ///
     /// Context: normal; blocks, with no lock held.
     ///

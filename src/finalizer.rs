@@ -62,8 +62,8 @@ pub(crate) fn run_on_close(callbacks: Vec<(InterpreterId, OnClose)>) {
 }
 
 impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
-    /// C1, or taking up what is closed. What is left to the caller, in this order,
-    /// with the mutex released: C2, and the callbacks.
+    /// C1, or taking up what is closed. What is left to the caller, in this order, with the mutex released: C2, and the
+    /// callbacks.
     pub(crate) fn claim(
         registry: &'r Registry<T>,
         book: &mut Book,

@@ -269,3 +269,34 @@ fn an_interrupt_check_may_let_the_daemon_in() {
     };
     assert!(registry.finalize_with(id, DrainOptions::new().timeout(LONG).interrupt(lets_it_in)).is_ok());
 }
+
+/// The daemon may begin to attach at any moment of the drain, which has looked already or not.
+#[test]
+fn a_drain_is_told_of_a_daemon_that_begins_to_attach_while_it_waits() {
+    for round in 0..500 {
+        let registry: &'static Reg = Box::leak(Box::new(Registry::new()));
+        let id = Interpreter::locking().register(registry).unwrap();
+        let (tell, told) = mpsc::channel();
+        let (go, wait) = mpsc::channel::<()>();
+        let daemon = thread::spawn(move || {
+            let attached = thread_state::ensure_id(registry, id).unwrap();
+            attached.set_daemon(true).unwrap();
+            let back = attached.allow_threads(|| {
+                tell.send(()).unwrap();
+                wait.recv().unwrap();
+                (0..round * 50).for_each(|_| std::hint::spin_loop());
+            });
+            assert!(back.is_ok(), "a guard is out");
+        });
+        told.recv().unwrap();
+        let guard = registry.lookup(id).unwrap(); // by which the gate lets the daemon in, though it closes
+        let native = guard.enter();
+        let closing = registry.close(id).unwrap();
+        go.send(()).unwrap();
+        let refused = closing.drain(LONG).unwrap_err();
+        assert!(matches!(refused, DrainError::WouldDeadlock(_)), "round {round}: {refused}");
+        native.detached(|| daemon.join().unwrap());
+        drop(guard);
+        assert!(refused.into_closing().drain(LONG).is_ok());
+    }
+}

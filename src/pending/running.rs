@@ -118,21 +118,22 @@ pub(crate) fn run_left<T: Send + Sync + 'static>(
     id: InterpreterId,
     without_limit: bool,
 ) -> Left {
-    let (mut left, mut ours) = (Left::Nothing, Vec::new());
-    if let Some(book) = registry.lock().as_ref() {
-        for (queue, serve) in book.queues_to_serve() {
-            if queue.waiting(Some(id)) == 0 {
-                continue;
+    // Looked through with no lock held, and let go of so: a queue's last owner drops what is the program's.
+    let queues: Vec<_> = match registry.lock().as_ref() {
+        Some(book) => book.queues_to_serve().map(|(queue, serve)| (queue, serve.clone())).collect(),
+        None => Vec::new(),
+    };
+    let mut left = Left::Nothing;
+    for (queue, serve) in queues.iter().filter(|(queue, _)| queue.waiting(Some(id)) != 0) {
+        let ours = !queue.is_served() && queue.keeper.is_this_thread_or_has_ended(without_limit);
+        match serve.upgrade().filter(|_| ours) {
+            Some(queue) => {
+                queue.serve(id);
+                left = Left::Ran;
             }
-            left = Left::ToOthers;
-            if !queue.is_served() && queue.keeper.is_this_thread_or_has_ended(without_limit) {
-                ours.extend(serve.upgrade());
-            }
+            None if left == Left::Nothing => left = Left::ToOthers,
+            None => {}
         }
-    }
-    for queue in &ours {
-        queue.serve(id);
-        left = Left::Ran;
     }
     left
 }

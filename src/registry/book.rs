@@ -107,8 +107,8 @@ impl Book {
         self.queues_to_serve().map(|(queue, _)| queue)
     }
 
-    /// The same, each with what runs its calls: to be upgraded while the registry is borrowed, and let go of with no lock held,
-    /// since a queue's last owner drops what is the program's.
+    /// The same, each with what runs its calls: to be upgraded while the registry is borrowed, and with no lock held, since a
+    /// queue's last owner drops what is the program's.
     pub fn queues_to_serve(&self) -> impl Iterator<Item = (Arc<Queue>, &Weak<dyn Serve>)> + '_ {
         self.queues.iter().filter_map(|(queue, serve)| Some((queue.upgrade()?, serve)))
     }

@@ -77,19 +77,21 @@ impl Gate {
 
     /// Whoever is inside begins to attach, which may take as long as others let it.
     pub fn begin_attaching(&self) {
-        // Relaxed, here, below and in `attaching`: nobody concludes from the number that somebody has left. Whoever is attached
-        // where one thread can be sees the changes of all who were before, through the runtime's lock.
-        self.attaching.fetch_add(1, Ordering::Relaxed);
+        // Release: pairs with the Acquire in `attaching` (edge Gate-tell).
+        self.attaching.fetch_add(1, Ordering::Release);
     }
 
     /// It has attached, or given up. Before [`leave`](Self::leave).
     pub fn end_attaching(&self) {
+        // Relaxed: nobody concludes from it that the thread has left. Whoever is attached where one thread can be sees it for all
+        // who were before, through the runtime's lock.
         self.attaching.fetch_add(ONE_LESS, Ordering::Relaxed);
     }
 
     /// How many threads are attaching.
     pub fn attaching(&self) -> u32 {
-        self.attaching.load(Ordering::Relaxed)
+        // Acquire: pairs with the Release in `begin_attaching` (edge Gate-tell).
+        self.attaching.load(Ordering::Acquire)
     }
 
     /// How many threads are inside.

@@ -51,7 +51,7 @@ use super::gate::Gate;
 use super::guard::RawGuard;
 use super::ledger::{Ledger, Site, Ticket};
 use super::state::State;
-use super::sync::{Atomic, AtomicPtr, Ordering};
+use super::sync::{Atomic, AtomicPtr, Ordering, fence};
 use super::wake::Wake;
 use super::word::{InterpreterId, Word};
 use core::cell::UnsafeCell;
@@ -581,7 +581,7 @@ impl Table {
         if self.attaching(at) == 0 {
             return false;
         }
-        // Relaxed: a function, and functions are always there. Not null, or another slot's thread stored it after this load.
+        // Relaxed: a function, and functions are always there. Not null: `attaching` saw the count that came after the store.
         let blocks = self.blocks.load(Ordering::Relaxed);
         // SAFETY: `Entry::attaches` stored it, who stores nothing else.
         let blocks = unsafe { core::mem::transmute::<*mut (), Option<Blocks>>(blocks) };
@@ -685,10 +685,17 @@ impl Entry<'_> {
     /// The thread attaches now. `blocks` is for a finalizer that waits for it.
     pub fn attaches(mut self, blocks: Blocks) -> Self {
         if let Some(mapped) = self.table.mapped() {
-            // Relaxed: see `is_kept_from_attaching_here`.
+            let slot = mapped.slot(self.slot);
+            // Relaxed: published by the count.
             self.table.blocks.store(blocks as *mut (), Ordering::Relaxed);
-            mapped.slot(self.slot).gate.begin_attaching();
+            slot.gate.begin_attaching();
             self.attaching = true;
+            // SeqCst: pairs with the heavy fence of close (edge Gate-tell): either this sees Closing, or the drain, which looks
+            // after that fence, sees the count.
+            fence(Ordering::SeqCst);
+            if self.table.is_closing(self.slot) {
+                slot.wake.notify();
+            }
         }
         self
     }
