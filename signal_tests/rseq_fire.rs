@@ -45,7 +45,9 @@ fn id(raw: u64) -> InterpreterId {
 extern "C" fn handler(_: libc::c_int) {
     let guard = registry().lookup(id(STAYS as u64));
     handler_check!(guard.is_ok());
-    drop(guard.map(|guard| guard.clone()));
+    if let Ok(guard) = guard {
+        drop(guard.clone());
+    }
     SIGNALS.fetch_add(1, SeqCst);
 }
 

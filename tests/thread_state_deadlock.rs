@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A failure deadline: nothing here waits for it.
 const LONG: Option<Duration> = Some(Duration::from_secs(60));
@@ -293,8 +293,10 @@ fn a_drain_is_told_of_a_daemon_that_begins_to_attach_while_it_waits() {
         let native = guard.enter();
         let closing = registry.close(id).unwrap();
         go.send(()).unwrap();
+        let began = Instant::now();
         let refused = closing.drain(LONG).unwrap_err();
         assert!(matches!(refused, DrainError::WouldDeadlock(_)), "round {round}: {refused}");
+        assert!(Some(began.elapsed()) < LONG, "round {round}: told by the deadline only");
         native.detached(|| daemon.join().unwrap());
         drop(guard);
         assert!(refused.into_closing().drain(LONG).is_ok());
