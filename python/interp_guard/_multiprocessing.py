@@ -1,8 +1,8 @@
 """The end of ``multiprocessing``'s children, which end by ``os._exit`` where they were forked.
 
-Up to 3.12 such a child runs no ``atexit`` callbacks, but its finalizers (``multiprocessing.util.Finalize``); from 3.13 on it runs
-callbacks, after it has dropped those that it inherited. Either way the child is told anew, by what ``multiprocessing`` runs after
-its fork and after it has cleared the finalizers. A child by ``spawn`` ends as any Python does.
+Up to 3.12 such a child runs no ``atexit`` callbacks; from 3.13 on it runs some, after it has dropped those that it inherited. On every
+version it runs its finalizers (``multiprocessing.util.Finalize``), which close its queues and proxies. So ours is one of them, made
+by what ``multiprocessing`` runs after its fork and after it has cleared the finalizers. A child by ``spawn`` ends as any Python does.
 """
 
 import sys
@@ -30,13 +30,8 @@ def arrange():
 
 
 def _after_fork(_=None):
-    if sys.version_info >= (3, 13):
-        _native.restore_hook()
-    elif sys.modules["multiprocessing.context"]._default_context.get_start_method(allow_none=True) in (
-        "fork",
-        "forkserver",
-        None,
-    ):
+    context = sys.modules["multiprocessing.context"]._default_context
+    if context.get_start_method(allow_none=True) in ("fork", "forkserver", None):
         sys.modules["multiprocessing.util"].Finalize(None, _end, exitpriority=_PRIORITY)
 
 

@@ -197,17 +197,6 @@ unsafe fn put_back(id: InterpreterId) {
 
 // SAFETY (all methods): called by Python, attached, with a module and an argument that are objects.
 
-/// `restore_hook()`: registers the calling interpreter's hook again, if it is not there.
-pub unsafe extern "C" fn restore_hook(_: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
-    // SAFETY: attached.
-    unsafe {
-        if let Some(id) = table::current().1 {
-            put_back(id);
-        }
-        none()
-    }
-}
-
 /// `end()`: what the hook does at the end, where nobody will call it.
 pub unsafe extern "C" fn end(_: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
     // SAFETY: attached.

@@ -35,7 +35,7 @@ pub const fn no_arguments(name: &'static CStr, call: Method, doc: &'static CStr)
     method(name, call, ffi::METH_NOARGS, doc)
 }
 
-static METHODS: Methods<24> = Methods([
+static METHODS: Methods<23> = Methods([
     no_arguments(c"current_id", current_id, c"The ID of the calling interpreter."),
     no_arguments(c"main_id", main_id, c"The ID of the main interpreter."),
     no_arguments(c"counters", counters, c"How guards are counted: 'per-cpu' or 'shared'."),
@@ -61,7 +61,6 @@ static METHODS: Methods<24> = Methods([
     no_arguments(c"stress_counts", stress::counts, c"What the stress has seen so far."),
     method(c"on_close", on_close::on_close, ffi::METH_O, c"on_close(number): None, or a status."),
     method(c"forget_on_close", on_close::forget_on_close, ffi::METH_O, c"Was it waiting to be called?"),
-    no_arguments(c"restore_hook", hook::restore_hook, c"Registers the atexit hook again, if it is gone."),
     no_arguments(c"end", hook::end, c"Closes and drains, as the atexit hook does."),
     method(c"counts", signals::counts, ffi::METH_O, c"What came of a handler's signals."),
     PyMethodDef::zeroed(),
