@@ -48,7 +48,7 @@
 //! the one that locked it. That thread unlocks it in the child as it would have in the parent; a waiter that the word
 //! remembers does not exist there, and waking nobody is no error.
 
-use crate::registry::{Book, Registry};
+use crate::registry::{Book, Registry, known};
 use crate::signal_safe::guard::{Guard, GuardParts, RawGuard};
 use crate::signal_safe::table::Table;
 use crate::signal_safe::{process, sys};
@@ -98,6 +98,7 @@ fn begin() {
             // Signals first: a handler that forks, wrongly, waits for the lock with us and not for us.
             let mask = swap_mask(&SigSet::all());
             let lock = ManuallyDrop::new(FORKING.lock().unwrap_or_else(PoisonError::into_inner));
+            known::hold();
             Around { lock, mask, registries: 1 }
         }
     };
@@ -111,6 +112,7 @@ fn end() {
             AROUND.set(Some(Around { registries: around.registries - 1, ..around }));
         }
         Some(Around { lock, mask, .. }) => {
+            known::let_go();
             drop(ManuallyDrop::into_inner(lock));
             swap_mask(&mask);
         }

@@ -33,8 +33,9 @@ pub struct State<'r, T: Runtime>(Attached<'r, T>);
 /// Context: normal; waits as the runtime does to attach; may never return.
 ///
 /// # Panics
-/// If there never was a main interpreter to wait for or to have lost (nothing was ever registered), or if the
-/// runtime cannot make a thread state.
+/// If there never was a main interpreter to wait for or to have lost (nothing was ever registered), or where an ensure answers
+/// [`EnsureError::Create`]: the runtime cannot make a thread state, or what is attached cannot be left, as another registry's daemon
+/// cannot.
 ///
 /// ```
 /// # use interp_guard::{Registry, gilstate, thread_state};

@@ -19,7 +19,7 @@ fn description() -> Value {
     let output = Command::new(env!("CARGO"))
         .args(["rustdoc", "--quiet", "--locked", "--lib", "--package", "interp-guard", "--target-dir"])
         .arg(&target)
-        .args(["--", "-Z", "unstable-options", "--output-format", "json"])
+        .args(["--", "-Z", "unstable-options", "--output-format", "json", "--document-hidden-items"])
         .env("RUSTC_BOOTSTRAP", "1")
         .env_remove("RUSTDOCFLAGS")
         .current_dir(root)

@@ -318,6 +318,47 @@ fn code_that_destruction_runs_may_ensure_again() {
     assert_eq!(probe.violations(), [""; 0]);
 }
 
+/// A level whose guard an ensure or a release counts on is not made a daemon by what the runtime runs meanwhile.
+#[test]
+fn code_that_attaching_and_destruction_run_changes_no_level() {
+    static REGISTRY: Registry<Interpreter> = Registry::new();
+    let (inner, outer) = (Interpreter::locking(), Interpreter::locking());
+    let (a, b, probes) = (outer.id(), inner.id(), [outer.probe(), inner.probe()]);
+    let tried = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let try_it = |tried: &std::sync::Arc<std::sync::atomic::AtomicUsize>| {
+        let tried = tried.clone();
+        move || {
+            // SAFETY: it is refused.
+            let detached = unsafe { thread_state::allow_threads_begin::<Interpreter>() };
+            let changed = thread_state::set_innermost_daemon(&REGISTRY, true);
+            assert!(changed.is_none() && detached.is_none() && Token::innermost(&REGISTRY).is_none());
+            tried.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        }
+    };
+    inner.before_attach(try_it(&tried));
+    inner.in_destroy(try_it(&tried));
+    outer.before_attach({
+        let (first, tried) = (std::sync::Mutex::new(true), try_it(&tried));
+        move || {
+            if !std::mem::replace(&mut *first.lock().unwrap(), false) {
+                tried();
+            }
+        }
+    });
+    outer.register(&REGISTRY).unwrap();
+    inner.register(&REGISTRY).unwrap();
+    let attached = thread_state::ensure_id(&REGISTRY, a).unwrap();
+    let kept = REGISTRY.lookup(b).unwrap();
+    let nested = thread_state::ensure_id(&REGISTRY, b).unwrap();
+    nested.allow_threads(|| ()).unwrap();
+    drop(nested);
+    assert_eq!(tried.load(std::sync::atomic::Ordering::SeqCst), 4, "attached twice, destroyed, and back");
+    assert_eq!((REGISTRY.outstanding(a), REGISTRY.outstanding(b)), (Some(1), Some(1)));
+    drop((attached, kept));
+    assert_eq!((REGISTRY.outstanding(a), REGISTRY.outstanding(b)), (Some(0), Some(0)));
+    assert_eq!(probes.map(Probe::violations), [[""; 0]; 2]);
+}
+
 #[test]
 fn an_ensure_leaked_in_destruction_goes_with_the_level_that_covered_it() {
     static REGISTRY: Registry<Interpreter> = Registry::new();

@@ -236,3 +236,58 @@ fn what_is_lent_out_is_not_detached() {
     drop(attached);
     assert_eq!((name(), registry.outstanding(a), registry.outstanding(b)), (None, Some(0), Some(0)));
 }
+
+/// What a daemon is attached to ends on its own thread, as a runtime's own `Drop` may have it.
+#[test]
+fn a_daemon_that_was_not_told_of_its_loss_is_not_stuck() {
+    let registry = Registry::new();
+    let [a, b] = ["a", "b"].map(|name| Vm::<true>::register(&registry, name));
+    for release in [false, true] {
+        let registry = &registry;
+        let [a, b] =
+            if release { ["c", "d"].map(|name| Vm::<true>::register(registry, name)) } else { [a, b] };
+        let outer = thread_state::ensure_id(registry, b).unwrap();
+        let daemon = thread_state::ensure_id(registry, a).unwrap();
+        daemon.set_daemon(true).unwrap();
+        registry.finalize(a, None).unwrap();
+        leave(); // nothing is attached any more
+        if release {
+            assert_eq!(daemon.release(), Ok(()));
+        } else {
+            assert_eq!(daemon.allow_threads(|| 7).unwrap_err().result, 7);
+            drop(daemon);
+        }
+        assert_eq!(registry.outstanding(b), Some(1));
+        assert!(outer.is_attached(), "what was attached before is restored");
+        drop(outer);
+        assert_eq!(registry.outstanding(b), Some(0));
+    }
+}
+
+/// The runtime is asked whose a state is even where only one registry has the ID now.
+#[test]
+fn a_state_of_an_interpreter_that_is_gone_is_not_taken_for_its_namesakes() {
+    let two = Registry::new();
+    let b = {
+        let one = Registry::new();
+        let a = Vm::<true>::register(&one, "a");
+        Vm::<true>::enter(&one, a);
+        let b = Vm::<true>::register(&two, "b");
+        assert_eq!(a, b);
+        b
+    };
+    assert_eq!(name(), Some("a"), "and its registry is gone");
+    let attached = thread_state::ensure_id(&two, b).unwrap();
+    assert_eq!(name(), Some("b"));
+    assert_eq!(attached.release(), Err(ReleaseError::Gone));
+    assert_eq!(name(), None);
+}
+
+#[test]
+fn what_was_noted_natively_is_no_registrys() {
+    let (empty, registry) = (Registry::<Vm<true>>::new(), Registry::new());
+    let a = Vm::<true>::register(&registry, "a");
+    thread_state::note_attached(Some(a));
+    assert_eq!((thread_state::current_of(&empty), thread_state::current_of(&registry)), (None, None));
+    thread_state::note_attached(None);
+}

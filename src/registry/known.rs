@@ -5,11 +5,16 @@
 //! table (a registry may be moved; its memory stays); and so are the IDs that have been retired, for those say that
 //! whatever is still attached under them is not to be attached again.
 //!
-//! Under one lock of the process, for a few steps at a time. It is never taken with a registry's mutex held, nor is such a
-//! mutex taken under it, so that forks may take both in any order. Every fork holds it.
+//! # The lock
+//!
+//! One of the process, held for a few steps at a time. Nobody takes it with a registry's mutex held, but for the thread that
+//! forks: it takes it before the first such mutex (`crate::fork`) and gives it back after the last, so that a child has what
+//! is kept here whole. A child whose parent forked without telling any registry may find it held by a thread that it does not
+//! have. It goes by its own number ([`process`]) and begins anew there, knowing less, rather than wait for ever.
 
 use super::setup::Mappings;
 use crate::LookupError;
+use crate::signal_safe::process;
 use crate::signal_safe::table::Table;
 use crate::signal_safe::word::InterpreterId;
 use rangemap::RangeInclusiveSet;
@@ -17,8 +22,9 @@ use std::any::TypeId;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::mem::ManuallyDrop;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+use std::ptr::null_mut;
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// One published registry.
 struct Known {
@@ -27,72 +33,88 @@ struct Known {
     _mappings: Arc<Mappings>,
 }
 
+#[derive(Clone, Default)]
 struct Everything {
-    registries: Vec<Arc<Known>>,
+    /// By the serial number of the table.
+    registries: BTreeMap<u64, Arc<Known>>,
     /// IDs whose interpreters have been handed back, or dropped with their registry.
     retired: BTreeMap<TypeId, RangeInclusiveSet<i64>>,
 }
 
-static EVERYTHING: Mutex<Everything> =
-    Mutex::new(Everything { registries: Vec::new(), retired: BTreeMap::new() });
+/// What one process knows. Leaked in a child that begins anew.
+struct OfProcess {
+    number: u64,
+    everything: Mutex<Everything>,
+}
+
+static CURRENT: AtomicPtr<OfProcess> = AtomicPtr::new(null_mut());
 
 /// How many registries are known, for who need not ask further where there is one.
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 
+/// The lock, held by a thread that forks.
+type Held = ManuallyDrop<MutexGuard<'static, Everything>>;
+
 thread_local! {
-    /// The lock, while this thread forks. Not dropped when the thread ends: a destructor that a thread has yet to run would keep
-    /// a library that was loaded at run time from being unloaded.
-    static HELD: Cell<Option<ManuallyDrop<MutexGuard<'static, Everything>>>> = const { Cell::new(None) };
-    /// Is this thread inside [`with`]? For a handler that forks there.
-    static INSIDE: Cell<bool> = const { Cell::new(false) };
+    /// Not dropped when the thread ends: a destructor that a thread has yet to run would keep a library that was loaded at run
+    /// time from being unloaded.
+    static HELD: Cell<Option<Held>> = const { Cell::new(None) };
+}
+
+fn of_process() -> &'static OfProcess {
+    loop {
+        // Acquire: pairs with the Release below.
+        let current = CURRENT.load(Ordering::Acquire);
+        // SAFETY: null, or leaked below.
+        let inherited = match unsafe { current.as_ref() } {
+            Some(known) if known.number == process::number() => return known,
+            // Of the parent's threads this process has none but a copy of the one that forked. If the lock is free, nobody was
+            // in the middle of a change.
+            Some(known) => {
+                known.everything.try_lock().map(|everything| everything.clone()).unwrap_or_default()
+            }
+            None => Everything::default(),
+        };
+        // Without that the number would be the parent's, and this would be what the parent knows.
+        let _ = crate::fork::tell_processes_apart();
+        let number = process::number();
+        let new = Box::into_raw(Box::new(OfProcess { number, everything: Mutex::new(inherited) }));
+        // Release: pairs with the Acquire above. Another thread may have been first.
+        if CURRENT.compare_exchange(current, new, Ordering::Release, Ordering::Relaxed).is_err() {
+            // SAFETY: from a box above, and nobody else has seen it.
+            drop(unsafe { Box::from_raw(new) });
+        }
+    }
+}
+
+fn lock() -> MutexGuard<'static, Everything> {
+    // What is changed under it is changed in steps that do not unwind half-way.
+    of_process().everything.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Calls `f` under the lock. `f` calls nothing that comes back here.
 fn with<R>(f: impl FnOnce(&mut Everything) -> R) -> R {
-    INSIDE.set(true);
-    let result = match HELD.take() {
-        // Forking: what other handlers of the fork do may come here.
+    match HELD.take() {
+        // Forking: what is called around the fork may come here.
         Some(mut everything) => {
             let result = f(&mut everything);
             HELD.set(Some(everything));
             result
         }
         None => f(&mut lock()),
-    };
-    INSIDE.set(false);
-    result
-}
-
-fn lock() -> MutexGuard<'static, Everything> {
-    // What is changed under it is changed in steps that do not unwind half-way.
-    EVERYTHING.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Before a fork: holds the lock, so that the child has it as the parent has it. A fork inside [`with`], in a signal handler,
-/// leaves the lock to what was interrupted, on both sides.
-extern "C" fn hold() {
-    if !INSIDE.get() {
-        HELD.set(Some(ManuallyDrop::new(lock())));
     }
 }
 
-/// After a fork, on both sides.
-extern "C" fn let_go() {
-    if !INSIDE.get()
-        && let Some(held) = HELD.take()
-    {
+/// Holds the lock for the calling thread, which is about to fork, until [`let_go`]. Not twice.
+pub(crate) fn hold() {
+    HELD.set(Some(ManuallyDrop::new(lock())));
+}
+
+/// After the fork, on both sides.
+pub(crate) fn let_go() {
+    if let Some(held) = HELD.take() {
         drop(ManuallyDrop::into_inner(held));
     }
-}
-
-/// Has every fork of the process hold the lock, from the first registry on.
-fn heed_forks() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        // SAFETY: functions that live as long as this library, with whose unloading the C library forgets them. It fails
-        // for lack of memory only; forks then are as safe as a plain mutex makes them.
-        unsafe { libc::pthread_atfork(Some(hold), Some(let_go), Some(let_go)) };
-    });
 }
 
 /// Notes a registry whose table has just been published on `mappings`.
@@ -103,12 +125,8 @@ pub(super) unsafe fn add<T: 'static>(table: &Table, mappings: Arc<Mappings>) {
     // SAFETY: (1) they are dropped after it, below; (2) only `enter` is called on it.
     let Some(head) = (unsafe { table.another_head() }) else { return };
     let known = Arc::new(Known { holds: TypeId::of::<T>(), head, _mappings: mappings });
-    heed_forks();
     with(|everything| {
-        if everything.registries.iter().any(|other| other.head.serial() == known.head.serial()) {
-            return; // another thread's first registration
-        }
-        everything.registries.push(known);
+        everything.registries.insert(table.serial(), known); // the same again, if another thread's first registration was here
         // Release: pairs with the Acquire in `is_alone`: who counts this registry finds it.
         COUNT.store(everything.registries.len(), Ordering::Release);
     });
@@ -119,11 +137,10 @@ pub(super) fn remove<T: 'static>(serial: u64, left: impl Iterator<Item = Interpr
     let gone = with(|everything| {
         let retired = everything.retired.entry(TypeId::of::<T>()).or_default();
         left.map(i64::from).for_each(|id| retired.insert(id..=id));
-        let at = everything.registries.iter().position(|known| known.head.serial() == serial)?;
-        let gone = everything.registries.swap_remove(at);
+        let gone = everything.registries.remove(&serial);
         // Release: as in `add`.
         COUNT.store(everything.registries.len(), Ordering::Release);
-        Some(gone)
+        gone
     });
     drop(gone); // its memory goes with whoever uses it last, and not under the lock
 }
@@ -159,11 +176,10 @@ pub(crate) enum Elsewhere {
 pub(crate) fn elsewhere<T: 'static>(here: u64, id: InterpreterId) -> Elsewhere {
     with(|everything| {
         let mut found = Elsewhere::Nowhere;
-        let others = everything.registries.iter();
-        for known in others.filter(|known| known.holds == TypeId::of::<T>() && known.head.serial() != here) {
-            if known.head.find(id).is_some() {
+        for (&serial, known) in &everything.registries {
+            if known.holds == TypeId::of::<T>() && serial != here && known.head.find(id).is_some() {
                 found = match found {
-                    Elsewhere::Nowhere => Elsewhere::In(known.head.serial()),
+                    Elsewhere::Nowhere => Elsewhere::In(serial),
                     _ => Elsewhere::Ambiguous,
                 };
             }
@@ -182,10 +198,8 @@ pub(crate) fn elsewhere<T: 'static>(here: u64, id: InterpreterId) -> Elsewhere {
 /// # Errors
 /// As [`Table::enter`]; `NotFound` also if the registry has been dropped.
 pub(crate) fn enter(serial: u64, id: InterpreterId, attach: impl FnOnce()) -> Result<(), LookupError> {
-    let find = |everything: &mut Everything| {
-        everything.registries.iter().find(|known| known.head.serial() == serial).cloned()
-    };
-    let known = with(find).ok_or(LookupError::NotFound)?;
+    let known =
+        with(|everything| everything.registries.get(&serial).cloned()).ok_or(LookupError::NotFound)?;
     let entry = known.head.enter(id)?;
     attach();
     drop(entry);
@@ -220,7 +234,6 @@ mod tests {
         assert_eq!(enter(serial, id, || unreachable!()), Err(LookupError::NotFound));
     }
 
-    /// What other fork handlers of the thread do, and a fork in a handler that interrupted the section.
     #[test]
     fn a_thread_that_forks_is_not_kept_out() {
         struct Mine;
@@ -229,11 +242,6 @@ mod tests {
         let id = registry.register(Mine).unwrap();
         assert!(registry.finalize(id, None).is_ok());
         let_go();
-        with(|everything| {
-            hold();
-            let_go();
-            assert!(everything.retired[&TypeId::of::<Mine>()].contains(&id.into()));
-        });
         assert_eq!(elsewhere::<Mine>(0, id), Elsewhere::Retired);
     }
 }

@@ -408,7 +408,8 @@ impl<'r, T: Runtime> Attached<'r, T> {
     /// Context: normal.
     ///
     /// # Errors
-    /// [`ReleaseError`]. Where nothing changed, the level stays as it is.
+    /// [`ReleaseError`]. Where nothing changed, the level stays as it is, though this handle is gone:
+    /// [`Token::innermost`] names it once it is the innermost.
     ///
     /// ```
     /// # use interp_guard::{Registry, thread_state};

@@ -96,7 +96,8 @@ impl<T> Error for EnsureOwnedError<'_, T> {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ReleaseError {
-    /// A level that was entered later has not been released. Releases go last in, first out.
+    /// A level that was entered later has not been released. Releases go last in, first out. Or the level is being entered or
+    /// released at this moment, and this is code that the runtime runs meanwhile.
     OutOfOrder,
     /// No level of this thread: released already, or another thread's.
     Unknown,
@@ -107,7 +108,8 @@ pub enum ReleaseError {
     /// ([`Runtime::in_use`](super::Runtime::in_use)).
     InUse,
     /// Released. But what was attached before could not be restored: no guard kept its interpreter, and it has been
-    /// finalized. Nothing is attached.
+    /// finalized. Nothing is attached. (To whom its owner, who has it back, is natively attached is out of this library's sight:
+    /// a thread that will go on with such an interpreter detaches before it comes here.)
     Gone,
 }
 

@@ -18,16 +18,24 @@ use std::fmt;
 /// thread states that the runtime itself has attached, by [`owns`](Self::owns).
 ///
 /// # Safety
-/// 1. `attached` answers what the last `attach`, `detach` or `destroy` on this thread left, by whomever it was called.
+/// 1. `attached` answers what the last `attach`, `detach` or `destroy` on this thread left, by whomever it was called; or, where the
+///    interpreter of that has ended, that nothing is attached.
 /// 2. `attach(state)` returns with `state` attached, `detach` and `destroy` with nothing attached.
 /// 3. `state` from `create` or `remembered` belongs to `self` and to the calling thread, and stays valid until it is
-///    destroyed or `self` is finalized.
+///    destroyed or `self` is finalized. While a thread may come back to it, no other thread state equals it: its memory is not
+///    used for another one, or the handle carries a count.
 /// 4. None of them unwinds.
-/// 5. To drop a `Self` whose thread states still exist is sound, attached ones included.
-/// 6. `==` of thread states compares, and calls nothing of this library. No more do `interpreter_of`, `owns` and `in_use`.
+/// 5. To drop a `Self` whose thread states still exist is sound, attached ones included. What stayed attached so can be asked for
+///    its ID, detached and destroyed. (A runtime with a lock meets this most easily by a `Drop` that waits for the lock, and thread
+///    states that keep the memory they point to.)
+/// 6. `==` of thread states compares, and calls nothing of this library. No more do `interpreter_of`, `owns` and `in_use`. The
+///    others may call it: code of the interpreter's may run in them, which ensures and releases.
 /// 7. A thread state that stayed attached while its `Self` was dropped is not taken for one of a later `Self` with the same
 ///    ID: `attached` does not answer with it any more, or `owns` knows.
-/// 8. `owns` and `in_use` are right where they say yes or no.
+/// 8. `owns`, `in_use` and `is_exclusive` are right where they say yes or no.
+/// 9. No other type's `Runtime` attaches, detaches or destroys the same thread states.
+/// 10. An interpreter that is in no registry while a thread which is attached to it is in an ensure of another one does not end
+///     before that is released.
 pub unsafe trait Runtime: Send + Sync + Sized + 'static {
     /// A handle: one or two words.
     type ThreadState: Copy + Eq + 'static;
