@@ -1,9 +1,31 @@
+import sys
 from types import TracebackType
-from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, SupportsIndex, Tuple, Type, Union, final
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterator,
+    Literal,
+    NamedTuple,
+    Optional,
+    SupportsIndex,
+    Tuple,
+    Type,
+    Union,
+    final,
+)
 
 __version__: str
 
-class InterpreterNotFound(LookupError): ...
+class Refused(Exception): ...
+
+if sys.version_info >= (3, 13):
+    class InterpreterFinalizing(Refused, PythonFinalizationError): ...
+
+else:
+    class InterpreterFinalizing(Refused, RuntimeError): ...
+
+class InterpreterNotFound(Refused, LookupError): ...
 
 @final
 class View(int):
@@ -73,3 +95,4 @@ def get_include() -> str: ...
 def on_signal(
     signum: SupportsIndex, interpreter_id: SupportsIndex, callable: Union[Callable[[], Any], str]
 ) -> SignalHandler: ...
+def set_drain_timeout(seconds: Optional[float], then: Literal["report", "exit"] = ...) -> None: ...

@@ -8,7 +8,7 @@
 
 use crate::module::{Methods, no_arguments};
 use crate::table::REGISTRY;
-use crate::{first_version, interrupt, levels, python, shutdown, signals};
+use crate::{first_version, interrupt, levels, python, residents, shutdown, signals};
 use pyo3_ffi::{self as ffi, PyObject};
 use std::ptr::null_mut;
 use std::sync::Once;
@@ -172,6 +172,7 @@ unsafe extern "C" fn after(_: *mut PyObject, _: *mut PyObject) -> *mut PyObject 
 
 unsafe extern "C" fn after_in_child(module: *mut PyObject, arguments: *mut PyObject) -> *mut PyObject {
     signals::after_fork_child();
+    residents::after_fork_child();
     // SAFETY: the caller's promise.
     unsafe { after(module, arguments) }
 }

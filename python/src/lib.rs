@@ -8,17 +8,23 @@
 //! | `levels` | ensure and release: thread states, nested and across interpreters |
 //! | `this_thread` | where a thread keeps its levels |
 //! | `shutdown` | hooks that close and drain; what they say while they wait |
+//! | `deadline` | how long an end may wait for guards, where the application says so |
+//! | `residents` | threads that had a guard and are still in the interpreter |
+//! | `selfhold` | a wait that nobody could end |
+//! | `threads` | threads' names |
 //! | `keeper` | a bug of CPython 3.13, kept away from |
 //! | `interrupt` | Ctrl-C during a drain |
 //! | `fork` | what a forked child finds |
 //! | `c_api` | the function table behind `pep788.h` |
 //! | `first_version` | references by pointer, for `pep788_v1.h` |
+//! | `refusals` | what is raised where there is no guard |
 //! | `signals` | real handlers that leave a call for an interpreter |
 //! | `report` | holders, and what the machine offers |
 //! | `stress` | the native part of `python -m interp_guard stress` |
 //! | `module` | the functions under the Python package |
 
 mod c_api;
+mod deadline;
 mod first_version;
 mod fork;
 mod interrupt;
@@ -26,12 +32,16 @@ mod keeper;
 mod levels;
 mod module;
 mod python;
+mod refusals;
 mod report;
+mod residents;
+mod selfhold;
 mod shutdown;
 mod signals;
 mod stress;
 mod table;
 mod this_thread;
+mod threads;
 mod word;
 
 use pyo3_ffi as ffi;
