@@ -13,6 +13,7 @@ import sys as _sys
 import warnings as _warnings
 
 from . import _native
+from ._native import InterpreterFinalizing, InterpreterNotFound, Refused
 from ._native import _C_API  # noqa: F401  what pep788.h imports
 
 __all__ = [
@@ -20,7 +21,9 @@ __all__ = [
     "Guard",
     "Holder",
     "Holders",
+    "InterpreterFinalizing",
     "InterpreterNotFound",
+    "Refused",
     "SignalHandler",
     "View",
     "callback",
@@ -34,13 +37,9 @@ __all__ = [
     "main",
     "on_close",
     "on_signal",
+    "set_drain_timeout",
 ]
 __version__ = "0.1.0"
-
-try:
-    _FinalizationError = PythonFinalizationError
-except NameError:  # before 3.13
-    _FinalizationError = RuntimeError
 
 # The numbers of `ig_status`.
 _OK, _NOT_FOUND, _FINALIZING = 0, 1, 2
@@ -61,10 +60,6 @@ def _site():
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
-class InterpreterNotFound(LookupError):
-    """No interpreter has this ID: nobody imported interp_guard in it, or it has finalized."""
-
-
 class View(int):
     """A weak reference to an interpreter: its ID, which is never used again for another one."""
 
@@ -79,7 +74,7 @@ class View(int):
 
     def guard(self):
         """Takes a guard, if the interpreter is alive. The same as ``lookup``."""
-        return lookup(self)
+        return self._lookup(self)
 
     def __repr__(self):
         return f"interp_guard.View({int(self)})"
@@ -161,37 +156,59 @@ def main():
     return View(_native.main_id())
 
 
-def _refuse(id, status):
-    if status == _NOT_FOUND:
-        raise InterpreterNotFound(
-            f"no interpreter {id}: nobody imported interp_guard in it, or it has finalized"
-        )
-    raise _FinalizationError(f"interpreter {id} is finalizing and gives out no more guards")
-
-
-def _view(id):
-    """A view of the interpreter that has this ID, which may be anything that is an integer."""
-    number = _operator.index(id)
-    if not -(2**63) <= number < 2**63:
-        _refuse(number, _NOT_FOUND)  # native code has no such numbers, and no interpreter has one
-    return View(number)
-
-
 # A century of seconds: native code cannot take much more in nanoseconds.
 _FOREVER = 3.2e9
 
 
-def lookup(id):
-    """Takes a guard of the interpreter that has this ID.
+def _make_lookup(view, guard, site, index, native, refusals, hush):
+    """``lookup`` and what it needs, so that it needs no name of this module: it is called while modules are torn down, too,
+    when all those are ``None``."""
+    acquire, current_id = native.acquire, native.current_id
+    finalizing, not_found = refusals
+    unknown = _NOT_FOUND
 
-    Raises ``InterpreterNotFound`` if there is none, and ``PythonFinalizationError`` (``RuntimeError`` before 3.13) if it
-    is closing.
-    """
-    id = _view(id)
-    found = _native.acquire(id, _site())
-    if isinstance(found, int):
-        _refuse(id, found)
-    return Guard._of(id, found)
+    def refuse(id, status):
+        if status == unknown:
+            refused = not_found(f"no interpreter {id}: nobody imported interp_guard in it, or it has finalized")
+        else:
+            refused = finalizing(f"interpreter {id} is finalizing and gives out no more guards")
+        refused._interpreter = id
+        if id == current_id():
+            hush()
+        raise refused
+
+    def view_of(id):
+        """A view of the interpreter that has this ID, which may be anything that is an integer."""
+        number = index(id)
+        if not -(2**63) <= number < 2**63:
+            refuse(number, unknown)  # native code has no such numbers, and no interpreter has one
+        return view(number)
+
+    def lookup(id):
+        """Takes a guard of the interpreter that has this ID.
+
+        Raises ``Refused`` if there is none to be had: ``InterpreterNotFound``, which is a ``LookupError`` too, if nobody has
+        this ID; ``InterpreterFinalizing``, which is a ``PythonFinalizationError`` too (``RuntimeError`` before 3.13), if it is
+        closing. A thread may be told either while its own interpreter ends: it catches ``Refused``. One that does not ends in
+        silence, if nothing depends on it: a daemon thread, or one that ``_thread`` started.
+        """
+        id = view_of(id)
+        found = acquire(id, site())
+        if isinstance(found, int):
+            refuse(id, found)
+        return guard._of(id, found)
+
+    for function in (refuse, view_of, lookup):
+        function.__qualname__ = function.__name__
+    return refuse, view_of, lookup
+
+
+from . import _quiet, _threads  # noqa: E402, F401  native code looks for them
+
+_refuse, _view, lookup = _make_lookup(
+    View, Guard, _site, _operator.index, _native, (InterpreterFinalizing, InterpreterNotFound), _quiet.hush
+)
+View._lookup = staticmethod(lookup)
 
 
 def drain(id, timeout=None):
@@ -239,6 +256,7 @@ def cffi_cdef():
         return declarations.read()
 
 
+from ._deadline import set_drain_timeout  # noqa: E402
 from ._holders import Holder, Holders  # noqa: E402
 from ._callbacks import Callback, callback  # noqa: E402
 from ._on_close import cancel_on_close, on_close  # noqa: E402

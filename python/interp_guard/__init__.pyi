@@ -1,10 +1,33 @@
+import sys
 from types import TracebackType
-from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, SupportsIndex, Tuple, Type, TypeVar, Union, final
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterator,
+    Literal,
+    NamedTuple,
+    Optional,
+    SupportsIndex,
+    Tuple,
+    Type,
+    TypeVar,
+    Union,
+    final,
+)
 
 __version__: str
 _Call = TypeVar("_Call", bound=Callable[[], Any])
 
-class InterpreterNotFound(LookupError): ...
+class Refused(Exception): ...
+
+if sys.version_info >= (3, 13):
+    class InterpreterFinalizing(Refused, PythonFinalizationError): ...
+
+else:
+    class InterpreterFinalizing(Refused, RuntimeError): ...
+
+class InterpreterNotFound(Refused, LookupError): ...
 
 @final
 class View(int):
@@ -97,3 +120,4 @@ def cancel_on_close(callable: Callable[[], Any]) -> bool: ...
 def on_signal(
     signum: SupportsIndex, interpreter_id: SupportsIndex, callable: Union[Callable[[], Any], str]
 ) -> SignalHandler: ...
+def set_drain_timeout(seconds: Optional[float], then: Literal["report", "exit"] = ...) -> None: ...

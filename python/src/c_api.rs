@@ -4,6 +4,7 @@
 //! tells an extension how many there are. The header says for each function where it may run.
 
 use crate::levels::{self, Level, Misuse};
+use crate::refusals::set_no_guard;
 use crate::shutdown::{self, Drained};
 use crate::table::{self, Interpreter, REGISTRY};
 use crate::word::{GuardWord, ViewWord};
@@ -158,31 +159,6 @@ with_call_site!(ensure_id(i64) -> *mut Level, "rsi", ensure_id_at);
 
 fn token(level: Result<std::ptr::NonNull<Level>, levels::Refused>) -> *mut Level {
     level.map_or(null_mut(), std::ptr::NonNull::as_ptr)
-}
-
-/// Sets the exception that says that the current interpreter gives out no guards.
-///
-/// # Safety
-/// The caller is attached.
-pub unsafe fn set_no_guard() {
-    // SAFETY: attached; objects are checked for null and given back.
-    unsafe {
-        if table::registered().is_null() {
-            let text = c"this interpreter is not registered: import interp_guard in it first";
-            ffi::PyErr_SetString(ffi::PyExc_RuntimeError, text.as_ptr());
-            return;
-        }
-        let builtins = ffi::PyImport_ImportModule(c"builtins".as_ptr());
-        let error = match builtins.is_null() {
-            true => null_mut(),
-            false => ffi::PyObject_GetAttrString(builtins, c"PythonFinalizationError".as_ptr()),
-        };
-        ffi::PyErr_Clear();
-        let kind = if error.is_null() { ffi::PyExc_RuntimeError } else { error };
-        ffi::PyErr_SetString(kind, c"the interpreter is finalizing and gives out no more guards".as_ptr());
-        ffi::Py_XDECREF(error);
-        ffi::Py_XDECREF(builtins);
-    }
 }
 
 unsafe extern "C" fn guard_from_current_at(caller: usize) -> GuardPointer {

@@ -12,8 +12,9 @@
 //!
 //! All of it is async-signal-safe: loads, stores and exchanges in static memory.
 
-use crate::c_api::{GuardPointer, as_pointer, borrow, set_no_guard, with_call_site};
+use crate::c_api::{GuardPointer, as_pointer, borrow, with_call_site};
 use crate::levels::{self, Misuse};
+use crate::refusals::set_no_guard;
 use crate::table::{self, Interpreter, REGISTRY};
 use crate::word::GuardWord;
 use interp_guard::raw::{GuardParts, LEDGER_ENTRIES};

@@ -8,7 +8,7 @@
 
 use crate::module::{Methods, no_arguments};
 use crate::table::REGISTRY;
-use crate::{callbacks, first_version, interrupt, levels, on_close, python, shutdown, signals};
+use crate::{callbacks, first_version, interrupt, levels, on_close, python, residents, shutdown, signals};
 use pyo3_ffi::{self as ffi, PyObject};
 use std::ptr::null_mut;
 use std::sync::Once;
@@ -175,6 +175,7 @@ unsafe extern "C" fn after(_: *mut PyObject, _: *mut PyObject) -> *mut PyObject 
 unsafe extern "C" fn after_in_child(module: *mut PyObject, arguments: *mut PyObject) -> *mut PyObject {
     on_close::after_fork_child(false);
     signals::after_fork_child();
+    residents::after_fork_child();
     // SAFETY: the caller's promise.
     let done = unsafe { after(module, arguments) };
     // SAFETY: attached.

@@ -9,10 +9,14 @@
 //! `Py_EndInterpreter` counts the states, and the end of the main interpreter frees the first one of each that is left. So
 //! whoever drains the interpreter, and is handed it back, deletes this one.
 
+use crate::levels;
 use crate::python::{self, PyThreadState_GetInterpreter};
-use crate::{levels, table::Interpreter};
+use crate::table::{Interpreter, REGISTRY};
+use interp_guard::InterpreterId;
 use pyo3_ffi::{self as ffi, PyInterpreterState, PyThreadState};
+use std::mem::ManuallyDrop;
 use std::ptr::null_mut;
+use std::sync::atomic::Ordering;
 
 /// Makes the state, where it is needed; else, or without memory, null.
 ///
@@ -33,8 +37,23 @@ pub unsafe fn begin(interpreter: *mut PyInterpreterState) -> *mut PyThreadState 
 ///
 /// Context: normal; attached or not. The main interpreter is not finalizing.
 pub fn end(drained: Interpreter) {
-    let Interpreter { keeper, state, .. } = drained;
-    let keeper = keeper.into_inner();
+    delete(drained.keeper.into_inner(), drained.state);
+}
+
+/// The same of one that is going to end although guards of it are out.
+///
+/// # Safety As for [`end`]; and a guard of `id` is out, or the caller has its `Closing`: nobody else takes the
+/// interpreter out meanwhile.
+pub unsafe fn end_undrained(id: InterpreterId) {
+    let Some(parts) = REGISTRY.parts_of(id) else { return };
+    // SAFETY: the interpreter stays in its slot, by the caller's promise; never dropped, so that nothing is given up.
+    let interpreter = ManuallyDrop::new(unsafe { REGISTRY.guard_from_parts(parts) });
+    // Relaxed: whoever is told that there is none has nothing to do with it.
+    delete(interpreter.keeper.swap(null_mut(), Ordering::Relaxed), interpreter.state);
+}
+
+/// Clears and deletes the state, if there is one.
+fn delete(keeper: *mut PyThreadState, state: *mut PyInterpreterState) {
     if keeper.is_null() {
         return;
     }

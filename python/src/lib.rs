@@ -11,6 +11,10 @@
 //! | `hook` | the `atexit` callback: whether it is still there, and whether it is the end |
 //! | `on_close` | what is called when an interpreter closes |
 //! | `late` | what the standard library is asked for while the end waits |
+//! | `deadline` | how long an end may wait for guards, where the application says so |
+//! | `residents` | threads that had a guard and are still in the interpreter |
+//! | `selfhold` | a wait that nobody could end |
+//! | `threads` | threads' names |
 //! | `keeper` | a bug of CPython 3.13, kept away from |
 //! | `interrupt` | Ctrl-C during a drain |
 //! | `fork` | what a forked child finds |
@@ -18,6 +22,7 @@
 //! | `first_version` | references by pointer, for `pep788_v1.h` |
 //! | `callbacks` | C function pointers for ctypes and cffi that ask before Python is entered |
 //! | `trampoline` | the machine code in front of them |
+//! | `refusals` | what is raised where there is no guard |
 //! | `signals` | real handlers that leave a call for an interpreter |
 //! | `report` | holders, and what the machine offers |
 //! | `stress` | the native part of `python -m interp_guard stress` |
@@ -25,6 +30,7 @@
 
 mod c_api;
 mod callbacks;
+mod deadline;
 mod first_version;
 mod fork;
 mod hook;
@@ -35,12 +41,16 @@ mod levels;
 mod module;
 mod on_close;
 mod python;
+mod refusals;
 mod report;
+mod residents;
+mod selfhold;
 mod shutdown;
 mod signals;
 mod stress;
 mod table;
 mod this_thread;
+mod threads;
 mod trampoline;
 mod word;
 

@@ -4,7 +4,10 @@ use crate::c_api::{self, status};
 use crate::shutdown::{self, Drained};
 use crate::table::{self, Interpreter, REGISTRY};
 use crate::word::{GuardWord, Held};
-use crate::{INTERP_GUARD_TABLE_MARK, callbacks, hook, on_close, python, report, signals, stress};
+use crate::{
+    INTERP_GUARD_TABLE_MARK, callbacks, deadline, hook, on_close, python, refusals, report, residents,
+    signals, stress, threads,
+};
 use interp_guard::{Counters, Guard, InterpreterId, LookupError, Site};
 use pyo3_ffi::{self as ffi, PyMethodDef, PyMethodDefPointer, PyObject};
 use std::collections::BTreeMap;
@@ -35,7 +38,7 @@ pub const fn no_arguments(name: &'static CStr, call: Method, doc: &'static CStr)
     method(name, call, ffi::METH_NOARGS, doc)
 }
 
-static METHODS: Methods<23> = Methods([
+static METHODS: Methods<24> = Methods([
     no_arguments(c"current_id", current_id, c"The ID of the calling interpreter."),
     no_arguments(c"main_id", main_id, c"The ID of the main interpreter."),
     no_arguments(c"counters", counters, c"How guards are counted: 'per-cpu' or 'shared'."),
@@ -43,6 +46,12 @@ static METHODS: Methods<23> = Methods([
     method(c"release", release, ffi::METH_O, c"release(capsule)."),
     method(c"duplicate", duplicate, ffi::METH_VARARGS, c"duplicate(capsule, site): another guard's."),
     method(c"drain", drain, ffi::METH_VARARGS, c"drain(id, timeout_ns): (status, report)."),
+    method(
+        c"set_drain_timeout",
+        deadline::set_drain_timeout,
+        ffi::METH_VARARGS,
+        c"set_drain_timeout(seconds, exits); negative: without limit.",
+    ),
     method(c"holders", report::holders, ffi::METH_O, c"(outstanding, report, details) of an ID, or None."),
     no_arguments(c"is_recording", report::recording, c"Is the ledger on?"),
     no_arguments(c"machine", report::machine, c"What the machine offers, and what is made of it."),
@@ -78,7 +87,11 @@ pub unsafe extern "C" fn exec(module: *mut PyObject) -> c_int {
             ffi::PyErr_SetString(ffi::PyExc_ImportError, why.as_ptr());
             return -1;
         }
-        if !table::register() {
+        if let Err(why) = deadline::read_environment() {
+            deadline::raise(&why);
+            return -1;
+        }
+        if !refusals::add(module) || !table::register() {
             return -1;
         }
         if ffi::PyModule_AddFunctions(module, METHODS.0.as_ptr().cast_mut()) != 0
@@ -145,7 +158,7 @@ fn integer(number: i64) -> *mut PyObject {
     unsafe { ffi::PyLong_FromLongLong(number) }
 }
 
-fn none() -> *mut PyObject {
+pub fn none() -> *mut PyObject {
     // SAFETY: None is always there; the caller of a method gets a reference.
     unsafe {
         let none = ffi::Py_None();
@@ -243,11 +256,29 @@ unsafe extern "C" fn acquire(_: *mut PyObject, arguments: *mut PyObject) -> *mut
         return null_mut();
     }
     // SAFETY: null or terminated, and alive as the arguments are.
-    let site = unsafe { site_from(site) };
+    let (site, records) = unsafe { (site_from(site), !site.is_null()) };
     let guard = InterpreterId::try_from(id).map_err(|_| LookupError::NotFound);
     match guard.and_then(|id| REGISTRY.lookup_at(id, site)) {
-        Ok(guard) => capsule_of(guard),
+        Ok(guard) => {
+            // SAFETY: attached, with no exception set.
+            unsafe { note(guard.id, site, records) };
+            capsule_of(guard)
+        }
         Err(refused) => integer(status_of(refused)),
+    }
+}
+
+/// The calling thread takes a guard: notes who it is, where a report might want to know. `records`: the ledger is on.
+///
+/// # Safety
+/// Attached, with no exception set.
+unsafe fn note(id: InterpreterId, site: Site, records: bool) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        residents::note(id, site);
+        if records {
+            threads::say_own_name();
+        }
     }
 }
 
@@ -272,10 +303,16 @@ unsafe extern "C" fn duplicate(_: *mut PyObject, arguments: *mut PyObject) -> *m
     // SAFETY: an object, borrowed from the arguments.
     let Some(word) = (unsafe { word_in(capsule) }) else { return null_mut() };
     // SAFETY: null or terminated, and alive as the arguments are.
-    let site = unsafe { site_from(site) };
+    let (site, records) = unsafe { (site_from(site), !site.is_null()) };
     // SAFETY: with its destructor, the capsule has the guard, and has it during the call: the GIL is held.
     match unsafe { ffi::PyCapsule_GetDestructor(capsule).and_then(|_| word.borrow()) } {
-        Some(guard) => capsule_of(guard.clone_at(site)),
+        Some(guard) => {
+            let another = guard.clone_at(site);
+            // From here on Python code may run, and close the one that was duplicated.
+            // SAFETY: attached, with no exception set.
+            unsafe { note(another.id, site, records) };
+            capsule_of(another)
+        }
         None => {
             let text =
                 c"this guard is closed, or was taken before a fork and protects nothing in this process";

@@ -1,6 +1,6 @@
 //! What differs between the versions of CPython, resolved once, at import; and which thread state is attached here.
 
-use pyo3_ffi::{self as ffi, PyInterpreterState, PyThreadState};
+use pyo3_ffi::{self as ffi, PyInterpreterState, PyObject, PyThreadState};
 use std::ffi::{CStr, c_int};
 use std::ptr::null_mut;
 use std::sync::OnceLock;
@@ -8,8 +8,10 @@ use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 // Exported by every libpython from 3.9 on, though not in the limited API's headers.
 unsafe extern "C" {
+    pub fn PyInterpreterState_ThreadHead(state: *mut PyInterpreterState) -> *mut PyThreadState;
     pub fn PyThreadState_DeleteCurrent();
     pub fn PyThreadState_GetInterpreter(state: *mut PyThreadState) -> *mut PyInterpreterState;
+    pub fn PyThreadState_Next(state: *mut PyThreadState) -> *mut PyThreadState;
 }
 
 /// `Py_IsFinalizing`, `_Py_IsFinalizing` before 3.13.
@@ -23,6 +25,9 @@ static UNCHECKED: AtomicPtr<()> = AtomicPtr::new(nothing_is_attached as Unchecke
 /// Up to 3.11 the getter names the holder of the process's one GIL, on whichever thread; then this is where a thread state
 /// has the ident of the thread that created it. From 3.12 on the getter is thread-local and exact, and this is 0.
 static THREAD_ID: AtomicU32 = AtomicU32::new(0);
+
+/// Where `PyExc_PythonFinalizationError` is; null before 3.13.
+static FINALIZATION_ERROR: AtomicPtr<*mut PyObject> = AtomicPtr::new(null_mut());
 
 /// The getter until there is one.
 unsafe extern "C" fn nothing_is_attached() -> *mut PyThreadState {
@@ -70,6 +75,9 @@ pub fn resolve() -> Result<(), &'static str> {
     };
     // Relaxed: see `unchecked`; whoever gets to call this library at all was told by the thread that imports it.
     THREAD_ID.store(thread_id, Ordering::Relaxed);
+    if let Some(error) = symbol(c"PyExc_PythonFinalizationError") {
+        FINALIZATION_ERROR.store(error.cast(), Ordering::Relaxed);
+    }
     UNCHECKED.store(unchecked.cast(), Ordering::Relaxed); // both names have had the getter's signature since 3.5
     // SAFETY: both names have had this signature since 3.7.
     let is_finalizing =
@@ -82,6 +90,31 @@ pub fn resolve() -> Result<(), &'static str> {
 pub fn is_finalizing() -> bool {
     // SAFETY: reads a flag; callable always.
     IS_FINALIZING.get().is_some_and(|is_finalizing| unsafe { is_finalizing() } != 0)
+}
+
+/// `PythonFinalizationError`, or `RuntimeError` before 3.13; borrowed.
+///
+/// # Safety
+/// Attached.
+pub unsafe fn finalization_error() -> *mut PyObject {
+    // Relaxed: see `unchecked`.
+    let error = FINALIZATION_ERROR.load(Ordering::Relaxed);
+    // SAFETY: null, or where CPython has a static class; so is the other.
+    unsafe { error.as_ref().map_or(ffi::PyExc_RuntimeError, |error| *error) }
+}
+
+/// Is the attached thread state the only one of its interpreter?
+///
+/// # Safety
+/// Attached.
+pub unsafe fn is_alone() -> bool {
+    // SAFETY: attached. New states come in at the head of the list, and those of others, which may be freed at any
+    // moment, are not looked into: only the interpreter and the state of this thread are.
+    unsafe {
+        let state = ffi::PyThreadState_Get();
+        PyInterpreterState_ThreadHead(PyThreadState_GetInterpreter(state)) == state
+            && PyThreadState_Next(state).is_null()
+    }
 }
 
 /// Does `PyThreadState_New` take a lock that `os.fork` neither waits for nor repairs in the child? Up to 3.11.

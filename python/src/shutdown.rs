@@ -5,11 +5,14 @@
 //! first: once the main interpreter finalizes, no thread of any interpreter can attach any more. A hook that runs later
 //! than that finds nobody to wait for.
 
+use crate::deadline::{self, Then};
 use crate::interrupt::{self, Watch};
 use crate::late::Late;
+use crate::residents::{self, Asks, LOOK_EVERY, STAY_AT_MOST};
 use crate::table::{self, Interpreter, REGISTRY};
-use crate::{fork, keeper, levels, on_close, python, signals};
-use interp_guard::{CloseError, Closing, DrainError, DrainOptions, InterpreterId};
+use crate::threads::Names;
+use crate::{fork, keeper, levels, on_close, python, report, selfhold, signals};
+use interp_guard::{CloseError, Closing, DrainError, DrainOptions, DrainTimeout, InterpreterId};
 use pyo3_ffi as ffi;
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -32,9 +35,17 @@ static MAIN_IS_DRAINED: AtomicBool = AtomicBool::new(false);
 /// The thread on which the main interpreter's hook ran last, as `pthread_self` says, or 0.
 static MAIN_ENDS_ON: AtomicU64 = AtomicU64::new(0);
 
+/// Has an end of this epoch gone on with guards out, as the application chose? It was said who has them.
+static GONE_ON: AtomicBool = AtomicBool::new(false);
+
 /// Writes one line to standard error, which may be closed.
 pub fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "interp_guard: {line}");
+}
+
+/// See [`GONE_ON`].
+pub fn has_gone_on() -> bool {
+    GONE_ON.load(Ordering::Relaxed) // read where it was set, or when that is long over
 }
 
 /// Python is gone, and may come back.
@@ -43,6 +54,7 @@ pub fn begin_epoch() {
     MAIN_IS_DRAINED.store(false, Ordering::Release);
     MAIN_IS_ENDING.store(false, Ordering::Release);
     MAIN_ENDS_ON.store(0, Ordering::Relaxed);
+    GONE_ON.store(false, Ordering::Relaxed);
     fork::begin_epoch();
 }
 
@@ -104,6 +116,8 @@ pub unsafe fn close_and_drain() {
     let mut ids = if is_main { table::ids() } else { vec![id] };
     ids.reverse(); // newest first, the main interpreter last
     // SAFETY: attached.
+    unsafe { hush_refused_threads() };
+    // SAFETY: attached.
     let late = unsafe { Late::begin() };
     let mut closings: Vec<_> = ids.into_iter().map(|id| (id, on_close::close(id))).collect();
     refuse_to_wait_for_oneself(closings.iter().map(|(id, _)| *id));
@@ -118,8 +132,9 @@ pub unsafe fn close_and_drain() {
         match closing {
             Ok((closing, _)) => wait.drain(closing),
             Err(CloseError::AlreadyClosing) => wait.until_somebody_else_has_drained(id),
-            Err(CloseError::NotFound) => {}
+            Err(CloseError::NotFound) => {} // drained before, from the outside
         }
+        wait.until_threads_have_left(id);
     }
     late.finish(&mut wait);
     if is_main {
@@ -173,6 +188,15 @@ fn refuse_to_wait_for_oneself(mut ids: impl Iterator<Item = InterpreterId>) {
         "interpreter {id} cannot finalize: this thread is inside PyThreadState_Ensure for it, and would wait for itself. \
          Release it first. The process ends with status 1"
     ));
+    // SAFETY: the callers are attached.
+    unsafe { end_process() }
+}
+
+/// Ends the process with status 1. What Python code has printed is not lost.
+///
+/// # Safety
+/// Attached.
+unsafe fn end_process() -> ! {
     // SAFETY: attached; objects are checked for null and given back; the process then ends.
     unsafe {
         for stream in [c"stdout", c"stderr"] {
@@ -186,10 +210,31 @@ fn refuse_to_wait_for_oneself(mut ids: impl Iterator<Item = InterpreterId>) {
     }
 }
 
+/// Soon threads are refused, and end by it: see `_quiet.py`.
+///
+/// # Safety
+/// Attached, with no exception set.
+unsafe fn hush_refused_threads() {
+    // SAFETY: attached; objects are checked for null and given back.
+    unsafe {
+        let module = ffi::PyImport_ImportModule(c"interp_guard._quiet".as_ptr());
+        if !module.is_null() {
+            ffi::Py_XDECREF(ffi::PyObject_CallMethod(module, c"hush_threading".as_ptr(), std::ptr::null()));
+            ffi::Py_DecRef(module);
+        }
+        if !ffi::PyErr_Occurred().is_null() {
+            ffi::PyErr_WriteUnraisable(std::ptr::null_mut()); // as what a signal handler raises
+        }
+    }
+}
+
 /// One hook's waiting: with the GIL released, looking up now and then.
 pub struct Wait {
     watch: Option<Watch>,
+    is_main: bool,
     began: Instant,
+    /// When it ceases to wait for threads that have left their guards.
+    threads_until: Option<Instant>,
     asked: u32,
     next_report: Instant,
     interval: Duration,
@@ -200,7 +245,9 @@ impl Wait {
     fn begin(is_main: bool) -> Self {
         Self {
             watch: Watch::begin(is_main),
+            is_main,
             began: Instant::now(),
+            threads_until: None,
             asked: 0,
             next_report: Instant::now() + FIRST_REPORT,
             interval: FIRST_REPORT,
@@ -219,23 +266,59 @@ impl Wait {
         due || asked
     }
 
+    /// What comes now, if the time that the application has set is over.
+    fn over(&self) -> Option<Then> {
+        deadline::limit().and_then(|(limit, then)| (self.began.elapsed() >= limit).then_some(then))
+    }
+
+    /// Is it certain that nobody can close the guards of `id`? Where the application has set a time, that is kept to.
+    fn is_hopeless(&self, id: InterpreterId) -> bool {
+        deadline::limit().is_none() && selfhold::is_hopeless(id, self.watch.is_some())
+    }
+
+    /// `Python cannot end yet: what (1.5 s)`
+    fn say(&self, id: InterpreterId, what: &str, lines: &str) {
+        let who = if self.is_main { "Python".to_owned() } else { format!("interpreter {id}") };
+        let waited = self.began.elapsed().as_secs_f64();
+        say(&format!("{who} cannot end yet: {what} ({waited:.1} s){lines}"));
+    }
+
+    /// Says that the end does not wait any longer, and what comes now. To be called attached.
+    fn give_up(&self, then: Then, what: &str, lines: &str) {
+        let waited = self.began.elapsed().as_secs_f64();
+        let next = match then {
+            Then::GoOn => "Python goes on",
+            Then::Exit => "the process ends with status 1",
+        };
+        say(&format!("the wait is over after {waited:.1} s, as was asked for: {what}; {next}{lines}"));
+        match then {
+            Then::GoOn => GONE_ON.store(true, Ordering::Relaxed), // see `has_gone_on`
+            // SAFETY: attached.
+            Then::Exit => unsafe { end_process() },
+        }
+    }
+
     /// Waits until `closing` is drained. Attached before and after, not while it waits.
     fn drain(&mut self, mut closing: Closing<'static, Interpreter>) {
         loop {
             // SAFETY: attached.
             let state = unsafe { ffi::PyEval_SaveThread() };
-            let mut looked = Instant::now();
+            let mut looked: Option<Instant> = None;
+            let mut hopeless = false;
+            let id = closing.id();
             let look_up = || {
-                if looked.elapsed() >= SLICE {
+                if looked.is_none_or(|looked| looked.elapsed() >= SLICE) {
                     // SAFETY: saved above, and saved again.
                     unsafe {
                         ffi::PyEval_RestoreThread(state);
                         run_signal_handlers();
                         ffi::PyEval_SaveThread();
                     }
-                    looked = Instant::now();
+                    hopeless = self.is_hopeless(id);
+                    looked = Some(Instant::now());
                 }
-                if self.report_is_due() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                let stop = hopeless || self.over().is_some() || self.report_is_due();
+                if stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             };
             let result = closing.drain_with(DrainOptions::new().interrupt(look_up));
             // SAFETY: saved above.
@@ -245,14 +328,27 @@ impl Wait {
                 Err(DrainError::Superseded(_)) => return,
                 Err(DrainError::Unbalanced(timeout)) => {
                     // Which guards are out, if any, nobody can tell any more, and none of them can be waited for.
-                    return say(&format!("more guards were closed than taken: {timeout}"));
+                    return say(&report::unbalanced(&timeout, id, &names_to_show()));
                 }
                 Err(DrainError::Interrupted(timeout)) => {
-                    let waited = self.began.elapsed().as_secs_f64();
-                    say(&format!("waiting, {waited:.1} s so far, before Python can end: {timeout}"));
+                    let (out, lines) = (report::still_out(id, timeout.outstanding()), lines_of(&timeout));
+                    if hopeless {
+                        refuse_to_wait_alone(id, &out, &lines);
+                    }
+                    if let Some(then) = self.over() {
+                        self.give_up(then, &out, &lines);
+                        // SAFETY: `timeout` has the `Closing`.
+                        return unsafe { keeper::end_undrained(id) };
+                    }
+                    self.say(id, &out, &lines);
                     timeout.into_closing()
                 }
                 Err(refused) => {
+                    if let Some(then) = self.over() {
+                        self.give_up(then, &refused.to_string(), "");
+                        // SAFETY: `refused` has the `Closing`.
+                        return unsafe { keeper::end_undrained(id) };
+                    }
                     if self.report_is_due() {
                         say(&refused.to_string());
                     }
@@ -292,12 +388,64 @@ impl Wait {
                 return self.drain(closing); // it gave up
             }
             detached(|| std::thread::sleep(SLICE / 10));
+            let what = format!("{}, and another thread is draining it", report::still_out(id, out));
+            if let Some(then) = self.over() {
+                return self.give_up(then, &what, "");
+            }
             if self.report_is_due() {
-                say(&format!("interpreter {id}: another thread is draining it, with {out} guards out"));
+                self.say(id, &what, "");
             }
             run_signal_handlers();
         }
     }
+
+    /// Waits, for a while, until the threads that had a guard of `id` have left it. Attached before and after.
+    fn until_threads_have_left(&mut self, id: InterpreterId) {
+        // SAFETY: attached, with no exception set.
+        while let Some(still) = unsafe { residents::still_in(id, Asks::TheEnd) } {
+            let lines = || still.lines(&names_to_show());
+            let until = *self.threads_until.get_or_insert_with(|| Instant::now() + STAY_AT_MOST);
+            match self.over() {
+                Some(then) => return self.give_up(then, &still.what(id), &lines()),
+                None if deadline::limit().is_none() && Instant::now() >= until => {
+                    let waited = self.began.elapsed().as_secs_f64();
+                    let what = still.what(id);
+                    return say(&format!("Python goes on after {waited:.1} s, although {what}{}", lines()));
+                }
+                None if self.report_is_due() => self.say(id, &still.what(id), &lines()),
+                None => {}
+            }
+            detached(|| std::thread::sleep(LOOK_EVERY));
+            run_signal_handlers();
+        }
+    }
+}
+
+/// A line for each guard, by the attached interpreter's names of threads.
+fn lines_of(timeout: &DrainTimeout<'_, Interpreter>) -> String {
+    report::holder_lines(timeout, &names_to_show())
+}
+
+/// The names of threads. To be called attached; what a signal handler raises meanwhile is shown.
+fn names_to_show() -> Names {
+    // SAFETY: attached.
+    unsafe {
+        let names = Names::of_interpreter();
+        if !ffi::PyErr_Occurred().is_null() {
+            ffi::PyErr_WriteUnraisable(std::ptr::null_mut());
+        }
+        names
+    }
+}
+
+/// The only thread of the process waits for its own guards. As [`refuse_to_wait_for_oneself`].
+fn refuse_to_wait_alone(id: InterpreterId, out: &str, lines: &str) {
+    say(&format!(
+        "interpreter {id} cannot finalize: {out}, and this thread, which would wait, is the only one that could close it. \
+         The process ends with status 1{lines}"
+    ));
+    // SAFETY: the callers are attached.
+    unsafe { end_process() }
 }
 
 /// Runs `f` with the GIL released.
@@ -365,7 +513,7 @@ fn drain_until(id: InterpreterId, end: Option<Instant>, signals: bool, watch: Op
         Err(CloseError::NotFound) => return Drained::NotFound,
         Err(CloseError::AlreadyClosing) => return Drained::AlreadyClosing,
     };
-    let is_attached = !levels::attached().is_null();
+    let (is_attached, began) = (!levels::attached().is_null(), Instant::now());
     let mut asked = 0;
     loop {
         let left = end.map(|end| end.saturating_duration_since(Instant::now()));
@@ -384,16 +532,30 @@ fn drain_until(id: InterpreterId, end: Option<Instant>, signals: bool, watch: Op
         closing = match result {
             Ok(interpreter) => {
                 keeper::end(interpreter);
-                return Drained::Done;
+                return match is_attached {
+                    true => until_threads_have_left(id, end, signals),
+                    false => Drained::Done, // the interpreter's own hook waits for them
+                };
             }
             Err(DrainError::Timeout(timeout)) if end.is_some_and(|end| Instant::now() >= end) => {
-                return Drained::TimedOut(timeout.to_string());
+                let names = names(is_attached, signals);
+                // SAFETY: with `signals` the caller is attached.
+                if signals && unsafe { !ffi::PyErr_Occurred().is_null() } {
+                    return Drained::Raised;
+                }
+                return Drained::TimedOut(report::timed_out(&timeout, id, began.elapsed(), &names));
             }
             Err(DrainError::Timeout(timeout)) => timeout.into_closing(),
             Err(DrainError::Interrupted(timeout)) => {
                 asked += 1;
-                say(&format!("waiting: {timeout}"));
+                let (out, waited) =
+                    (report::still_out(id, timeout.outstanding()), began.elapsed().as_secs_f64());
+                let lines = report::holder_lines(&timeout, &names(is_attached, false));
+                say(&format!("the drain waits: {out} ({waited:.1} s){lines}"));
                 timeout.into_closing()
+            }
+            Err(DrainError::Unbalanced(timeout)) => {
+                return Drained::Failed(report::unbalanced(&timeout, id, &names(is_attached, false)));
             }
             Err(other) => return Drained::Failed(other.to_string()),
         };
@@ -402,4 +564,45 @@ fn drain_until(id: InterpreterId, end: Option<Instant>, signals: bool, watch: Op
             return Drained::Raised;
         }
     }
+}
+
+/// The names of threads. With `raises`, what a signal handler raises meanwhile is set afterwards; without, the
+/// caller's own exception stays as it is.
+#[allow(deprecated)] // the functions of 3.9
+fn names(is_attached: bool, raises: bool) -> Names {
+    if !is_attached {
+        return Names::said();
+    }
+    // SAFETY: attached; what is fetched is restored.
+    unsafe {
+        if raises {
+            return Names::of_interpreter();
+        }
+        let [mut kind, mut value, mut trace] = [std::ptr::null_mut(); 3];
+        ffi::PyErr_Fetch(&mut kind, &mut value, &mut trace);
+        let names = names_to_show();
+        ffi::PyErr_Restore(kind, value, trace);
+        names
+    }
+}
+
+/// Waits, for a while, until the threads that had a guard of `id`, which is drained, have left it. To be called
+/// attached.
+fn until_threads_have_left(id: InterpreterId, end: Option<Instant>, signals: bool) -> Drained {
+    let until = Instant::now() + STAY_AT_MOST;
+    let until = end.map_or(until, |end| end.min(until));
+    // SAFETY: attached.
+    while let Some(still) = unsafe { residents::still_in(id, Asks::Drain) } {
+        if Instant::now() >= until {
+            let lines = still.lines(&names(true, false));
+            say(&format!("the drain is over, although {}{lines}", still.what(id)));
+            break;
+        }
+        detached(|| std::thread::sleep(LOOK_EVERY));
+        // SAFETY: attached.
+        if signals && unsafe { ffi::PyErr_CheckSignals() } != 0 {
+            return Drained::Raised;
+        }
+    }
+    Drained::Done
 }

@@ -3,7 +3,8 @@
 //! An ID is `epoch << 40 | PyInterpreterState_GetID`: CPython's own ID until the process initialises Python a second
 //! time, when CPython begins again at 0. A `Py_AtExit` callback ends the epoch.
 
-use crate::{fork, hook, keeper, on_close, shutdown};
+use crate::threads::Names;
+use crate::{fork, hook, keeper, on_close, report, residents, shutdown};
 use interp_guard::{InterpreterId, RegisterError, Registry};
 use pyo3_ffi::{self as ffi, PyInterpreterState, PyThreadState};
 use std::ffi::CStr;
@@ -48,9 +49,14 @@ pub fn main_id() -> Option<InterpreterId> {
     id_in_epoch(0)
 }
 
+/// CPython's own ID of the interpreter.
+pub fn number_of(id: InterpreterId) -> i64 {
+    i64::from(id) & ((1 << EPOCH_SHIFT) - 1)
+}
+
 /// Is this the ID of a subinterpreter?
 pub fn is_sub(id: InterpreterId) -> bool {
-    i64::from(id) & ((1 << EPOCH_SHIFT) - 1) != 0
+    number_of(id) != 0
 }
 
 /// The interpreters of this epoch that are registered, oldest first. What an earlier one has left, because somebody guards it
@@ -197,8 +203,13 @@ pub fn retire(id: InterpreterId) {
         guard.keeper.store(null_mut(), Ordering::Relaxed);
     }
     let Ok(closing) = REGISTRY.close(id) else { return };
-    if let Err(left) = closing.drain(Some(std::time::Duration::ZERO)) {
-        shutdown::say(&format!("the interpreter ends, and nobody can wait any more: {}", left.timeout()));
+    if let Err(left) = closing.drain(Some(std::time::Duration::ZERO))
+        && !shutdown::has_gone_on()
+    {
+        let (out, lines) =
+            (left.timeout().outstanding(), report::holder_lines(left.timeout(), &Names::said()));
+        let out = report::still_out(id, out);
+        shutdown::say(&format!("the interpreter ends, and nobody can wait any more: {out}{lines}"));
     }
 }
 
@@ -227,6 +238,7 @@ extern "C" fn end_epoch() {
         retire(id);
     }
     shutdown::begin_epoch();
+    residents::begin_epoch();
     EPOCH_ENDS.store(false, Ordering::Relaxed);
     EPOCH.fetch_add(1, Ordering::Relaxed);
 }

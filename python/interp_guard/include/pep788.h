@@ -8,7 +8,8 @@
  *
  * PyInterpreterGuard *PyInterpreterGuard_FromCurrent(void)
  *     Keeps the calling thread's interpreter from finalizing until the guard is closed. NULL with an exception set if it is
- *     finalizing (PythonFinalizationError, RuntimeError before 3.13). Context: attached.
+ *     finalizing (interp_guard.InterpreterFinalizing: a PythonFinalizationError, before 3.13 a RuntimeError, and an
+ *     interp_guard.Refused). Context: attached.
  * PyInterpreterGuard *PyInterpreterGuard_FromView(PyInterpreterView *)
  *     The same for the interpreter of a view. NULL, no exception, if it is finalizing or gone.
  *     Context: signal-safe where the names are ours; CPython's own is not.
@@ -188,7 +189,9 @@ static inline PyThreadStateToken *InterpGuard_EnsureID(int64_t id) { return Inte
 static inline int InterpGuard_Release(PyThreadStateToken *token) { return InterpGuard_api->release_checked(token); }
 
 /* Closes an interpreter for good and waits until nobody guards it; timeout_ns < 0: without limit. For the owner of a
- * subinterpreter that is about to be destroyed. After INTERP_GUARD_TIMEOUT it is closed, and can be drained again.
+ * subinterpreter that is about to be destroyed. Called attached, it then waits for threads that had a guard and are still in
+ * the interpreter, until the timeout and for ten seconds at most, and reports who has stayed. After INTERP_GUARD_TIMEOUT it
+ * is closed, and can be drained again.
  * In the main thread, Ctrl-C has the guards that are out reported, and a second one ends the process with status 130; where
  * the caller is attached to the main interpreter and Python code has set a handler, that is called once this returns.
  * Context: normal; blocks, with the GIL released. */

@@ -12,7 +12,7 @@
  *
  * PyInterpreterState *PyInterpreterState_Hold(void)
  *     A reference to the calling thread's interpreter. NULL with an exception set if it is finalizing
- *     (PythonFinalizationError, RuntimeError before 3.13) or nobody imported the package in it. Context: attached.
+ *     (interp_guard.InterpreterFinalizing, as in pep788.h) or nobody imported the package in it. Context: attached.
  * PyInterpreterState *PyInterpreterState_Lookup(int64_t id)
  *     A reference to the interpreter that has this ID, which is PyInterpreterState_GetID's until the process initialises
  *     Python a second time, and InterpGuard_CurrentID's always. NULL, no exception, if it is finalizing, gone, or unknown.

@@ -357,11 +357,21 @@ static PyObject *signals(PyObject *self, PyObject *arguments) {
 
 /* --- the module --------------------------------------------------------------------------------------------------- */
 
+/* Takes a reference of the calling interpreter and releases it, or raises what that says. */
+static PyObject *hold(PyObject *self, PyObject *unused) {
+    (void)self, (void)unused;
+    PyInterpreterState *held = PyInterpreterState_Hold();
+    if (held == NULL) return NULL;
+    PyInterpreterState_Release(held);
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
     {"run_scenarios", run_scenarios, METH_NOARGS, NULL},
     {"start_daemon", start_daemon, METH_O, NULL},
     {"daemon_is_running", daemon_is_running, METH_NOARGS, NULL},
     {"release_without_ensure", release_without_ensure, METH_NOARGS, NULL},
+    {"hold", hold, METH_NOARGS, NULL},
     {"signals", signals, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
@@ -371,7 +381,13 @@ static int exec(PyObject *module) {
     return import_interp_guard();
 }
 
-static PyModuleDef_Slot slots[] = {{Py_mod_exec, (void *)exec}, {0, NULL}};
+static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, (void *)exec},
+#if PY_VERSION_HEX >= 0x030C0000
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#endif
+    {0, NULL},
+};
 
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT, "ig_test_v1", NULL, 0, methods, slots, NULL, NULL, NULL,

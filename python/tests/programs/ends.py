@@ -47,28 +47,48 @@ assert status == 1 and out == "printed\n", (status, out, err)
 assert "interpreter 0 cannot finalize: this thread is inside PyThreadState_Ensure" in err, err
 print("record: self-hold by an ensure level |", "reported, exit status", status)
 
-# A raw guard that nobody gives back is reported, and again: with the ledger, by thread and call site.
+# So it is with a raw guard, if no other thread exists that could close it: nor has a signal a handler that might.
+for begin, code in (
+    (START, "assert ig_test.leave_guard() == 0\nprint('printed')\nsys.stdout.flush()\n"),
+    (START, "guards = interp_guard.lookup(0), interp_guard.lookup(0)\nprint('printed')\n"),
+    (START, INTERPRETERS + "guard = interp_guard.lookup(sub)\nprint('printed')\ninterpreters.destroy(sub)\n"),
+):
+    code = code.replace("guard = interp_guard.lookup(sub)", "sub = interpreters.create()\nassert not interpreters.run_string("
+                        "sub, 'import interp_guard')\nguard = interp_guard.lookup(int(sub))")
+    status, out, err = run(code, INTERP_GUARD_LEDGER="1")
+    assert (status, out) == (1, "printed\n") and "is the only one that could close it" in err, (code, status, out, err)
+    assert "\n  MainThread  0.0 s  " in err and ", by the thread that waits\n" in err, err
+print("record: self-hold by a raw guard, no other thread | reported, exit status", status)
+status, out, err = run(
+    "import signal\n"
+    "guard = interp_guard.lookup(0)\n"
+    "signal.signal(signal.SIGALRM, lambda *_: guard.close())\n"
+    "signal.setitimer(signal.ITIMER_REAL, 0.3)\n"
+)
+assert (status, without_reports(err)) == (0, ""), (status, out, err)
+
+# A guard that another thread has, and does not give back, is reported, and again: with the ledger, by thread and call
+# site.
 for ledger in ("0", "1"):
-    process = start("assert ig_test.leave_guard() == 0\n", INTERP_GUARD_LEDGER=ledger)
-    first = lines_until(process.stderr, "interp_guard: waiting")
-    if ledger == "1":
-        first += lines_until(process.stderr, "ig_test")  # the call site's library
-    again = lines_until(process.stderr, "interp_guard: waiting")
-    assert "1 guard is out" in again[-1], again
+    process = start("assert ig_test.leave_guard() == 0\nig_test.give_back()\n", INTERP_GUARD_LEDGER=ledger)
+    first = lines_until(process.stderr, "cannot end yet")
+    first += lines_until(process.stderr, "ig_test" if ledger == "1" else "INTERP_GUARD_LEDGER=1")
+    again = lines_until(process.stderr, "cannot end yet")
+    assert "Python cannot end yet: 1 guard of interpreter 0 is still out (" in again[-1], again
     report = " ".join("".join(first).replace(os.path.dirname(ig_test.__file__), "..").split())
-    print(f"record: self-hold by a raw guard, ledger {'on' if ledger == '1' else 'off'} | {report}, and again")
+    print(f"record: a guard that nobody gives back, ledger {'on' if ledger == '1' else 'off'} | {report}, and again")
 
     # Ctrl-C: the report; a second one: status 130.
     process.send_signal(signal.SIGINT)
-    lines_until(process.stderr, "interp_guard: waiting")
+    lines_until(process.stderr, "cannot end yet")
     press_until_it_ends(process)
 print("record: Ctrl-C twice while it waits | the report, then status 130")
 
 # Ctrl-C once, and then the guard comes back: the process ends as it would have.
 process = start("assert ig_test.leave_guard() == 0\nig_test.give_back()\n")
-lines_until(process.stderr, "interp_guard: waiting")
+lines_until(process.stderr, "cannot end yet")
 process.send_signal(signal.SIGINT)
-lines_until(process.stderr, "interp_guard: waiting")
+lines_until(process.stderr, "cannot end yet")
 out, err = process.communicate("now", timeout=120)
 assert process.returncode == 0, (process.returncode, out, err)
 
@@ -79,10 +99,10 @@ process = start(
     "assert ig_test.leave_guard() == 0\n"
     "ig_test.give_back()\n"
 )
-lines_until(process.stderr, "interp_guard: waiting")
+lines_until(process.stderr, "cannot end yet")
 process.send_signal(signal.SIGINT)
 assert process.stdout.readline() == "mine\n"
-lines_until(process.stderr, "interp_guard: waiting")
+lines_until(process.stderr, "cannot end yet")
 out, err = process.communicate("now", timeout=120)
 assert process.returncode == 0, (process.returncode, out, err)
 
@@ -94,15 +114,18 @@ before = signal.signal(signal.SIGINT, lambda *_: None)
 import interp_guard, ig_test
 signal.signal(signal.SIGINT, before)
 assert ig_test.leave_guard() == 0
+ig_test.give_back()
 """
 SUB = INTERPRETERS + """
+import threading
+threading.Thread(target=threading.Event().wait, daemon=True).start()  # which might close a guard
 sub = interpreters.create()
 assert not interpreters.run_string(sub, "import interp_guard; guard = interp_guard.lookup(interp_guard.current())")
 interpreters.destroy(sub)
 """
 for begin, code in (("", OTHER_HANDLER), (START, SUB), ("", SUB)):
     process = start(code, begin)
-    lines_until(process.stderr, "interp_guard: waiting")
+    lines_until(process.stderr, "cannot end yet")
     press_until_it_ends(process)
 
 # So it is in InterpGuard_Drain, and in a subinterpreter's drain(); after that Python sees the Ctrl-C that came once.
@@ -126,7 +149,7 @@ for call in ("ig_test.drain(0)", IN_A_SUB):
         process = start(DRAIN.replace("CALL", call))
         assert process.stdout.readline() == "closing\n"
         process.send_signal(signal.SIGINT)
-        lines_until(process.stderr, "interp_guard: waiting: interpreter 0: 1 guard is out")
+        lines_until(process.stderr, "interp_guard: the drain waits: 1 guard of interpreter 0 is still out (")
         if once:
             out, err = process.communicate("now", timeout=120)
             assert (process.returncode, out) == (0, "interrupted\n"), (process.returncode, out, err)

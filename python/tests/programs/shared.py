@@ -26,7 +26,7 @@ def until_closing(id):
 
 def without_reports(err):
     """Standard error but for the reports of a hook that waits: on a busy machine it may take the half second that they need."""
-    return re.sub(r"^interp_guard: waiting.*\n(?:  .*\n)*", "", err, flags=re.M)
+    return re.sub(r"^interp_guard: .* cannot end yet: .*\n(?:  .*\n)*", "", err, flags=re.M)
 
 
 def press_until_it_ends(process):
