@@ -47,3 +47,4 @@ cdef extern from "pep788.h":
     PyThreadStateToken *InterpGuard_EnsureID(int64_t) nogil
     int InterpGuard_Release(PyThreadStateToken *) nogil
     int InterpGuard_Drain(int64_t, int64_t) nogil
+    int InterpGuard_OnClose(int64_t, void (*)(int64_t, void *) noexcept, void *)

@@ -2,6 +2,7 @@
 """Every name of ``interp_guard/__init__.pxd``, called."""
 
 cimport interp_guard as ig
+from libc.stdint cimport int64_t
 
 ig.import_interp_guard()
 
@@ -31,6 +32,10 @@ cdef int call_detached(ig.PyInterpreterView *view) noexcept nogil:
     return right
 
 
+cdef void nothing_to_do(int64_t id, void *data) noexcept:
+    pass
+
+
 def check():
     cdef ig.PyInterpreterGuard *guard = ig.PyInterpreterGuard_FromCurrent()
     ig.PyInterpreterGuard_Close(guard)
@@ -41,6 +46,7 @@ def check():
     ig.PyInterpreterView_Close(view)
     ig.PyInterpreterView_Close(ig.PyInterpreterView_FromMain())
     assert ig.InterpGuard_CurrentID() == 0
+    assert ig.InterpGuard_OnClose(12345, nothing_to_do, NULL) == ig.INTERP_GUARD_NOT_FOUND
     assert ig.INTERP_GUARD_FINALIZING == 2 and ig.INTERP_GUARD_TIMEOUT == 7
     assert ig.INTERP_GUARD_WOULD_DEADLOCK == 8 and ig.INTERP_GUARD_ALREADY_CLOSING == 9
     assert ig.INTERP_GUARD_INTERNAL == 11

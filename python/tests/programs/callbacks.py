@@ -399,7 +399,7 @@ import interp_guard
 @interp_guard.callback
 @VOID
 def end(number):
-    atexit._run_exitfuncs()
+    ctypes.pythonapi.Py_Exit(0)
 calls.call(b"void", ctypes.c_void_p(end.address))
 print("went on")
 """,
