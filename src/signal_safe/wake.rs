@@ -6,6 +6,7 @@
 //! to the same number needs 2^32 releases between D0 and the sleep.
 
 use super::sync::{Atomic, Ordering};
+#[cfg(not(loom))]
 use super::sys;
 use libc::timespec;
 
