@@ -1,7 +1,8 @@
 //! The broken twins: the library with one mistake built in, each of which some test must see.
 //!
 //! A twin is built by this test, in release, with `--cfg interp_guard_inject="..."` for the packages of this workspace
-//! only, into a target folder of its own; nothing of it is in a normal build. Where a twin goes unnoticed, the test that
+//! only, into a target folder of its own; nothing of it is in a normal build. `cargo test` has two of them;
+//! `.ci/steps/45-twins`, which is `cargo test --test broken_twins -- --include-ignored`, all. Where a twin goes unnoticed, the test that
 //! should have seen it proves nothing, and this fails.
 #![allow(missing_docs)]
 
@@ -158,16 +159,19 @@ fn no_second_look_at_the_word() {
 }
 
 #[test]
+#[ignore = "a release build each: .ci/steps/45-twins runs it"]
 fn no_drain() {
     the_stress_sees("no_drain");
 }
 
 #[test]
+#[ignore = "a release build each: .ci/steps/45-twins runs it"]
 fn displacement_lowered_before_vacating() {
     the_stress_sees("displacement_early");
 }
 
 #[test]
+#[ignore = "a release build each: .ci/steps/45-twins runs it"]
 fn no_heavy_fence() {
     if interp_guard::platform::missing_for_per_cpu().is_some() {
         return println!("this machine has no per-CPU counters, and so no heavy fence to leave out");
@@ -181,17 +185,20 @@ fn no_heavy_fence() {
 }
 
 #[test]
+#[ignore = "a release build each: .ci/steps/45-twins runs it"]
 fn sums_in_the_wrong_order() {
     the_test_sees("sums_reversed", "protocol", "a_guard_handed_on_is_never_missed");
 }
 
 #[test]
+#[ignore = "a release build each: .ci/steps/45-twins runs it"]
 fn sums_far_apart_in_the_right_order_are_no_mistake() {
     let (passed, text) = run(Some("pause_between_sums"), "protocol", "a_guard_handed_on_is_never_missed");
     assert!(passed, "{text}");
 }
 
 #[test]
+#[ignore = "a release build each: .ci/steps/45-twins runs it"]
 fn fork_generation_not_checked_in_the_child() {
     the_test_sees(
         "generation_unchecked",
@@ -201,11 +208,13 @@ fn fork_generation_not_checked_in_the_child() {
 }
 
 #[test]
+#[ignore = "a release build each: .ci/steps/45-twins runs it"]
 fn push_not_woken() {
     the_test_sees("push_not_woken", "pending", "a_push_wakes_the_worker");
 }
 
 #[test]
+#[ignore = "a release build each: .ci/steps/45-twins runs it"]
 fn system_calls_by_way_of_the_c_library() {
     the_test_sees("errno_touched", "handlers", "errno_is_preserved");
     the_test_sees("errno_touched", "signal_ledger", "errno_is_preserved");
@@ -213,6 +222,7 @@ fn system_calls_by_way_of_the_c_library() {
 }
 
 #[test]
+#[ignore = "a release build each: .ci/steps/45-twins runs it"]
 fn sections_that_the_kernel_does_not_abort() {
     if interp_guard::platform::missing_for_per_cpu().is_some() {
         return println!("this machine has no restartable sequences to leave out");
@@ -221,6 +231,7 @@ fn sections_that_the_kernel_does_not_abort() {
 }
 
 #[test]
+#[ignore = "a release build each: .ci/steps/45-twins runs it"]
 fn sections_that_dawdle_are_no_mistake() {
     if interp_guard::platform::missing_for_per_cpu().is_some() {
         return println!("this machine has no restartable sequences to draw out");
@@ -231,12 +242,14 @@ fn sections_that_dawdle_are_no_mistake() {
 }
 
 #[test]
+#[ignore = "a release build each: .ci/steps/45-twins runs it"]
 fn counters_that_wrap_are_no_mistake() {
     let (passed, text) = run(Some("counters_near_wrap"), "edges", "guards_across_the_wrap");
     assert!(passed, "{text}");
 }
 
 #[test]
+#[ignore = "a release build each: .ci/steps/45-twins runs it"]
 fn sums_that_do_not_wrap() {
     the_test_sees("sums_saturate", "edges", "guards_across_the_wrap");
 }
@@ -247,6 +260,7 @@ fn guard_dropped_before_restoring() {
 }
 
 #[test]
+#[ignore = "a release build each: .ci/steps/45-twins runs it"]
 fn daemon_flag_of_an_outer_level_changed() {
     the_test_sees(
         "daemon_flag_outer",
@@ -256,6 +270,7 @@ fn daemon_flag_of_an_outer_level_changed() {
 }
 
 #[test]
+#[ignore = "a release build each: .ci/steps/45-twins runs it"]
 fn destroyed_what_ensure_did_not_create() {
     the_test_sees(
         "destroy_borrowed",
@@ -265,16 +280,19 @@ fn destroyed_what_ensure_did_not_create() {
 }
 
 #[test]
+#[ignore = "a release build each: .ci/steps/45-twins runs it"]
 fn displacement_lowered_early_under_the_stepper() {
     the_test_sees("displacement_early", "every_instruction", "signal_at_each_instruction_shared");
 }
 
 #[test]
+#[ignore = "a release build each: .ci/steps/45-twins runs it"]
 fn no_second_look_under_the_stepper() {
     the_test_sees("no_a4", "every_instruction", "interpreter_taken_away_at_each_instruction_shared");
 }
 
 #[test]
+#[ignore = "a release build each: .ci/steps/45-twins runs it"]
 fn a_cell_freed_before_it_is_read_under_the_stepper() {
     the_test_sees(
         "freed_early",
@@ -284,6 +302,7 @@ fn a_cell_freed_before_it_is_read_under_the_stepper() {
 }
 
 #[test]
+#[ignore = "a release build each: .ci/steps/45-twins runs it"]
 fn a_ledger_entry_given_away_too_early_under_the_stepper() {
     the_test_sees(
         "bit_cleared_early",

@@ -1,4 +1,5 @@
-//! Every scenario on every CPython from 3.9 on that this machine has, each in a process of its own.
+//! Every scenario on a CPython from 3.9 on, each in a process of its own. `INTERP_GUARD_PYTHONS=all` has it on every one that this
+//! machine has, as CI does.
 //!
 //! A scenario is a program in `tests/programs`, run by the Python under test with the package staged from the sources
 //! and the library that cargo has just built. It passes if it ends by itself, in time, with status 0 and has
@@ -8,7 +9,7 @@
 //! Lines `record: what | result` of the programs make the table that is printed at the end.
 //!
 //! Pythons are looked for on `PATH` and in `~/.pyenv/versions`. What is found is printed, and what is not used and why; a machine
-//! without any fails. `INTERP_GUARD_PYTHONS=first` is quicker: the first on `PATH` alone. With `INTERP_GUARD_ENVIRONMENTS`, a folder of
+//! without any fails. Unless all are asked for, it is the first on `PATH` alone. With `INTERP_GUARD_ENVIRONMENTS`, a folder of
 //! virtual environments that have the package installed, they are used as they are.
 
 mod support;

@@ -39,7 +39,7 @@ pub struct Output {
     pub stderr: String,
 }
 
-/// Every CPython from 3.9 on, the first of each version that is found; with `INTERP_GUARD_PYTHONS=first` the first on `PATH`, and the
+/// The first CPython from 3.9 on on `PATH`; with `INTERP_GUARD_PYTHONS=all` every one, the first of each version that is found, and the
 /// others are named. Those of the virtual environments, if there are such.
 pub fn find_pythons() -> Vec<Python> {
     let which = std::env::var("INTERP_GUARD_PYTHONS").unwrap_or_default();
@@ -76,12 +76,12 @@ pub fn find_pythons() -> Vec<Python> {
             "each is used"
         );
     }
-    if which == "first" {
+    if which != "all" && environments().is_none() {
         found.retain(|_, python| {
             let used = Some(&python.version) == first.as_ref();
             if !used {
                 eprintln!(
-                    "not used, as asked: CPython {} at {}",
+                    "not used without INTERP_GUARD_PYTHONS=all: CPython {} at {}",
                     python.version,
                     python.executable.display()
                 );
