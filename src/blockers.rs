@@ -6,8 +6,7 @@
 use crate::pending;
 use crate::signal_safe::table::Table;
 use crate::signal_safe::word::InterpreterId;
-use crate::thread_state::{Runtime, levels};
-use std::any::TypeId;
+use crate::thread_state::{self, Runtime, levels};
 
 /// Does the calling thread itself keep interpreter `id` of `table` from finalizing, in a way that no other thread can
 /// end? A raw guard is none: any thread may drop it.
@@ -17,16 +16,8 @@ pub(crate) fn this_thread_blocks(table: &Table, id: InterpreterId) -> bool {
 
 /// Is the calling thread attached to interpreter `id` of `table`, which is in slot `at`, and can no other be attached meanwhile?
 pub(crate) fn keeps_others_from_attaching<T: Runtime>(table: &Table, at: u32, id: InterpreterId) -> bool {
-    let Some(state) = T::attached().filter(|state| T::interpreter_of(*state) == id) else { return false };
-    // SAFETY: the states of levels of this runtime are Ts'.
-    let is_its =
-        |level: &levels::Level| level.has_state && unsafe { level.state.get::<T::ThreadState>() } == state;
-    let level = levels::of_runtime(TypeId::of::<T>(), is_its);
-    if level.is_some_and(|level| level.table != levels::TableRef::new(table)) {
-        return false; // of another registry, whatever its ID
-    }
-    let interpreter = table.interpreter(at).cast::<T>();
     // SAFETY: a table that a `Runtime` came through has payloads of that type. The callers see to it that `id` is in this slot
     // and stays there.
-    unsafe { &*interpreter }.is_exclusive()
+    let interpreter = unsafe { &*table.interpreter(at).cast::<T>() };
+    thread_state::is_attached_to(table, id, interpreter) && interpreter.is_exclusive()
 }

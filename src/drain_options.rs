@@ -130,6 +130,16 @@ impl<'a> DrainOptions<'a> {
         self.interrupt.is_some()
     }
 
+    /// Is it more than a look?
+    pub(crate) fn may_wait(&self) -> bool {
+        self.timeout != Some(Duration::ZERO)
+    }
+
+    /// May it wait for ever?
+    pub(crate) fn is_without_limit(&self) -> bool {
+        self.timeout.is_none()
+    }
+
     /// The clock starts.
     pub(crate) fn start(self) -> Watch<'a> {
         Watch {

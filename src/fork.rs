@@ -180,7 +180,8 @@ impl<T: Send + Sync + 'static> Registry<T> {
     ///
     /// In between, whatever needs the mutex waits, lookups and drops go on, and the registry must stay where it is in
     /// memory. Another thread that calls `before_fork`, of this registry or of another one, waits until this thread has
-    /// answered for all of its registries. If this thread ends without that, it waits for ever.
+    /// answered for all of its registries. So do, in any registry, a first registration, a finalizer that hands its interpreter
+    /// over, and an ensure from a natively attached thread. If this thread ends without answering, they wait for ever.
     ///
     /// Context: normal; blocks. Not callable in a signal handler: it may have interrupted somebody who has the mutex.
     ///

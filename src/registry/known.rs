@@ -15,7 +15,7 @@
 use super::setup::Mappings;
 use crate::LookupError;
 use crate::signal_safe::process;
-use crate::signal_safe::table::Table;
+use crate::signal_safe::table::{Blocks, Table};
 use crate::signal_safe::word::InterpreterId;
 use rangemap::RangeInclusiveSet;
 use std::any::TypeId;
@@ -170,18 +170,28 @@ pub(crate) enum Elsewhere {
     Ambiguous,
 }
 
-/// Looks for `id` in the registries of `T`s other than the one with number `here`.
+/// Looks for `id` in the registries of `T`s other than the one with number `here`. `is_its` is asked of each interpreter that has
+/// it, which stays meanwhile: whether it is the one that is looked for, if that can be said.
 ///
 /// O(registries).
-pub(crate) fn elsewhere<T: 'static>(here: u64, id: InterpreterId) -> Elsewhere {
+pub(crate) fn elsewhere<T: 'static>(
+    here: u64,
+    id: InterpreterId,
+    is_its: impl Fn(&T) -> Option<bool>,
+) -> Elsewhere {
     with(|everything| {
         let mut found = Elsewhere::Nowhere;
         for (&serial, known) in &everything.registries {
-            if known.holds == TypeId::of::<T>() && serial != here && known.head.find(id).is_some() {
-                found = match found {
-                    Elsewhere::Nowhere => Elsewhere::In(serial),
-                    _ => Elsewhere::Ambiguous,
-                };
+            if known.holds != TypeId::of::<T>() || serial == here || known.head.find(id).is_none() {
+                continue;
+            }
+            let entry = known.head.enter(id).ok();
+            // SAFETY: the payloads of a registry of `T`s are `T`s, and this one stays until `entry` is dropped.
+            match entry.as_ref().and_then(|entry| is_its(unsafe { &*entry.payload().cast::<T>() })) {
+                Some(true) => return Elsewhere::In(serial),
+                Some(false) => {}
+                None if found == Elsewhere::Nowhere => found = Elsewhere::In(serial),
+                None => found = Elsewhere::Ambiguous,
             }
         }
         // Asked after the tables: whoever takes an interpreter out of one notes it here first.
@@ -193,14 +203,20 @@ pub(crate) fn elsewhere<T: 'static>(here: u64, id: InterpreterId) -> Elsewhere {
     })
 }
 
-/// Calls `attach` while the interpreter `id` of the table with this number is kept from being taken out of it.
+/// Calls `attach` while the interpreter `id` of the table with this number is kept from being taken out of it. `blocks` is as for
+/// [`Entry::attaches`](crate::signal_safe::table::Entry::attaches).
 ///
 /// # Errors
 /// As [`Table::enter`]; `NotFound` also if the registry has been dropped.
-pub(crate) fn enter(serial: u64, id: InterpreterId, attach: impl FnOnce()) -> Result<(), LookupError> {
+pub(crate) fn enter(
+    serial: u64,
+    id: InterpreterId,
+    blocks: Blocks,
+    attach: impl FnOnce(),
+) -> Result<(), LookupError> {
     let known =
         with(|everything| everything.registries.get(&serial).cloned()).ok_or(LookupError::NotFound)?;
-    let entry = known.head.enter(id)?;
+    let entry = known.head.enter(id)?.attaches(blocks);
     attach();
     drop(entry);
     Ok(())
@@ -216,22 +232,22 @@ mod tests {
         struct Mine;
         let (one, two) = (Registry::new(), Registry::new());
         let id = one.register(Mine).unwrap();
-        let here = |registry: &Registry<Mine>| elsewhere::<Mine>(registry.table().serial(), id);
+        let here = |registry: &Registry<Mine>| elsewhere::<Mine>(registry.table().serial(), id, |_| None);
         assert_eq!((here(&one), here(&two)), (Elsewhere::Nowhere, Elsewhere::In(one.table().serial())));
         assert!(!is_alone() || two.layout().is_none());
-        assert_eq!(elsewhere::<u8>(0, id), Elsewhere::Nowhere, "another type's");
+        assert_eq!(elsewhere::<u8>(0, id, |_| None), Elsewhere::Nowhere, "another type's");
         assert_eq!(two.register(Mine).unwrap(), id);
         assert_eq!(here(&two), Elsewhere::In(one.table().serial()));
-        assert_eq!(elsewhere::<Mine>(0, id), Elsewhere::Ambiguous);
+        assert_eq!(elsewhere::<Mine>(0, id, |_| None), Elsewhere::Ambiguous);
         let moved = Box::new(one);
         assert_eq!(here(&two), Elsewhere::In(moved.table().serial()), "wherever it lies");
         assert!(moved.finalize(id, None).is_ok());
         assert_eq!(here(&two), Elsewhere::Retired);
         let serial = two.table().serial();
-        assert_eq!(elsewhere::<Mine>(0, id), Elsewhere::In(serial));
+        assert_eq!(elsewhere::<Mine>(0, id, |_| None), Elsewhere::In(serial));
         drop(two);
-        assert_eq!(elsewhere::<Mine>(0, id), Elsewhere::Retired);
-        assert_eq!(enter(serial, id, || unreachable!()), Err(LookupError::NotFound));
+        assert_eq!(elsewhere::<Mine>(0, id, |_| None), Elsewhere::Retired);
+        assert_eq!(enter(serial, id, |_, _, _| false, || unreachable!()), Err(LookupError::NotFound));
     }
 
     #[test]
@@ -242,6 +258,6 @@ mod tests {
         let id = registry.register(Mine).unwrap();
         assert!(registry.finalize(id, None).is_ok());
         let_go();
-        assert_eq!(elsewhere::<Mine>(0, id), Elsewhere::Retired);
+        assert_eq!(elsewhere::<Mine>(0, id, |_| None), Elsewhere::Retired);
     }
 }

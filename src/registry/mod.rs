@@ -16,7 +16,7 @@ use crate::drain_options::DrainOptions;
 use crate::finalizer::{Closing, DrainError, FinalizeError, TakeUp};
 use crate::fork::Fork;
 use crate::ledger::Holders;
-use crate::pending::{Queue, Serve};
+use crate::pending::{self, Queue, Serve};
 use crate::signal_safe::LookupError;
 use crate::signal_safe::counters::Counters;
 use crate::signal_safe::guard::{Guard, GuardParts, RawGuard, View};
@@ -526,8 +526,16 @@ impl<T: Send + Sync + 'static> Registry<T> {
     ) -> Result<T, FinalizeError<'_, T>> {
         // A drain that is somebody else's is refused as that, below. Should they give it up before, it is closed all the
         // same, and the drain says again that it would deadlock.
+        let keeps_out = || !options.has_interrupt() && self.is_kept_from_attaching_here(id);
         let blocks = blockers::this_thread_blocks(&self.table, id)
-            || !options.has_interrupt() && self.is_kept_from_attaching_here(id);
+            || keeps_out() && {
+                // Among what this thread would run in the drain may be what lets them in.
+                pending::run_own(self, id);
+                if options.may_wait() {
+                    pending::run_left(self, id, options.is_without_limit());
+                }
+                keeps_out()
+            };
         if blocks && !self.is_taken(id, take_up) {
             return Err(FinalizeError::Drain(Closing::would_deadlock(self, id)));
         }

@@ -67,6 +67,9 @@ pub struct Attached<'r, T: Runtime> {
     not_send: PhantomData<*const ()>,
 }
 
+const CHANGED: CreateError =
+    CreateError::new("what was attached on this thread changed while the runtime made a thread state");
+
 impl<'r, T: Runtime> Attached<'r, T> {
     /// Enters a level. On an error nothing changed, and `hold` is the caller's to give up.
     ///
@@ -135,6 +138,12 @@ impl<'r, T: Runtime> Attached<'r, T> {
                 }
             },
         };
+        if T::attached() != left.map(|(left, _)| left) {
+            // What they run has left something behind: an ensure that it forgot, or a detached thread. Nothing can be said of
+            // what would be restored.
+            levels::pop(serial);
+            return Err(CHANGED);
+        }
         let before = left.map_or(Before::Nothing, |(left, owner)| Before::State {
             state: Erased::new(left),
             id: owner.id,
@@ -271,7 +280,7 @@ impl<'r, T: Runtime> Attached<'r, T> {
     /// The level is a daemon as before.
     ///
     /// # Panics
-    /// If this is not the thread's innermost level.
+    /// If this is not the thread's innermost level, or the runtime is just attaching or detaching on this thread.
     ///
     /// ```
     /// # use interp_guard::{Registry, thread_state};
@@ -305,8 +314,8 @@ impl<'r, T: Runtime> Attached<'r, T> {
     /// is in the error.
     ///
     /// # Panics
-    /// If this is not the thread's innermost level, before `f` or after it, if `f` leaves something attached, or if the thread
-    /// state is in use ([`Runtime::in_use`]).
+    /// If this is not the thread's innermost level, before `f` or after it, if the runtime is just attaching or detaching on this
+    /// thread, if `f` leaves something attached, or if the thread state is in use ([`Runtime::in_use`]).
     ///
     /// ```
     /// # use interp_guard::{Registry, thread_state};
@@ -457,8 +466,10 @@ impl<'r, T: Runtime> Attached<'r, T> {
 
     #[track_caller]
     fn innermost(&self) -> Level {
-        let level = levels::top().filter(|top| top.serial == self.serial);
-        level.expect("a later ensure of this thread has not been released")
+        let level = levels::top().filter(|top| top.serial == self.serial && !top.busy);
+        level.expect(
+            "a later ensure of this thread has not been released, or the runtime is attaching or detaching",
+        )
     }
 
     fn attach_again(&self, state: T::ThreadState) -> Result<(), LookupError> {
@@ -634,7 +645,9 @@ fn attach_through_gate<T: Runtime>(
     match registry == table.serial() {
         true => attach_kept::<T>(table, id, state),
         // SAFETY: (1) nothing is attached; the state was on this thread before; (2) `enter` keeps it.
-        false => known::enter(registry, id, || unsafe { T::attach(state) }),
+        false => known::enter(registry, id, blockers::keeps_others_from_attaching::<T>, || unsafe {
+            T::attach(state);
+        }),
     }
 }
 
@@ -654,7 +667,7 @@ fn restore<T: Runtime>(
             Ok(())
         }
         Keep::Gate => attach_through_gate::<T>(table, id, registry, state),
-        Keep::Runtime => match owner::now_in::<T>(table, id) {
+        Keep::Runtime => match owner::now_in::<T>(table, id, state) {
             Ok(None) => {
                 // SAFETY: (1) as above; (2) no registry has it: the runtime's own affair.
                 unsafe { T::attach(state) };

@@ -255,6 +255,7 @@ pub(crate) unsafe fn top_is<S: Copy + Eq>(level: &Level, state: S) -> bool {
         // SAFETY: of the same registry, and so by the caller's promise.
         top.table == level.table
             && top.id == level.id
+            && top.has_state
             && !top.lost
             && unsafe { top.state.get::<S>() } == state
     })

@@ -46,6 +46,7 @@ pub use token::{Token, allow_threads_begin, is_daemon, set_innermost_daemon};
 
 use crate::blockers;
 use crate::signal_safe::guard::RawGuard;
+use crate::signal_safe::table::Table;
 use crate::signal_safe::this_thread::{self, Noted};
 use crate::{Guard, InterpreterId, LookupError, Registry, Site};
 use levels::Hold;
@@ -77,6 +78,12 @@ pub fn hold<T: Runtime>(registry: &Registry<T>) -> Result<Guard<'_, T>, HoldErro
         Ok(owner) if owner.is_here() => Ok(registry.lookup(owner.id)?),
         _ => Err(HoldError::NotFound),
     }
+}
+
+/// Is the calling thread attached to `interpreter`, which is `id` of `table`? `false` if it cannot be told.
+pub(crate) fn is_attached_to<T: Runtime>(table: &Table, id: InterpreterId, interpreter: &T) -> bool {
+    let owner = T::attached().map(|state| Owner::of(table, state, Some((id, interpreter))));
+    owner.is_some_and(|owner| owner.is_ok_and(|owner| owner.is(id)))
 }
 
 /// Attaches the calling thread to a guarded interpreter.

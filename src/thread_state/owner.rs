@@ -68,7 +68,7 @@ impl Owner {
         if here && (says == Some(true) || says.is_none() && known::is_alone()) {
             return Ok(Self { id, place: Place::Here });
         }
-        let place = match (here, known::elsewhere::<T>(table.serial(), id)) {
+        let place = match (here, known::elsewhere(table.serial(), id, |other: &T| other.owns(state))) {
             // A namesake that is gone does not count where the runtime says nothing: see `Runtime`, requirement 7.
             (true, Elsewhere::Nowhere | Elsewhere::Retired) if says.is_none() => Place::Here,
             (true, Elsewhere::In(_)) if says.is_none() => return Err(AMBIGUOUS),
@@ -137,9 +137,13 @@ impl Owner {
 ///
 /// # Errors
 /// `NotFound`: it was registered meanwhile, and is gone. Or nobody can say which of several it is.
-pub(super) fn now_in<T: Runtime>(table: &Table, id: InterpreterId) -> Result<Option<u64>, LookupError> {
+pub(super) fn now_in<T: Runtime>(
+    table: &Table,
+    id: InterpreterId,
+    state: T::ThreadState,
+) -> Result<Option<u64>, LookupError> {
     let here = table.find(id).map(|_| table.serial());
-    match (here, known::elsewhere::<T>(table.serial(), id)) {
+    match (here, known::elsewhere(table.serial(), id, |other: &T| other.owns(state))) {
         (here, Elsewhere::Nowhere) => Ok(here),
         (None, Elsewhere::In(serial)) => Ok(Some(serial)),
         _ => Err(LookupError::NotFound),

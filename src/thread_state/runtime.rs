@@ -20,7 +20,8 @@ use std::fmt;
 /// # Safety
 /// 1. `attached` answers what the last `attach`, `detach` or `destroy` on this thread left, by whomever it was called; or, where the
 ///    interpreter of that has ended, that nothing is attached.
-/// 2. `attach(state)` returns with `state` attached, `detach` and `destroy` with nothing attached.
+/// 2. `attach(state)` returns with `state` attached, `detach` and `destroy` with nothing attached. `create` and `remembered` leave
+///    attached what they find.
 /// 3. `state` from `create` or `remembered` belongs to `self` and to the calling thread, and stays valid until it is
 ///    destroyed or `self` is finalized. While a thread may come back to it, no other thread state equals it: its memory is not
 ///    used for another one, or the handle carries a count.
