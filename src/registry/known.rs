@@ -23,7 +23,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::mem::ManuallyDrop;
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// One published registry.
@@ -33,7 +33,7 @@ struct Known {
     _mappings: Arc<Mappings>,
 }
 
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct Everything {
     /// By the serial number of the table.
     registries: BTreeMap<u64, Arc<Known>>,
@@ -41,13 +41,24 @@ struct Everything {
     retired: BTreeMap<TypeId, RangeInclusiveSet<i64>>,
 }
 
-/// What one process knows. Leaked in a child that begins anew.
+/// What one process knows.
 struct OfProcess {
-    number: u64,
+    /// Of that process; 0 before the first use.
+    number: AtomicU64,
     everything: Mutex<Everything>,
 }
 
-static CURRENT: AtomicPtr<OfProcess> = AtomicPtr::new(null_mut());
+impl OfProcess {
+    const fn new() -> Self {
+        let everything = Everything { registries: BTreeMap::new(), retired: BTreeMap::new() };
+        Self { number: AtomicU64::new(0), everything: Mutex::new(everything) }
+    }
+}
+
+static FIRST: OfProcess = OfProcess::new();
+
+/// Null for the first. Another one is leaked by a child that begins anew.
+static LATER: AtomicPtr<OfProcess> = AtomicPtr::new(null_mut());
 
 /// How many registries are known, for who need not ask further where there is one.
 static COUNT: AtomicUsize = AtomicUsize::new(0);
@@ -64,28 +75,46 @@ thread_local! {
 fn of_process() -> &'static OfProcess {
     loop {
         // Acquire: pairs with the Release below.
-        let current = CURRENT.load(Ordering::Acquire);
+        let later = LATER.load(Ordering::Acquire);
         // SAFETY: null, or leaked below.
-        let inherited = match unsafe { current.as_ref() } {
-            Some(known) if known.number == process::number() => return known,
-            // Of the parent's threads this process has none but a copy of the one that forked. If the lock is free, nobody was
-            // in the middle of a change.
-            Some(known) => {
-                known.everything.try_lock().map(|everything| everything.clone()).unwrap_or_default()
-            }
-            None => Everything::default(),
-        };
+        let known = unsafe { later.as_ref() }.unwrap_or(&FIRST);
+        // Relaxed, and so below: a number that is compared. What it says of this process, this process has stored.
+        let number = known.number.load(Ordering::Relaxed);
+        if number != 0 && number == process::number() {
+            return known;
+        }
         // Without that the number would be the parent's, and this would be what the parent knows.
         let _ = crate::fork::tell_processes_apart();
-        let number = process::number();
-        let new = Box::into_raw(Box::new(OfProcess { number, everything: Mutex::new(inherited) }));
+        // The first use, or a child's. Of its parent's threads it has none but a copy of the one that forked: if the lock is
+        // free, nobody was in the middle of a change.
+        if number == 0 || known.everything.try_lock().is_ok() {
+            known.number.store(process::number(), Ordering::Relaxed);
+            continue;
+        }
+        let new = Box::into_raw(Box::new(OfProcess::new()));
         // Release: pairs with the Acquire above. Another thread may have been first.
-        if CURRENT.compare_exchange(current, new, Ordering::Release, Ordering::Relaxed).is_err() {
-            // SAFETY: from a box above, and nobody else has seen it.
+        if LATER.compare_exchange(later, new, Ordering::Release, Ordering::Relaxed).is_err() {
+            // SAFETY: from the box above, and nobody else has seen it.
             drop(unsafe { Box::from_raw(new) });
         }
     }
 }
+
+/// Where this library is unloaded, what is known goes with it. At the end of a process that runs too, and then a thread that
+/// goes on finds nothing known.
+extern "C" fn forget() {
+    // Relaxed: as in `of_process`.
+    if FIRST.number.load(Ordering::Relaxed) == 0 {
+        return;
+    }
+    if let Ok(mut everything) = of_process().everything.try_lock() {
+        *everything = Everything::default();
+    }
+}
+
+#[used]
+#[unsafe(link_section = ".fini_array")]
+static AT_UNLOAD: extern "C" fn() = forget;
 
 fn lock() -> MutexGuard<'static, Everything> {
     // What is changed under it is changed in steps that do not unwind half-way.
