@@ -745,6 +745,64 @@ fn a_call_that_pushes_the_next_one_does_not_outrun_the_deadline() {
     late.into_closing().drain(LONG).unwrap();
 }
 
+/// Longer than the deadline of the drain that runs it.
+fn takes_50_ms(guard: &Guard<'_, Interpreter>, data: usize) {
+    thread::sleep(Duration::from_millis(50));
+    note(guard, data);
+}
+
+#[test]
+fn the_calls_that_a_drain_runs_do_not_outrun_its_deadline() {
+    let registry = Reg::new();
+    let id = registered(&registry);
+    let queue = PendingQueue::new(&registry).unwrap();
+    queue.run_pending();
+    for data in 0..3 {
+        queue.push(registry.lookup(id).unwrap(), takes_50_ms, data).unwrap();
+    }
+    let late = timeout(registry.finalize(id, Some(Duration::from_millis(50))).unwrap_err());
+    assert!(queue.ran().calls <= 1, "{:?}", queue.ran());
+    assert_eq!(late.into_closing().drain(LONG).unwrap().calls.into_inner().unwrap(), [0, 1, 2]);
+}
+
+#[test]
+fn nor_do_those_that_it_runs_inside_a_call() {
+    fn finalize(_: &Guard<'_, Interpreter>, data: usize) {
+        let id = InterpreterId::try_from(data as i64).unwrap();
+        let late = timeout(REGISTRY.finalize(id, Some(Duration::from_millis(50))).unwrap_err());
+        assert_ne!(late.pending()[0].calls, 0);
+        assert_eq!(late.into_closing().drain(LONG).unwrap().calls.into_inner().unwrap(), [0, 1, 2]);
+    }
+    let [a, b] = [registered(&REGISTRY), registered(&REGISTRY)];
+    let queue = PendingQueue::new(&REGISTRY).unwrap();
+    queue.push(REGISTRY.lookup(a).unwrap(), finalize, i64::from(b) as usize).unwrap();
+    for data in 0..3 {
+        queue.push(REGISTRY.lookup(b).unwrap(), takes_50_ms, data).unwrap();
+    }
+    assert_eq!(queue.run_pending(), ran(1, 0));
+    REGISTRY.finalize(a, LONG).unwrap();
+}
+
+#[test]
+fn an_interrupt_check_is_asked_between_the_calls_that_a_drain_runs() {
+    let registry = Reg::new();
+    let id = registered(&registry);
+    let queue = PendingQueue::new(&registry).unwrap();
+    queue.run_pending();
+    for data in 0..3 {
+        queue.push(registry.lookup(id).unwrap(), note, data).unwrap();
+    }
+    let after_the_first = || match queue.ran().calls {
+        0 => std::ops::ControlFlow::Continue(()),
+        _ => std::ops::ControlFlow::Break(()),
+    };
+    let options = interp_guard::DrainOptions::new().interrupt(after_the_first);
+    let refused = registry.finalize_with(id, options).unwrap_err();
+    let FinalizeError::Drain(DrainError::Interrupted(late)) = refused else { panic!("{refused:?}") };
+    assert_eq!((late.pending()[0].calls, queue.ran()), (2, ran(1, 0)));
+    assert_eq!(late.into_closing().drain(LONG).unwrap().calls.into_inner().unwrap(), [0, 1, 2]);
+}
+
 /// The drain has the only reference to the queue then.
 #[test]
 fn a_call_that_a_drain_runs_may_drop_the_queue() {

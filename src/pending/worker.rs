@@ -88,7 +88,7 @@ fn work<T: Send + Sync + 'static>(
         inner.queue.keeper.serves();
         // R0 first: what it misses wakes this thread again.
         let reset = inner.queue.reset_event();
-        ran += inner.run(None);
+        ran += inner.run(None, &mut || true);
         // Neither passes. Waiting that the kernel refuses, or that an eventfd cuts short for ever, would only burn a processor.
         if let Err(why) = heard.and(reset) {
             shared.error.store(why as i32, Ordering::Relaxed); // Relaxed: a number, by which nothing is read
