@@ -7,11 +7,12 @@ use again::{again, in_child};
 use interp_guard::pending::{PendingCall, PendingQueue, PushError, QueueError, QueueOptions, Ran};
 use interp_guard::{DrainError, DrainTimeout, FinalizeError, Guard, InterpreterId, LookupError, Registry};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 use refuse::refuse;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, mpsc};
 use std::thread;
@@ -575,6 +576,43 @@ fn a_worker_that_may_not_wait_runs_what_there_is_and_ends() {
     assert_eq!(worker.stop(), ran(1, 0));
     queue.run_pending();
     assert_eq!(late.into_closing().drain(LONG).unwrap().calls.into_inner().unwrap(), [1, 2]);
+}
+
+/// Somebody closes the queue's eventfd, and in a second round gives its number to an eventfd of their own.
+#[test]
+fn a_worker_whose_queue_has_lost_its_descriptor_runs_what_there_is_and_ends() {
+    // In a process of its own: the number may become another thread's.
+    if !in_child() {
+        return again("a_worker_whose_queue_has_lost_its_descriptor_runs_what_there_is_and_ends", &[]);
+    }
+    nix::unistd::alarm::set(60);
+    let theirs = EventFd::from_value_and_flags(5, EfdFlags::EFD_NONBLOCK).unwrap();
+    for (reused, error) in [(false, libc::EBADF), (true, libc::ENOENT)] {
+        let registry = leaked();
+        let id = registered(registry);
+        // Never dropped: the descriptor is not its own any more.
+        let queue: &PendingQueue<'_, _> = Box::leak(Box::new(PendingQueue::new(registry).unwrap()));
+        let worker = queue.start_worker().unwrap();
+        queue.push(registry.lookup(id).unwrap(), note, 1).unwrap();
+        until(|| queue.ran() == ran(1, 0));
+        let number = queue.as_fd().as_raw_fd();
+        match reused {
+            // SAFETY: the number is the queue's, which does without.
+            false => assert_eq!(unsafe { libc::close(number) }, 0),
+            // SAFETY: as above.
+            true => assert_eq!(unsafe { libc::dup2(theirs.as_fd().as_raw_fd(), number) }, number),
+        }
+        if !reused {
+            queue.push(registry.lookup(id).unwrap(), note, 2).unwrap(); // wakes nobody
+        }
+        until(|| worker.error().is_some());
+        assert_eq!(worker.error(), Some(error));
+        assert_eq!(worker.stop(), ran(if reused { 1 } else { 2 }, 0));
+        queue.push(registry.lookup(id).unwrap(), note, 3).unwrap();
+        let calls = registry.finalize(id, LONG).unwrap().calls.into_inner().unwrap();
+        assert_eq!(calls, if reused { vec![1, 3] } else { vec![1, 2, 3] });
+    }
+    assert!(theirs.read().unwrap() >= 5, "the worker has not read what is theirs");
 }
 
 #[test]

@@ -47,7 +47,7 @@ impl<T: Send + Sync + 'static> PendingQueue<'static, T> {
         let shared =
             Arc::new(Shared { stop: EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?, error: AtomicI32::new(0) });
         let waiting = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        waiting.add(self.inner.queue.event(), EpollEvent::new(EpollFlags::EPOLLIN, CALLS))?;
+        waiting.add(self.inner.queue.event(), calls())?;
         waiting.add(&shared.stop, EpollEvent::new(EpollFlags::EPOLLIN, STOP))?;
         let serving = Serving::new(self.inner.clone());
         let theirs = shared.clone();
@@ -63,6 +63,14 @@ impl<T: Send + Sync + 'static> PendingQueue<'static, T> {
 /// What the kernel says is readable.
 const CALLS: u64 = 0;
 const STOP: u64 = 1;
+
+/// What the worker wants to hear of its queue's eventfd.
+fn calls() -> EpollEvent {
+    EpollEvent::new(EpollFlags::EPOLLIN, CALLS)
+}
+
+/// How long the worker waits at a time, in milliseconds: an eventfd that somebody closed wakes nobody.
+const LOOK: u16 = 1_000;
 
 /// What the worker's thread has in common with whoever stops it.
 #[derive(Debug)]
@@ -81,13 +89,15 @@ fn work<T: Send + Sync + 'static>(
     let mut ran = Ran::default();
     loop {
         let mut events = [EpollEvent::empty(); 2];
-        let heard = match waiting.wait(&mut events, EpollTimeout::NONE) {
+        let heard = match waiting.wait(&mut events, EpollTimeout::from(LOOK)) {
             Err(Errno::EINTR) => Ok(0), // though all signals are blocked: a debugger
             heard => heard,
         };
         inner.queue.keeper.serves();
+        // Changes nothing, but says whether the number still names what was added: a file of somebody else is not read.
+        let ours = waiting.modify(inner.queue.event(), &mut calls());
         // R0 first: what it misses wakes this thread again.
-        let reset = inner.queue.reset_event();
+        let reset = ours.and_then(|()| inner.queue.reset_event());
         ran += inner.run(None, &mut || true);
         // Neither passes. Waiting that the kernel refuses, or that an eventfd cuts short for ever, would only burn a processor.
         if let Err(why) = heard.and(reset) {
@@ -108,9 +118,12 @@ fn say(what: fmt::Arguments<'_>) {
 
 /// A thread that serves a [`PendingQueue`]. Dropping it stops it, as [`stop`](Self::stop) does.
 ///
-/// If the kernel refuses to let it wait (a seccomp filter, or somebody closed a descriptor that is not theirs), it runs what
-/// is queued, says so on standard error, and ends. Nobody serves the queue then, and a drain's report says that.
-/// [`error`](Self::error) has the reason.
+/// If the kernel refuses to let it wait (a seccomp filter), or somebody closed the queue's descriptor or its `epoll`, it runs
+/// what is queued, says so on standard error, and ends. Of the queue's it finds that out within a second. Nobody serves the
+/// queue then, and a drain's report says that. [`error`](Self::error) has the reason.
+///
+/// Descriptors that somebody closed are not made again. Where the number has become another file's meanwhile, that file gets
+/// the eight bytes with which a push, a close or [`stop`](Self::stop) wakes the worker, and `stop` may wait for ever.
 #[must_use = "dropping it stops it"]
 #[derive(Debug)]
 pub struct Worker {
