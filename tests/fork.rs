@@ -634,6 +634,29 @@ fn a_registry_that_goes_unanswered_lets_others_fork() {
     told.recv_timeout(Duration::from_secs(DEADLINE.into())).expect("it forks");
 }
 
+#[test]
+fn a_registry_that_moved_gives_its_share_back_once() {
+    let (other, _) = registry(false, Counters::Shared);
+    let before = mask();
+    let mut place = Some(registry(false, Counters::Shared).0);
+    place.as_ref().expect("here").before_fork();
+    other.before_fork();
+    let moved = Box::new(place.take());
+    let answer = |registry: &Option<Registry<u32>>| {
+        catch_unwind(AssertUnwindSafe(|| registry.as_ref().expect("here").after_fork_parent())).is_ok()
+    };
+    assert!(!answer(&moved), "it is told");
+    place = *moved;
+    // SAFETY: no child, but it is refused before that matters.
+    let in_child = || unsafe { place.as_ref().expect("here").after_fork_child(&mut []) };
+    assert!(catch_unwind(AssertUnwindSafe(in_child)).is_err(), "its signals may have come through meanwhile");
+    assert!(answer(&place), "back again, it gets its mutex back");
+    assert!(all_blocked(), "the other one is unanswered");
+    place.expect("here").register(8).expect("the mutex is free");
+    other.after_fork_parent();
+    assert_eq!(mask(), before);
+}
+
 // --- pending queues --------------------------------------------------------------------------------------------------
 
 fn readable(queue: &impl AsFd) -> bool {
