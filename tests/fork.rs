@@ -7,7 +7,7 @@ mod again;
 mod refuse;
 
 use again::{again, in_child};
-use interp_guard::pending::PendingQueue;
+use interp_guard::pending::{PendingQueue, Worker};
 use interp_guard::raw::GuardParts;
 use interp_guard::{
     CloseError, Counters, DrainError, DrainOptions, FinalizeError, Guard, InterpreterId, Registry,
@@ -768,6 +768,51 @@ fn a_child_that_cannot_have_an_eventfd_leaves_its_parents_alone() {
         let worker = queue.start_worker().expect("it has one of its own by now");
         REGISTRY.finalize(id, Some(Duration::from_secs(DEADLINE.into()))).expect("the worker runs it");
         assert_eq!((worker.stop().calls, readable(&queue)), (1, false));
+    });
+}
+
+/// How many descriptors this process has open, but for the one with which it looks.
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").expect("procfs").count() - 1
+}
+
+#[test]
+fn a_child_that_drops_its_parents_worker_closes_that_ones_descriptors() {
+    if !in_child() {
+        return again("a_child_that_drops_its_parents_worker_closes_that_ones_descriptors", &[]);
+    }
+    static REGISTRY: Registry<u32> = Registry::new();
+    REGISTRY.register(7).expect("registered");
+    let queue = PendingQueue::new(&REGISTRY).expect("a queue");
+    let without = descriptors();
+    let mut worker = Some(queue.start_worker().expect("a worker"));
+    let with = descriptors();
+    assert_eq!(with, without + 2);
+    fn generations(queue: &PendingQueue<'static, u32>, worker: &mut Option<Worker>, with: usize, left: u32) {
+        forked_with(&REGISTRY, &mut [], || {
+            drop(worker.take());
+            assert_eq!(descriptors(), with - 2);
+            *worker = Some(queue.start_worker().expect("a worker of the child's own"));
+            assert_eq!(descriptors(), with);
+            if left > 0 {
+                generations(queue, worker, with, left - 1);
+            }
+            assert_eq!(worker.take().expect("its own").stop().calls, 0);
+            assert_eq!(descriptors(), with - 2);
+        });
+    }
+    generations(&queue, &mut worker, with, 3);
+    // A thread that has ended by itself is not in the way of its worker's drop.
+    let threads = || std::fs::read_dir("/proc/self/task").expect("procfs").count();
+    let before = threads();
+    refuse(&[libc::SYS_epoll_wait, libc::SYS_epoll_pwait, libc::SYS_epoll_pwait2], libc::EPERM);
+    queue.push(REGISTRY.lookup(REGISTRY.ids()[0]).expect("live"), add, 0).expect("room");
+    while threads() == before {
+        std::thread::yield_now();
+    }
+    forked_with(&REGISTRY, &mut [], || {
+        drop(worker.take());
+        assert_eq!(descriptors(), with - 2);
     });
 }
 
