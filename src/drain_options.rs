@@ -85,7 +85,8 @@ impl<'a> DrainOptions<'a> {
         self
     }
 
-    /// Is asked whenever the drain is about to wait, and again every 20 ms while it waits. `Break` ends the waiting:
+    /// Is asked whenever the drain is about to wait, again every 20 ms while it waits, and before each
+    /// [pending call](crate::pending) that it runs. `Break` ends the waiting:
     /// [`DrainError::Interrupted`](crate::DrainError::Interrupted).
     ///
     /// ```

@@ -247,7 +247,7 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
         while !cfg!(interp_guard_inject = "no_drain") {
             let Some(wake) = self.registry.table().wake(self.slot) else { break };
             let seen = wake.value(); // D0
-            pending::run_own(self.registry, self.id);
+            pending::run_own(self.registry, self.id, &mut || watch.enough().is_none());
             match self.registry.table().out(self.slot) {
                 0 if self.registry.table().seal(self.slot) => break, // D3, G2
                 0.. => {}
@@ -255,8 +255,10 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
             }
             let over = watch.enough();
             // Not when the time is over: one call could push the next one for ever.
+            let without_limit = watch.is_without_limit();
+            let mut may_go_on = || watch.enough().is_none();
             let left = match over {
-                None => pending::run_left(self.registry, self.id, watch.is_without_limit()),
+                None => pending::run_left(self.registry, self.id, without_limit, &mut may_go_on),
                 Some(_) => Left::Nothing,
             };
             if left == Left::Ran {

@@ -164,7 +164,8 @@ impl Fork {
 }
 
 impl Drop for Fork {
-    /// A registry that goes without having been answered for does not keep other threads from forking.
+    /// A registry that goes without having been answered for does not keep other threads from forking, if it goes on the thread
+    /// that asked.
     fn drop(&mut self) {
         // SAFETY: ours, by `mine`; the borrow ends with the statement.
         if self.mine().is_some_and(|parked| !unsafe { (*parked).moved }) {
@@ -182,6 +183,10 @@ impl<T: Send + Sync + 'static> Registry<T> {
     /// memory. Another thread that calls `before_fork`, of this registry or of another one, waits until this thread has
     /// answered for all of its registries. So do, in any registry, a first registration, a finalizer that hands its interpreter
     /// over, and an ensure from a natively attached thread. If this thread ends without answering, they wait for ever.
+    ///
+    /// A registry that is dropped unanswered counts as answered, if this thread drops it: on another one the drop may wait for
+    /// this thread's last answer, and it gives nothing back. A registry that is found elsewhere by its answer counts as answered
+    /// too. Its mutex is free again if it is moved back and answered for in the parent.
     ///
     /// Context: normal; blocks. Not callable in a signal handler: it may have interrupted somebody who has the mutex.
     ///
@@ -360,6 +365,9 @@ impl<T: Send + Sync + 'static> Registry<T> {
     /// This is a forked child, and the calling thread the only one, the copy of the one that called `before_fork`.
     unsafe fn in_child(&self, keep: impl FnOnce(u32)) {
         let parked = self.parked();
+        // SAFETY: ours, by `parked`; the borrow ends with the statement. It may be back where it was.
+        let moved = unsafe { (*parked).moved };
+        assert!(!moved, "the registry stays where it is: its share of the signal mask was given back");
         // SAFETY: ours, by `parked`; the borrow ends with the statement.
         let (counted_in, depth) = unsafe { ((*parked).generation, (*parked).depth) };
         if self.table().generation() == counted_in {
@@ -415,9 +423,11 @@ impl<T: Send + Sync + 'static> Registry<T> {
         self.fork().holder.store(0, Ordering::Relaxed);
         // SAFETY: the mutex is still this thread's, and so is what is parked.
         let parked = unsafe { (*self.fork().parked.get()).take() };
-        if let Some(Parked { lock, .. }) = parked {
+        if let Some(Parked { lock, moved, .. }) = parked {
             drop(ManuallyDrop::into_inner(lock));
-            end();
+            if !moved {
+                end();
+            }
         }
     }
 }

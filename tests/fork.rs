@@ -7,7 +7,7 @@ mod again;
 mod refuse;
 
 use again::{again, in_child};
-use interp_guard::pending::PendingQueue;
+use interp_guard::pending::{PendingQueue, Worker};
 use interp_guard::raw::GuardParts;
 use interp_guard::{
     CloseError, Counters, DrainError, DrainOptions, FinalizeError, Guard, InterpreterId, Registry,
@@ -634,6 +634,29 @@ fn a_registry_that_goes_unanswered_lets_others_fork() {
     told.recv_timeout(Duration::from_secs(DEADLINE.into())).expect("it forks");
 }
 
+#[test]
+fn a_registry_that_moved_gives_its_share_back_once() {
+    let (other, _) = registry(false, Counters::Shared);
+    let before = mask();
+    let mut place = Some(registry(false, Counters::Shared).0);
+    place.as_ref().expect("here").before_fork();
+    other.before_fork();
+    let moved = Box::new(place.take());
+    let answer = |registry: &Option<Registry<u32>>| {
+        catch_unwind(AssertUnwindSafe(|| registry.as_ref().expect("here").after_fork_parent())).is_ok()
+    };
+    assert!(!answer(&moved), "it is told");
+    place = *moved;
+    // SAFETY: no child, but it is refused before that matters.
+    let in_child = || unsafe { place.as_ref().expect("here").after_fork_child(&mut []) };
+    assert!(catch_unwind(AssertUnwindSafe(in_child)).is_err(), "its signals may have come through meanwhile");
+    assert!(answer(&place), "back again, it gets its mutex back");
+    assert!(all_blocked(), "the other one is unanswered");
+    place.expect("here").register(8).expect("the mutex is free");
+    other.after_fork_parent();
+    assert_eq!(mask(), before);
+}
+
 // --- pending queues --------------------------------------------------------------------------------------------------
 
 fn readable(queue: &impl AsFd) -> bool {
@@ -745,6 +768,51 @@ fn a_child_that_cannot_have_an_eventfd_leaves_its_parents_alone() {
         let worker = queue.start_worker().expect("it has one of its own by now");
         REGISTRY.finalize(id, Some(Duration::from_secs(DEADLINE.into()))).expect("the worker runs it");
         assert_eq!((worker.stop().calls, readable(&queue)), (1, false));
+    });
+}
+
+/// How many descriptors this process has open, but for the one with which it looks.
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").expect("procfs").count() - 1
+}
+
+#[test]
+fn a_child_that_drops_its_parents_worker_closes_that_ones_descriptors() {
+    if !in_child() {
+        return again("a_child_that_drops_its_parents_worker_closes_that_ones_descriptors", &[]);
+    }
+    static REGISTRY: Registry<u32> = Registry::new();
+    REGISTRY.register(7).expect("registered");
+    let queue = PendingQueue::new(&REGISTRY).expect("a queue");
+    let without = descriptors();
+    let mut worker = Some(queue.start_worker().expect("a worker"));
+    let with = descriptors();
+    assert_eq!(with, without + 2);
+    fn generations(queue: &PendingQueue<'static, u32>, worker: &mut Option<Worker>, with: usize, left: u32) {
+        forked_with(&REGISTRY, &mut [], || {
+            drop(worker.take());
+            assert_eq!(descriptors(), with - 2);
+            *worker = Some(queue.start_worker().expect("a worker of the child's own"));
+            assert_eq!(descriptors(), with);
+            if left > 0 {
+                generations(queue, worker, with, left - 1);
+            }
+            assert_eq!(worker.take().expect("its own").stop().calls, 0);
+            assert_eq!(descriptors(), with - 2);
+        });
+    }
+    generations(&queue, &mut worker, with, 3);
+    // A thread that has ended by itself is not in the way of its worker's drop.
+    let threads = || std::fs::read_dir("/proc/self/task").expect("procfs").count();
+    let before = threads();
+    refuse(&[libc::SYS_epoll_wait, libc::SYS_epoll_pwait, libc::SYS_epoll_pwait2], libc::EPERM);
+    queue.push(REGISTRY.lookup(REGISTRY.ids()[0]).expect("live"), add, 0).expect("room");
+    while threads() == before {
+        std::thread::yield_now();
+    }
+    forked_with(&REGISTRY, &mut [], || {
+        drop(worker.take());
+        assert_eq!(descriptors(), with - 2);
     });
 }
 

@@ -7,11 +7,12 @@ use again::{again, in_child};
 use interp_guard::pending::{PendingCall, PendingQueue, PushError, QueueError, QueueOptions, Ran};
 use interp_guard::{DrainError, DrainTimeout, FinalizeError, Guard, InterpreterId, LookupError, Registry};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 use refuse::refuse;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, mpsc};
 use std::thread;
@@ -577,6 +578,43 @@ fn a_worker_that_may_not_wait_runs_what_there_is_and_ends() {
     assert_eq!(late.into_closing().drain(LONG).unwrap().calls.into_inner().unwrap(), [1, 2]);
 }
 
+/// Somebody closes the queue's eventfd, and in a second round gives its number to an eventfd of their own.
+#[test]
+fn a_worker_whose_queue_has_lost_its_descriptor_runs_what_there_is_and_ends() {
+    // In a process of its own: the number may become another thread's.
+    if !in_child() {
+        return again("a_worker_whose_queue_has_lost_its_descriptor_runs_what_there_is_and_ends", &[]);
+    }
+    nix::unistd::alarm::set(60);
+    let theirs = EventFd::from_value_and_flags(5, EfdFlags::EFD_NONBLOCK).unwrap();
+    for (reused, error) in [(false, libc::EBADF), (true, libc::ENOENT)] {
+        let registry = leaked();
+        let id = registered(registry);
+        // Never dropped: the descriptor is not its own any more.
+        let queue: &PendingQueue<'_, _> = Box::leak(Box::new(PendingQueue::new(registry).unwrap()));
+        let worker = queue.start_worker().unwrap();
+        queue.push(registry.lookup(id).unwrap(), note, 1).unwrap();
+        until(|| queue.ran() == ran(1, 0));
+        let number = queue.as_fd().as_raw_fd();
+        match reused {
+            // SAFETY: the number is the queue's, which does without.
+            false => assert_eq!(unsafe { libc::close(number) }, 0),
+            // SAFETY: as above.
+            true => assert_eq!(unsafe { libc::dup2(theirs.as_fd().as_raw_fd(), number) }, number),
+        }
+        if !reused {
+            queue.push(registry.lookup(id).unwrap(), note, 2).unwrap(); // wakes nobody
+        }
+        until(|| worker.error().is_some());
+        assert_eq!(worker.error(), Some(error));
+        assert_eq!(worker.stop(), ran(if reused { 1 } else { 2 }, 0));
+        queue.push(registry.lookup(id).unwrap(), note, 3).unwrap();
+        let calls = registry.finalize(id, LONG).unwrap().calls.into_inner().unwrap();
+        assert_eq!(calls, if reused { vec![1, 3] } else { vec![1, 2, 3] });
+    }
+    assert!(theirs.read().unwrap() >= 5, "the worker has not read what is theirs");
+}
+
 #[test]
 fn a_worker_that_cannot_be_told_to_end_is_not_waited_for() {
     // In a process of its own, which could not say how the test went.
@@ -743,6 +781,64 @@ fn a_call_that_pushes_the_next_one_does_not_outrun_the_deadline() {
     assert!(queue.ran().calls > 1, "it ran some");
     *QUEUE.lock().unwrap() = None;
     late.into_closing().drain(LONG).unwrap();
+}
+
+/// Longer than the deadline of the drain that runs it.
+fn takes_50_ms(guard: &Guard<'_, Interpreter>, data: usize) {
+    thread::sleep(Duration::from_millis(50));
+    note(guard, data);
+}
+
+#[test]
+fn the_calls_that_a_drain_runs_do_not_outrun_its_deadline() {
+    let registry = Reg::new();
+    let id = registered(&registry);
+    let queue = PendingQueue::new(&registry).unwrap();
+    queue.run_pending();
+    for data in 0..3 {
+        queue.push(registry.lookup(id).unwrap(), takes_50_ms, data).unwrap();
+    }
+    let late = timeout(registry.finalize(id, Some(Duration::from_millis(50))).unwrap_err());
+    assert!(queue.ran().calls <= 1, "{:?}", queue.ran());
+    assert_eq!(late.into_closing().drain(LONG).unwrap().calls.into_inner().unwrap(), [0, 1, 2]);
+}
+
+#[test]
+fn nor_do_those_that_it_runs_inside_a_call() {
+    fn finalize(_: &Guard<'_, Interpreter>, data: usize) {
+        let id = InterpreterId::try_from(data as i64).unwrap();
+        let late = timeout(REGISTRY.finalize(id, Some(Duration::from_millis(50))).unwrap_err());
+        assert_ne!(late.pending()[0].calls, 0);
+        assert_eq!(late.into_closing().drain(LONG).unwrap().calls.into_inner().unwrap(), [0, 1, 2]);
+    }
+    let [a, b] = [registered(&REGISTRY), registered(&REGISTRY)];
+    let queue = PendingQueue::new(&REGISTRY).unwrap();
+    queue.push(REGISTRY.lookup(a).unwrap(), finalize, i64::from(b) as usize).unwrap();
+    for data in 0..3 {
+        queue.push(REGISTRY.lookup(b).unwrap(), takes_50_ms, data).unwrap();
+    }
+    assert_eq!(queue.run_pending(), ran(1, 0));
+    REGISTRY.finalize(a, LONG).unwrap();
+}
+
+#[test]
+fn an_interrupt_check_is_asked_between_the_calls_that_a_drain_runs() {
+    let registry = Reg::new();
+    let id = registered(&registry);
+    let queue = PendingQueue::new(&registry).unwrap();
+    queue.run_pending();
+    for data in 0..3 {
+        queue.push(registry.lookup(id).unwrap(), note, data).unwrap();
+    }
+    let after_the_first = || match queue.ran().calls {
+        0 => std::ops::ControlFlow::Continue(()),
+        _ => std::ops::ControlFlow::Break(()),
+    };
+    let options = interp_guard::DrainOptions::new().interrupt(after_the_first);
+    let refused = registry.finalize_with(id, options).unwrap_err();
+    let FinalizeError::Drain(DrainError::Interrupted(late)) = refused else { panic!("{refused:?}") };
+    assert_eq!((late.pending()[0].calls, queue.ran()), (2, ran(1, 0)));
+    assert_eq!(late.into_closing().drain(LONG).unwrap().calls.into_inner().unwrap(), [0, 1, 2]);
 }
 
 /// The drain has the only reference to the queue then.

@@ -43,9 +43,9 @@
 //! | is another one, and lives | leaves them to it, and looks again whether it does |
 //! | there is none yet | leaves them to whoever will, until its deadline; without one, it runs them if its thread made the queue, or the one that did has ended |
 //!
-//! A drain with a timeout of zero only looks: a loop that ends an interpreter by such drains goes on serving its queue. Calls
-//! run in a drain as in `run_pending`, with no lock held: a lock of the program's own that they take is not to be held around
-//! `finalize`.
+//! A drain with a timeout of zero only looks: a loop that ends an interpreter by such drains goes on serving its queue.
+//! Before each call a drain looks at its deadline and asks its interrupt check. Calls run in a drain as in `run_pending`, with no
+//! lock held: a lock of the program's own that they take is not to be held around `finalize`.
 //!
 //! ```
 //! use interp_guard::{Registry, pending::PendingQueue};
@@ -579,7 +579,7 @@ impl<T: Send + Sync + 'static> Inner<'_, T> {
         // Both fail only where the calls can be run all the same, by whoever asks for it as this caller does.
         let _ = self.own_event();
         let _ = self.queue.reset_event(); // R0
-        self.run(None)
+        self.run(None, &mut || true)
     }
 
     /// See [`Queue::own_event`].
@@ -592,15 +592,18 @@ impl<T: Send + Sync + 'static> Inner<'_, T> {
         unsafe { self.queue.own_event() }
     }
 
-    /// R1 to R5, and the calls, for one interpreter or for all.
-    fn run(&self, of: Option<InterpreterId>) -> Ran {
+    /// R1 to R5, and the calls, for one interpreter or for all; each only if it `may_go_on`.
+    fn run(&self, of: Option<InterpreterId>, may_go_on: &mut dyn FnMut() -> bool) -> Ran {
         let horizon = self.queue.ring.horizon();
         let mut found: Vec<_> = self.queue.ring.ready(horizon, of).collect();
         found.sort_unstable(); // by ticket
         let mut ran = Ran::default();
         // Taken one at a time: what this thread has not come to is there for others, and for a drain inside a call.
-        for entry in found.into_iter().filter_map(|found| self.queue.ring.take(found)) {
-            if let Some(call) = self.claim(entry) {
+        for found in found {
+            if !may_go_on() {
+                break;
+            }
+            if let Some(call) = self.queue.ring.take(found).and_then(|entry| self.claim(entry)) {
                 ran += self.run_one(call);
             }
         }

@@ -65,7 +65,12 @@ pub(super) fn this_thread_runs_a_call_from<T: Send + Sync + 'static>(queue: &Inn
 
 /// For a drain inside a pending call, on the thread that serves the queue: runs what is queued for `id`, which would
 /// wait for that very thread otherwise.
-pub(crate) fn run_own<T: Send + Sync + 'static>(registry: &Registry<T>, id: InterpreterId) {
+/// Each call only if it `may_go_on`.
+pub(crate) fn run_own<T: Send + Sync + 'static>(
+    registry: &Registry<T>,
+    id: InterpreterId,
+    may_go_on: &mut dyn FnMut() -> bool,
+) {
     let ours = calls().filter(|call| ptr::eq(call.table, registry.table()));
     let mut queues: Vec<_> = ours.map(|call| call.queue).collect();
     queues.sort_unstable();
@@ -74,20 +79,20 @@ pub(crate) fn run_own<T: Send + Sync + 'static>(registry: &Registry<T>, id: Inte
         // SAFETY: a call of that queue is in progress further up this thread's stack, so it is alive. It is bound to the
         // registry that has this table, and so it is of the same type.
         let queue = unsafe { &*queue.cast::<Inner<'_, T>>() };
-        queue.run(Some(id));
+        queue.run(Some(id), may_go_on);
     }
 }
 
 /// A queue whose calls can be run by who does not know their type.
 pub(crate) trait Serve: Send + Sync {
-    /// Runs what is queued for `id`.
-    fn serve(&self, id: InterpreterId);
+    /// Runs what is queued for `id`; each call only if it `may_go_on`.
+    fn serve(&self, id: InterpreterId, may_go_on: &mut dyn FnMut() -> bool);
 }
 
 impl<T: Send + Sync + 'static> Serve for Inner<'_, T> {
-    fn serve(&self, id: InterpreterId) {
+    fn serve(&self, id: InterpreterId, may_go_on: &mut dyn FnMut() -> bool) {
         let _serving = Serving::new(&*self.queue);
-        self.run(Some(id));
+        self.run(Some(id), may_go_on);
     }
 }
 
@@ -106,17 +111,18 @@ pub(crate) enum Left {
     Nothing,
     /// Calls wait, which others serve or are expected to.
     ToOthers,
-    /// Calls waited, and the calling thread has run them.
+    /// Calls waited, and the calling thread has run them, as far as it might go on.
     Ran,
 }
 
 /// For a drain: runs what is queued for `id` where nobody serves the queue and the calling thread is the one that did so last,
 /// as an event loop's thread is that has made its last turn, or where that one has ended. What another living thread served
-/// last, it will serve again.
+/// last, it will serve again. Each call only if it `may_go_on`.
 pub(crate) fn run_left<T: Send + Sync + 'static>(
     registry: &Registry<T>,
     id: InterpreterId,
     without_limit: bool,
+    may_go_on: &mut dyn FnMut() -> bool,
 ) -> Left {
     // Looked through with no lock held, and let go of so: a queue's last owner drops what is the program's.
     let queues: Vec<_> = match registry.lock().as_ref() {
@@ -128,7 +134,7 @@ pub(crate) fn run_left<T: Send + Sync + 'static>(
         let ours = !queue.is_served() && queue.keeper.is_this_thread_or_has_ended(without_limit);
         match serve.upgrade().filter(|_| ours) {
             Some(queue) => {
-                queue.serve(id);
+                queue.serve(id, may_go_on);
                 left = Left::Ran;
             }
             None if left == Left::Nothing => left = Left::ToOthers,

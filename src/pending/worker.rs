@@ -13,6 +13,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::{SigSet, SigmaskHow};
 use std::fmt;
 use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::thread::JoinHandleExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -44,17 +45,17 @@ impl<T: Send + Sync + 'static> PendingQueue<'static, T> {
     pub fn start_worker(&self) -> io::Result<Worker> {
         fork::tell_processes_apart()?;
         self.inner.own_event()?;
-        let shared =
-            Arc::new(Shared { stop: EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?, error: AtomicI32::new(0) });
+        let stop = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?;
         let waiting = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        waiting.add(self.inner.queue.event(), EpollEvent::new(EpollFlags::EPOLLIN, CALLS))?;
-        waiting.add(&shared.stop, EpollEvent::new(EpollFlags::EPOLLIN, STOP))?;
+        waiting.add(self.inner.queue.event(), calls())?;
+        waiting.add(&stop, EpollEvent::new(EpollFlags::EPOLLIN, STOP))?;
         let serving = Serving::new(self.inner.clone());
+        let shared = Arc::new(Shared { waiting, stop, error: AtomicI32::new(0) });
         let theirs = shared.clone();
         // The new thread inherits the mask, and never handles a signal that is meant for the program's own threads.
         let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
         let name = "interp-guard pending".into();
-        let thread = thread::Builder::new().name(name).spawn(move || work(&serving, &waiting, &theirs));
+        let thread = thread::Builder::new().name(name).spawn(move || work(&serving, &theirs));
         mask.thread_set_mask()?;
         Ok(Worker { shared, thread: Some(thread?), process: process::number() })
     }
@@ -64,31 +65,40 @@ impl<T: Send + Sync + 'static> PendingQueue<'static, T> {
 const CALLS: u64 = 0;
 const STOP: u64 = 1;
 
+/// What the worker wants to hear of its queue's eventfd.
+fn calls() -> EpollEvent {
+    EpollEvent::new(EpollFlags::EPOLLIN, CALLS)
+}
+
+/// How long the worker waits at a time, in milliseconds: an eventfd that somebody closed wakes nobody.
+const LOOK: u16 = 1_000;
+
 /// What the worker's thread has in common with whoever stops it.
 #[derive(Debug)]
 struct Shared {
+    /// On the queue's eventfd and on `stop`.
+    waiting: Epoll,
     stop: EventFd,
     /// Why the thread has ended by itself; 0 if it has not.
     error: AtomicI32,
 }
 
-fn work<T: Send + Sync + 'static>(
-    serving: &Serving<Arc<Inner<'static, T>>>,
-    waiting: &Epoll,
-    shared: &Shared,
-) -> Ran {
+fn work<T: Send + Sync + 'static>(serving: &Serving<Arc<Inner<'static, T>>>, shared: &Shared) -> Ran {
+    let waiting = &shared.waiting;
     let inner = serving.queue();
     let mut ran = Ran::default();
     loop {
         let mut events = [EpollEvent::empty(); 2];
-        let heard = match waiting.wait(&mut events, EpollTimeout::NONE) {
+        let heard = match waiting.wait(&mut events, EpollTimeout::from(LOOK)) {
             Err(Errno::EINTR) => Ok(0), // though all signals are blocked: a debugger
             heard => heard,
         };
         inner.queue.keeper.serves();
+        // Changes nothing, but says whether the number still names what was added: a file of somebody else is not read.
+        let ours = waiting.modify(inner.queue.event(), &mut calls());
         // R0 first: what it misses wakes this thread again.
-        let reset = inner.queue.reset_event();
-        ran += inner.run(None);
+        let reset = ours.and_then(|()| inner.queue.reset_event());
+        ran += inner.run(None, &mut || true);
         // Neither passes. Waiting that the kernel refuses, or that an eventfd cuts short for ever, would only burn a processor.
         if let Err(why) = heard.and(reset) {
             shared.error.store(why as i32, Ordering::Relaxed); // Relaxed: a number, by which nothing is read
@@ -106,11 +116,15 @@ fn say(what: fmt::Arguments<'_>) {
     let _ = writeln!(io::stderr(), "interp-guard: {what}");
 }
 
-/// A thread that serves a [`PendingQueue`]. Dropping it stops it, as [`stop`](Self::stop) does.
+/// A thread that serves a [`PendingQueue`]. Dropping it stops it, as [`stop`](Self::stop) does. In a forked child, which has no
+/// such thread, that closes its two descriptors.
 ///
-/// If the kernel refuses to let it wait (a seccomp filter, or somebody closed a descriptor that is not theirs), it runs what
-/// is queued, says so on standard error, and ends. Nobody serves the queue then, and a drain's report says that.
-/// [`error`](Self::error) has the reason.
+/// If the kernel refuses to let it wait (a seccomp filter), or somebody closed the queue's descriptor or its `epoll`, it runs
+/// what is queued, says so on standard error, and ends. Of the queue's it finds that out within a second. Nobody serves the
+/// queue then, and a drain's report says that. [`error`](Self::error) has the reason.
+///
+/// Descriptors that somebody closed are not made again. Where the number has become another file's meanwhile, that file gets
+/// the eight bytes with which a push, a close or [`stop`](Self::stop) wakes the worker, and `stop` may wait for ever.
 #[must_use = "dropping it stops it"]
 #[derive(Debug)]
 pub struct Worker {
@@ -163,6 +177,14 @@ impl Worker {
         let Some(thread) = self.thread.take() else { return Ran::default() };
         if self.process != process::number() {
             std::mem::forget(thread);
+            // The thread's share of them is never dropped here; if that had been dropped at the fork, this one's drop closes both.
+            if Arc::strong_count(&self.shared) > 1 {
+                for descriptor in [self.shared.waiting.0.as_raw_fd(), self.shared.stop.as_raw_fd()] {
+                    // SAFETY: this process's copy, and nobody uses or closes it any more: the thread is not here, this is the
+                    // only `Worker`, which comes here once, and its share is not the last one.
+                    unsafe { libc::close(descriptor) };
+                }
+            }
             return Ran::default();
         }
         if let Err(why) = self.shared.stop.write(1)
