@@ -131,9 +131,9 @@ impl<'a> DrainOptions<'a> {
         self.interrupt.is_some()
     }
 
-    /// Is it more than a look?
-    pub(crate) fn may_wait(&self) -> bool {
-        self.timeout != Some(Duration::ZERO)
+    /// Is there time left after this much of it?
+    pub(crate) fn allows(&self, elapsed: Duration) -> bool {
+        self.timeout.is_none_or(|timeout| elapsed < timeout)
     }
 
     /// May it wait for ever?

@@ -28,7 +28,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A fixed-capacity set of interpreters, looked up from any context.
 ///
@@ -480,7 +480,7 @@ impl<T: Send + Sync + 'static> Registry<T> {
     ///
     /// ```
     /// # use interp_guard::{DrainError, FinalizeError, Registry};
-    /// # use std::time::Duration;
+    /// # use std::time::{Duration, Instant};
     /// let registry = Registry::new();
     /// let id = registry.register("an interpreter").unwrap();
     /// let guard = registry.lookup(id)?;
@@ -530,10 +530,10 @@ impl<T: Send + Sync + 'static> Registry<T> {
         let blocks = blockers::this_thread_blocks(&self.table, id)
             || keeps_out() && {
                 // Among what this thread would run in the drain may be what lets them in.
-                pending::run_own(self, id);
-                if options.may_wait() {
-                    pending::run_left(self, id, options.is_without_limit());
-                }
+                let began = Instant::now();
+                let mut may_go_on = || options.allows(began.elapsed());
+                pending::run_own(self, id, &mut may_go_on);
+                pending::run_left(self, id, options.is_without_limit(), &mut may_go_on);
                 keeps_out()
             };
         if blocks && !self.is_taken(id, take_up) {
