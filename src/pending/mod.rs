@@ -43,6 +43,9 @@
 //! | is another one, and lives | leaves them to it, and looks again whether it does |
 //! | there is none yet | leaves them to whoever will, until its deadline; without one, it runs them if its thread made the queue, or the one that did has ended |
 //!
+//! The kernel says which thread has ended. If it has given the thread's ID to another one since, or if it was the main thread,
+//! `procfs` says so. Where that is not mounted, or no descriptor is left to ask it, such a thread seems to live.
+//!
 //! A drain with a timeout of zero only looks: a loop that ends an interpreter by such drains goes on serving its queue.
 //! Before each call a drain looks at its deadline and asks its interrupt check. Calls run in a drain as in `run_pending`, with no
 //! lock held: a lock of the program's own that they take is not to be held around `finalize`.
