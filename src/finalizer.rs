@@ -8,8 +8,9 @@ use crate::drain_options::{DrainOptions, Enough, Phase, Watch};
 use crate::ledger::Holders;
 use crate::pending::{self, Left, Waiting};
 use crate::registry::{Book, CloseError, OnClose, Registry, Stats, known};
-use crate::signal_safe::sys::{self, Errno};
+use crate::signal_safe::sys::Errno;
 use crate::signal_safe::word::InterpreterId;
+use crate::threads;
 use crate::unwind;
 use std::error::Error;
 use std::fmt;
@@ -97,7 +98,7 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
         take_up: TakeUp,
     ) -> Option<bool> {
         let entry = book.entries.get(&id)?;
-        let again = take_up == TakeUp::OrOwn && entry.in_error_of == Some(sys::gettid());
+        let again = take_up == TakeUp::OrOwn && entry.in_error_of == Some(threads::number());
         let owned = entry.owner.is_some_and(|owner| owner > book.inherited) && !again;
         Some(owned || take_up == TakeUp::Nothing && registry.table().is_closing(entry.slot))
     }
@@ -311,7 +312,7 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
     }
 
     /// It goes into an error of `finalize` or `finalize_all`, or, with `None`, comes out of one. Does it own the drain?
-    fn note_error_of(&self, thread: Option<u32>) -> bool {
+    fn note_error_of(&self, thread: Option<u64>) -> bool {
         let mut book = self.registry.lock();
         let entry = book.as_mut().and_then(|book| book.entries.get_mut(&self.id));
         let Some(entry) = entry.filter(|entry| entry.owner == Some(self.number)) else { return false };
@@ -526,7 +527,7 @@ pub enum DrainError<'r, T: Send + Sync + 'static> {
 impl<'r, T: Send + Sync + 'static> DrainError<'r, T> {
     /// As `finalize` and `finalize_all` give it to the calling thread, which may try again while it has the error.
     pub(crate) fn for_finalize(self) -> FinalizeError<'r, T> {
-        self.timeout().closing.note_error_of(Some(sys::gettid()));
+        self.timeout().closing.note_error_of(Some(threads::number()));
         FinalizeError::Drain(self)
     }
 

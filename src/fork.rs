@@ -53,6 +53,7 @@ use crate::signal_safe::guard::{Guard, GuardParts, RawGuard};
 use crate::signal_safe::table::Table;
 use crate::signal_safe::{process, sys};
 use crate::thread_state::levels;
+use crate::threads;
 use nix::sys::signal::{SigSet, SigmaskHow};
 use std::cell::{Cell, UnsafeCell};
 use std::mem::ManuallyDrop;
@@ -76,18 +77,6 @@ struct Around {
 
 thread_local! {
     static AROUND: Cell<Option<Around>> = const { Cell::new(None) };
-    static NUMBER: Cell<u64> = const { Cell::new(0) };
-}
-
-/// The number of this thread: not 0, and no other's before or after it. A forked child's only thread has that of the thread
-/// that forked, whose copy it is.
-fn this_thread() -> u64 {
-    static DRAWN: AtomicU64 = AtomicU64::new(0);
-    if NUMBER.get() == 0 {
-        // Relaxed: only to be different.
-        NUMBER.set(DRAWN.fetch_add(1, Ordering::Relaxed) + 1);
-    }
-    NUMBER.get()
 }
 
 /// One more registry is around this thread's fork.
@@ -156,7 +145,7 @@ impl Fork {
     /// What this thread has parked. `None` if this thread is not forking.
     fn mine(&self) -> Option<*mut Parked> {
         // Relaxed: a thread that reads its own number here has stored it itself.
-        (self.holder.load(Ordering::Relaxed) == this_thread())
+        (self.holder.load(Ordering::Relaxed) == threads::number())
             // SAFETY: this thread is the holder, so nobody else is here; the reference ends with the statement.
             .then(|| unsafe { (*self.parked.get()).as_mut() }.map(std::ptr::from_mut))
             .flatten()
@@ -232,7 +221,7 @@ impl<T: Send + Sync + 'static> Registry<T> {
         // SAFETY: this thread has the mutex, and nobody is the holder who has not.
         unsafe { *self.fork().parked.get() = Some(parked) };
         // Relaxed: only this thread looks for its own number.
-        self.fork().holder.store(this_thread(), Ordering::Relaxed);
+        self.fork().holder.store(threads::number(), Ordering::Relaxed);
     }
 
     /// To be called in the parent, by the thread that called [`before_fork`](Self::before_fork), when the fork is done or

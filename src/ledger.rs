@@ -4,6 +4,7 @@ use crate::InterpreterId;
 use crate::signal_safe::ledger::{Place, Record, Site};
 use crate::signal_safe::sys;
 use crate::signal_safe::table::Table;
+use crate::threads;
 use std::ffi::CStr;
 use std::fmt;
 use std::time::Duration;
@@ -16,8 +17,8 @@ pub struct Holder {
     pub thread_id: u32,
     /// That thread's name when it took the guard.
     pub thread_name: String,
-    /// Does the kernel say that the thread has ended? (It gives the IDs of ended threads to new ones in the end: then it seems to
-    /// live, and `by_this_thread` may be another thread's.)
+    /// Does the kernel say that the thread has ended? (Of the main thread only `procfs` knows. The kernel gives the IDs of ended
+    /// threads to new ones in the end: then it seems to live, and `by_this_thread` may be another thread's.)
     pub thread_ended: bool,
     /// Where the guard was taken.
     pub site: Site,
@@ -35,7 +36,7 @@ impl Holder {
         Self {
             thread_id: record.thread,
             thread_name: String::from_utf8_lossy(name).into_owned(),
-            thread_ended: sys::thread_has_ended(record.thread),
+            thread_ended: threads::has_ended(record.thread),
             site: record.site,
             age: Duration::from_nanos(now.saturating_sub(record.since)),
             in_handler: record.on_signal_stack,

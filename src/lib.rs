@@ -32,6 +32,8 @@ mod signal_safe;
 #[cfg(not(loom))]
 pub mod thread_state;
 #[cfg(not(loom))]
+mod threads;
+#[cfg(not(loom))]
 mod unwind;
 
 #[cfg(not(loom))]

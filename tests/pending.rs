@@ -749,6 +749,82 @@ fn what_an_ended_thread_served_last_is_anybodys() {
     event_loop.join().unwrap();
 }
 
+/// The kernel's ID of the calling thread.
+fn thread_id() -> i32 {
+    nix::unistd::gettid().as_raw()
+}
+
+/// A thread that lives has the ID of the one that served the queue last.
+#[test]
+fn what_an_ended_thread_served_last_is_anybodys_whoever_has_its_id_by_now() {
+    let registry = leaked();
+    let id = registered(registry);
+    let queue = PendingQueue::new(registry).unwrap();
+    let its = queue.clone();
+    let event_loop = thread::spawn(move || {
+        its.run_pending();
+        thread_id()
+    });
+    let ended = event_loop.join().unwrap();
+    queue.push(registry.lookup(id).unwrap(), note, 7).unwrap();
+    // The kernel knows threads of the same ID by when they began, in hundredths of a second.
+    let joined = std::time::Instant::now();
+    until(|| joined.elapsed() > Duration::from_millis(20));
+    // Where the kernel may be told which ID to give next. Another process may get it first.
+    let later = (0..1_000).find_map(|_| {
+        std::fs::write("/proc/sys/kernel/ns_last_pid", (ended - 1).to_string()).ok()?;
+        let ((tell, told), (end, ends)) = (mpsc::channel(), mpsc::channel::<()>());
+        let thread = thread::spawn(move || {
+            tell.send(thread_id()).unwrap();
+            ends.recv().unwrap_err();
+        });
+        (told.recv().unwrap() == ended).then_some((thread, end))
+    });
+    let Some((thread, end)) = later else {
+        return println!(
+            "NOT TESTED: the kernel gives no thread the ID of an ended one. Told by root it does."
+        );
+    };
+    let calls = within(move || registry.finalize(id, None).unwrap().calls.into_inner().unwrap());
+    assert_eq!(calls, [7]);
+    drop(end);
+    thread.join().unwrap();
+}
+
+/// The kernel keeps the main thread's ID until the process ends.
+#[test]
+fn what_the_main_thread_served_last_is_anybodys_when_it_has_ended() {
+    // SAFETY: the child calls what the C library makes usable after a fork, the allocator included, and `_exit`.
+    match unsafe { fork() }.unwrap() {
+        ForkResult::Child => {
+            nix::unistd::alarm::set(60);
+            let registry: &'static Reg = Box::leak(Box::new(Registry::new().ledger(true)));
+            let id = registered(registry);
+            let queue = Box::leak(Box::new(PendingQueue::new(registry).unwrap()));
+            queue.run_pending();
+            let main = thread_id();
+            let guard = registry.lookup(id).unwrap();
+            thread::spawn(move || {
+                let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                    until(|| registry.holders(id).unwrap().iter().all(|holder| holder.thread_ended));
+                    assert_eq!(registry.holders(id).unwrap().iter().next().unwrap().thread_id, main as u32);
+                    drop(guard);
+                    queue.push(registry.lookup(id).unwrap(), note, 7).unwrap();
+                    assert_eq!(registry.finalize(id, None).unwrap().calls.into_inner().unwrap(), [7]);
+                }));
+                // SAFETY: ends the process.
+                unsafe { libc::_exit(ran.is_err().into()) }
+            });
+            // SAFETY: ends the thread, whose stack nobody else uses and nothing on it is dropped.
+            unsafe { libc::syscall(libc::SYS_exit, 0) };
+            unreachable!()
+        }
+        ForkResult::Parent { child } => {
+            assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 0));
+        }
+    }
+}
+
 #[test]
 fn what_comes_after_the_worker_was_stopped_is_anybodys() {
     let registry = leaked();

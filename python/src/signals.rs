@@ -10,18 +10,21 @@
 use crate::levels::{self, Level, Refused};
 use crate::shutdown;
 use crate::table::{Interpreter, REGISTRY};
-use interp_guard::pending::{PendingQueue, QueueOptions};
+use interp_guard::pending::{PendingQueue, QueueOptions, Worker};
 use interp_guard::signal::{self, Handler};
 use interp_guard::{Guard, InterpreterId, Site};
 use pyo3_ffi::{self as ffi, PyObject};
 use std::ffi::{CStr, CString, c_char, c_int, c_long, c_longlong, c_void};
 use std::ptr::{NonNull, null, null_mut};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU64, Ordering};
 
 type Queue = PendingQueue<'static, Interpreter>;
 
 static QUEUE: OnceLock<Queue> = OnceLock::new();
+
+/// The latest that was started. Never dropped in the process in which it was.
+static WORKER: AtomicPtr<Worker> = AtomicPtr::new(null_mut());
 
 /// The handler that `signal-hook` installs, the same for every signal: what the first `on_signal` found installed after it.
 static OURS: OnceLock<libc::sigaction> = OnceLock::new();
@@ -42,12 +45,19 @@ fn queue() -> Result<&'static Queue, String> {
 
 fn start_worker(queue: &Queue) -> Result<(), String> {
     let worker = queue.start_worker().map_err(|error| format!("no thread for pending calls: {error}"))?;
-    std::mem::forget(worker); // for the life of the process
+    // For the life of the process. Release: pairs with the Acquire in `after_fork_child`.
+    WORKER.store(Box::into_raw(Box::new(worker)), Ordering::Release);
     Ok(())
 }
 
 /// In the child of an `os.fork`: its worker is a thread of the parent.
 pub fn after_fork_child() {
+    // Acquire: pairs with the Release in `start_worker`.
+    let parents = WORKER.swap(null_mut(), Ordering::Acquire);
+    if !parents.is_null() {
+        // SAFETY: boxed by `start_worker`, and taken out once. Its drop closes this process's copies of its descriptors.
+        drop(unsafe { Box::from_raw(parents) });
+    }
     if let Some(Err(why)) = QUEUE.get().map(start_worker) {
         shutdown::say(&format!("signals have no effect in this forked child: {why}"));
     }

@@ -1,31 +1,30 @@
 //! Whose a queue is while nobody runs its calls: the thread that did so last, or, where none ever has, the one that made it.
 
-use crate::signal_safe::sys;
+use crate::threads::Thread;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The kernel's ID of that thread, and [`HAS_SERVED`]. A thread that has the ID of an ended one is taken for it, which is
-/// harmless: the queue of an ended thread is anybody's.
+/// That thread, and [`HAS_SERVED`].
 pub(crate) struct Keeper(AtomicU64);
 
 /// Set if the thread has run calls of the queue, clear if it has merely made it.
-const HAS_SERVED: u64 = 1 << 32;
+const HAS_SERVED: u64 = 1 << 63;
 
 impl Keeper {
     /// The calling thread makes the queue.
     pub fn maker() -> Self {
-        Self(AtomicU64::new(sys::gettid().into()))
+        Self(AtomicU64::new(Thread::current().bits()))
     }
 
     /// The calling thread runs what waits.
     pub fn serves(&self) {
         // Relaxed, here and below: advice.
-        self.0.store(u64::from(sys::gettid()) | HAS_SERVED, Ordering::Relaxed);
+        self.0.store(Thread::current().bits() | HAS_SERVED, Ordering::Relaxed);
     }
 
     /// In a forked child: the only thread has whatever there is.
     pub fn after_fork_child(&self) {
         let has_served = self.0.load(Ordering::Relaxed) & HAS_SERVED;
-        self.0.store(u64::from(sys::gettid()) | has_served, Ordering::Relaxed);
+        self.0.store(Thread::of_forked_child().bits() | has_served, Ordering::Relaxed);
     }
 
     /// While nobody serves the queue: is it for the calling thread to run what waits, if it would wait for that itself? A queue
@@ -33,8 +32,7 @@ impl Keeper {
     /// it.
     pub fn is_this_thread_or_has_ended(&self, without_limit: bool) -> bool {
         let keeper = self.0.load(Ordering::Relaxed);
-        let thread = keeper as u32;
-        (without_limit || keeper & HAS_SERVED != 0)
-            && (thread == sys::gettid() || sys::thread_has_ended(thread))
+        let thread = Thread::from_bits(keeper & !HAS_SERVED);
+        (without_limit || keeper & HAS_SERVED != 0) && (thread.is_current() || thread.has_ended())
     }
 }

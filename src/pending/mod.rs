@@ -23,6 +23,7 @@
 //! let registry = Registry::new();
 //! let id = registry.register("main").unwrap();
 //! let queue = PendingQueue::new(&registry)?;
+//! queue.run_pending(); // from here on the queue is this thread's
 //! let running = true;
 //! while running {
 //!     // poll(queue.as_fd(), and the loop's other descriptors), then
@@ -42,6 +43,20 @@
 //! | is the one that drains, or has ended | runs the calls of this interpreter |
 //! | is another one, and lives | leaves them to it, and looks again whether it does |
 //! | there is none yet | leaves them to whoever will, until its deadline; without one, it runs them if its thread made the queue, or the one that did has ended |
+//!
+//! The kernel says which thread has ended. If it has given the thread's ID to another one since, or if it was the main thread,
+//! `procfs` says so. Where that is not mounted, or no descriptor is left to ask it, such a thread seems to live.
+//!
+//! Whether somebody will come to serve a queue that nobody has served yet, no drain can know. A loop that calls `run_pending` only
+//! when the descriptor is readable has not served it before the first call. So it calls `run_pending` once before its first turn:
+//! from then on the queue is its own, whoever made it. Else a drain on its thread waits until the deadline, and reports the
+//! queue as one that nobody serves; without a deadline, it waits for ever while another thread that made the queue lives.
+//!
+//! Nor does a drain know what other threads wait for. Without a deadline, two kinds of it never end:
+//!
+//! - Two loops, each draining an interpreter for which a call waits in the other's queue. Each leaves it to the other.
+//! - A drain of an interpreter whose last guard is held by a call of another interpreter, as its data say, that waits for this
+//!   thread. A drain runs calls of its own interpreter only. Run the queue first, or end the other interpreter first.
 //!
 //! A drain with a timeout of zero only looks: a loop that ends an interpreter by such drains goes on serving its queue.
 //! Before each call a drain looks at its deadline and asks its interrupt check. Calls run in a drain as in `run_pending`, with no

@@ -19,8 +19,8 @@ pub(crate) struct Entry {
     pub slot: u32,
     /// Who owns the right to drain it: the number of a `Closing`, if there is one.
     pub owner: Option<u64>,
-    /// Is that `Closing` in an error that `finalize` or `finalize_all` gave to a thread? The kernel's ID of the thread.
-    pub in_error_of: Option<u32>,
+    /// Is that `Closing` in an error that `finalize` or `finalize_all` gave to a thread? The thread's number.
+    pub in_error_of: Option<u64>,
     /// To be called once, by whoever closes it. In the order of their registration.
     pub on_close: Vec<OnClose>,
 }

@@ -44,11 +44,11 @@ impl Inside {
 
     /// Counts it out; unless it was in when its process was forked, and is alone in the child by now.
     ///
-    /// Context: any, async-signal-safe, wait-free.
+    /// Context: any, async-signal-safe, lock-free.
     pub fn leave(&self, entered: u64) {
-        if process_of(self.0.load(Ordering::SeqCst)) == entered {
-            self.0.fetch_sub(1, Ordering::SeqCst);
-        }
+        // In one step: a handler that interrupts this in a child may begin anew, and there is nobody to count out then.
+        let one_less = |seen: u64| (process_of(seen) == entered).then(|| seen - 1);
+        let _ = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less);
     }
 
     /// Is a thread of this process in?

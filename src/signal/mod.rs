@@ -17,7 +17,12 @@
 //! there. Installing another handler in the child can fail: `signal-hook` waits, before it changes anything, until no thread is in
 //! a handler, and a thread that was in one at the fork never leaves it in the child. [`SignalError::Forked`] says so where such a
 //! thread was in a handler of this module. If it was in one that `signal-hook` installed for somebody else, or had only
-//! begun or just ended one of this module's, installing waits for ever. Install before the fork what the child needs.
+//! begun or just ended one of this module's, installing waits for ever. So it does if another thread was installing or uninstalling
+//! a handler at the fork, here or by `signal-hook` itself, whose lock that thread has in the child for ever. Install before the
+//! fork what the child needs.
+//!
+//! A handler that forks, whose child gets another signal before that handler has returned, is taken for such a thread: `Forked` is
+//! said there, though installing would succeed.
 //!
 //! # Race condition
 //! While the first handler of a signal is being installed, and while another thread installs one by other means, a
@@ -371,6 +376,7 @@ pub enum SignalError {
     /// returns. A crash handler that does not return has to be installed by other means; it may look interpreters up.
     Synchronous(c_int),
     /// This is a forked child, and a thread of the parent was in a handler at the fork. Installing would wait for it for ever.
+    /// See [the module](self#in-a-forked-child).
     Forked(c_int),
     /// The system refuses the signal: there is none of this number, or the C library keeps it to itself.
     Refused(c_int, io::Error),

@@ -134,7 +134,7 @@ pub fn gettid() -> u32 {
 }
 
 /// Has the thread of this process that had this ID ended? `false` where the kernel does not say so: the ID is a living thread's,
-/// perhaps a later one's, or the question is forbidden.
+/// perhaps a later one's; or the main thread's, which keeps it until the process ends; or the question is forbidden.
 ///
 /// Context: any, async-signal-safe.
 pub fn thread_has_ended(thread: u32) -> bool {

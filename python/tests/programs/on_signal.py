@@ -150,14 +150,16 @@ handler.close()
 handler.close()
 assert not interp_guard._signals._calls and not interp_guard.SignalHandler._open
 
-# In a child of os.fork there is a worker too.
+# In a child of os.fork there is a worker too, and no descriptor of its parent's.
 if hasattr(os, "fork"):
     with interp_guard.on_signal(USR1, 0, arrived.release):
+        descriptors = len(os.listdir("/proc/self/fd"))
         child = os.fork()
         if child == 0:
             signal.alarm(60)
             send(USR1)
-            os._exit(0 if arrived.acquire(timeout=50) else 1)
+            heard = arrived.acquire(timeout=50)
+            os._exit(0 if heard and len(os.listdir("/proc/self/fd")) == descriptors else 1)
         assert os.waitpid(child, 0)[1] == 0
 
 # Signals until after the end: each call that was left is run before the interpreter ends, and none of them kills the process,
