@@ -84,6 +84,7 @@ class LoopThread:
         self._lock = threading.Lock()
         self._open = True  # under the lock
         self._ended = threading.Event()
+        self._running = set()  # loops know their tasks weakly: one that nobody else knows would be collected, unfinished
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._hold = interp_guard.lookup(interp_guard.current())
         self._loop = None
@@ -112,7 +113,10 @@ class LoopThread:
         """Runs a coroutine there; a ``concurrent.futures.Future`` has what comes of it. ``RuntimeError`` once the loop ends."""
         with self._lock:
             if self._open and not self.closed:
-                return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+                future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+                self._running.add(future)
+                future.add_done_callback(self._running.discard)
+                return future
         coroutine.close()
         raise RuntimeError("this loop ends, or has ended")
 

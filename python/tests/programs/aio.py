@@ -15,7 +15,7 @@ from shared import without_reports
 warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 and later, about threads and fork: the very subject
 
 BEGIN = """
-import asyncio, os, sys, threading
+import asyncio, gc, os, sys, threading
 import interp_guard
 from interp_guard import aio
 
@@ -84,6 +84,7 @@ background.run(keeps_generator()).result(60)
 for coroutine in (guarded, unguarded):
     background.run(coroutine())
     begun.acquire()
+    gc.collect()                            # nobody has kept what `run` gave
 """
 said, err = run(END)
 assert said == ["no more guards", "guarded: done", "unguarded: cancelled, and cleaned up", "generator: closed"], (said, err)
