@@ -260,7 +260,7 @@ pub fn current_id() -> Option<InterpreterId> {
 /// ```
 /// # use interp_guard::{Registry, thread_state};
 /// # use refruntime::Interpreter;
-/// let (one, two) = (Registry::new(), Registry::new());
+/// let (one, two) = (Registry::new(), Registry::<Interpreter>::new());
 /// let id = Interpreter::locking().register(&one)?;
 /// let attached = thread_state::ensure_id(&one, id)?;
 /// assert_eq!((thread_state::current_of(&one), thread_state::current_of(&two)), (Some(id), None));
