@@ -96,6 +96,9 @@ fn work<T: Send + Sync + 'static>(serving: &Serving<Arc<Inner<'static, T>>>, sha
         inner.queue.keeper.serves();
         // Changes nothing, but says whether the number still names what was added: a file of somebody else is not read.
         let ours = waiting.modify(inner.queue.event(), &mut calls());
+        if heard == Ok(0) && ours.is_ok() {
+            continue; // a second's look. What is pushed wakes this thread: where it does not, that is not to be made up for here
+        }
         // R0 first: what it misses wakes this thread again.
         let reset = ours.and_then(|()| inner.queue.reset_event());
         ran += inner.run(None, &mut || true);
