@@ -3,14 +3,12 @@
 import asyncio
 import concurrent.futures
 import os
-import subprocess
-import sys
 import threading
 import warnings
 
 import interp_guard
 from interp_guard import aio
-from shared import without_reports
+from shared import run_program
 
 warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 and later, about threads and fork: the very subject
 
@@ -26,12 +24,8 @@ def say(what):
 
 
 def run(code):
-    ended = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-W", "error", "-c", BEGIN + code],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=120,
-    )
-    assert ended.returncode == 0, ended
-    return ended.stdout.splitlines(), without_reports(ended.stderr)
+    out, err = run_program(BEGIN + code, "-W", "error")
+    return out.splitlines(), err
 
 
 # At the end of Python: what is guarded goes on, with the tasks that it starts itself; then the rest is cancelled, and cleans up.

@@ -8,7 +8,7 @@ import weakref
 
 import ig_test
 import interp_guard
-from shared import INTERPRETERS, without_reports
+from shared import INTERPRETERS, run_program
 
 BEGIN = """
 import atexit, os, sys, threading
@@ -20,12 +20,8 @@ def say(what):
 
 
 def run(code, status=0):
-    ended = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-c", BEGIN + code],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=120,
-    )
-    assert ended.returncode == status, ended
-    return ended.stdout.splitlines(), without_reports(ended.stderr)
+    out, err = run_program(BEGIN + code, status=status)
+    return out.splitlines(), err
 
 
 # The order: atexit's later callbacks, those of on_close, latest first and C's among them, guards, atexit's earlier ones.

@@ -2,10 +2,8 @@
 said what happened. At the end the hook runs as ever."""
 
 import os
-import subprocess
-import sys
 
-from shared import INTERPRETERS, without_reports
+from shared import INTERPRETERS, run_program
 
 # Guarded work that is done only when somebody has begun to wait for it: `closing` and `waiting` tell.
 BEGIN = """
@@ -43,12 +41,8 @@ RAN, CLEARED = "ran the atexit callbacks itself", "cleared the atexit callbacks"
 
 
 def run(code, status=0):
-    ended = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-c", BEGIN + code],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=120,
-    )
-    assert ended.returncode == status, ended
-    return ended.stdout.split(), without_reports(ended.stderr)
+    out, err = run_program(BEGIN + code, status=status)
+    return out.split(), err
 
 
 # Run, and then on: what was out is waited for, main is live, and its end waits again.

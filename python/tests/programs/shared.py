@@ -3,6 +3,7 @@
 import re
 import signal
 import subprocess
+import sys
 
 # For programs that are run with `-c`: both ways to make subinterpreters, and a wait until the package refuses guards of one.
 INTERPRETERS = """
@@ -27,6 +28,16 @@ def until_closing(id):
 def without_reports(err):
     """Standard error but for the reports of a hook that waits: on a busy machine it may take the half second that they need."""
     return re.sub(r"^interp_guard: .* cannot end yet: .*\n(?:  .*\n)*", "", err, flags=re.M)
+
+
+def run_program(program, *options, status=0):
+    """Runs it in a Python of its own, which ends with that status: what it wrote, and its standard error without reports."""
+    ended = subprocess.run(
+        [sys.executable, "-X", "faulthandler", *options, "-c", program],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=120,
+    )
+    assert ended.returncode == status, ended
+    return ended.stdout, without_reports(ended.stderr)
 
 
 def press_until_it_ends(process):
