@@ -55,6 +55,7 @@ const PROGRAMS: &[(&str, Needs)] = &[
     ("with_pybind11", Needs::Libraries),
     ("with_nanobind", Needs::Libraries),
     ("with_pyo3", Needs::PyO3),
+    ("with_uvloop", Needs::Libraries),
 ];
 
 #[derive(Clone, Copy, PartialEq)]

@@ -7,97 +7,14 @@ import threading
 import warnings
 
 import interp_guard
+import loops
 from interp_guard import aio
-from shared import run_program
 
 warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 and later, about threads and fork: the very subject
 
-BEGIN = """
-import asyncio, gc, os, sys, threading
-import interp_guard
-from interp_guard import aio
-
-def say(what):
-    sys.stdout.write(what + "\\n")
-    sys.stdout.flush()
-"""
-
-
-def run(code):
-    out, err = run_program(BEGIN + code, "-W", "error")
-    return out.splitlines(), err
-
-
-# At the end of Python: what is guarded goes on, with the tasks that it starts itself; then the rest is cancelled, and cleans up.
-END = """
-closing = threading.Event()
-interp_guard.on_close(closing.set)          # told before the loop: the latest first
-background = aio.LoopThread()
-begun = threading.Semaphore(0)
-
-async def until_closing():
-    while not closing.is_set():
-        await asyncio.sleep(0.001)
-
-async def guarded():
-    async with aio.guard() as held:
-        begun.release()
-        await until_closing()
-        for _ in range(20):
-            await asyncio.wait_for(asyncio.sleep(0.001), 60)
-        await asyncio.gather(asyncio.sleep(0), asyncio.sleep(0.001))
-        assert not held.closed
-        try:
-            async with aio.guard():
-                say("another guard")
-        except (RuntimeError, LookupError):
-            say("no more guards")
-        say("guarded: done")
-
-async def unguarded():
-    begun.release()
-    try:
-        await asyncio.Event().wait()
-    finally:
-        await asyncio.sleep(0.001)
-        say("unguarded: cancelled, and cleaned up")
-
-async def generator():
-    try:
-        yield 1
-        yield 2
-    finally:
-        say("generator: closed")
-
-async def keeps_generator():
-    kept.append(generator())
-    await kept[0].__anext__()
-
-kept = []
-background.run(keeps_generator()).result(60)
-for coroutine in (guarded, unguarded):
-    background.run(coroutine())
-    begun.acquire()
-    gc.collect()                            # nobody has kept what `run` gave
-"""
-said, err = run(END)
-assert said == ["no more guards", "guarded: done", "unguarded: cancelled, and cleaned up", "generator: closed"], (said, err)
-assert err == "", err
+# At the end of Python.
+loops.end("new_loop = asyncio.new_event_loop")
 print("record: a LoopThread at the end | what is guarded is done, then the rest is cancelled, then the loop is closed")
-
-# So with a loop of somebody's own: one that on_close stops.
-said, err = run("""
-def serve():
-    with guard:
-        asyncio.set_event_loop(loop)
-        loop.run_forever()
-        loop.close()
-        say("closed")
-guard, loop = interp_guard.lookup(0), asyncio.new_event_loop()
-interp_guard.on_close(lambda: loop.call_soon_threadsafe(loop.stop))
-threading.Thread(target=serve, daemon=True).start()
-""")
-assert (said, err) == (["closed"], ""), (said, err)
 
 # Closed before: nothing is left of it, and it says so.
 threads = threading.active_count()
@@ -172,7 +89,7 @@ except ValueError:
     assert interp_guard.holders(0) == 0
 
 # It ends under work from four threads, whose futures all come to an end.
-said, err = run("""
+said, err = loops.run("""
 background = aio.LoopThread()
 results = []
 begun = threading.Semaphore(0)

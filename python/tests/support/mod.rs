@@ -177,7 +177,7 @@ impl Python {
 }
 
 /// What the programs of `python/examples` are for, or are built with.
-const LIBRARIES: &[&str] = &["cffi", "Cython", "nanobind", "pybind11", "setuptools"];
+const LIBRARIES: &[&str] = &["cffi", "Cython", "nanobind", "pybind11", "setuptools", "uvloop"];
 
 /// The package as Python finds it, and what is built on it.
 #[derive(Clone)]
