@@ -53,8 +53,8 @@ fn outstanding<T: Send + Sync>(result: Result<T, FinalizeError<'_, T>>) -> u64 {
     }
 }
 
-/// With `--cfg interp_guard_inject="counters_near_wrap"` every counter begins three short of wrapping, and these guards
-/// take each of them across; `tests/broken_twins.rs` runs it so. Otherwise they begin at zero.
+/// In the twin `counters_near_wrap` every counter begins three short of wrapping, and these guards take each of them
+/// across; `tests/broken_twins.rs` runs it so. Otherwise they begin at zero.
 fn guards_across_the_wrap() {
     for mode in modes() {
         let registry = Registry::with_capacity(4).counters(mode);

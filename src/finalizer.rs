@@ -245,8 +245,7 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
                 return Err(refused(DrainTimeout::new(self, watch.began)));
             }
         }
-        while !cfg!(interp_guard_inject = "no_drain") {
-            let Some(wake) = self.registry.table().wake(self.slot) else { break };
+        while let Some(wake) = self.registry.table().wake(self.slot) {
             let seen = wake.value(); // D0
             pending::run_own(self.registry, self.id, &mut || watch.enough().is_none());
             match self.registry.table().out(self.slot) {

@@ -1,31 +1,39 @@
 //! The broken twins: the library with one mistake built in, each of which some test must see.
 //!
-//! A twin is built by this test, in release, with `--cfg interp_guard_inject="..."` for the packages of this workspace
-//! only, into a target folder of its own; nothing of it is in a normal build. `cargo test` has two of them;
-//! `.ci/steps/45-twins`, which is `cargo test --test broken_twins -- --include-ignored`, all. Where a twin goes unnoticed, the test that
-//! should have seen it proves nothing, and this fails.
+//! A mistake is a patch in `tests/broken_twins`. This test copies the sources, applies it to the copy, and builds that in
+//! release; the twins share a target folder, and so what they depend on. Nothing of them is in `src`. `cargo test` has two of
+//! them; `.ci/steps/45-twins`, which is `cargo test --test broken_twins -- --include-ignored`, all. Where a twin goes unnoticed, the test that
+//! should have seen it proves nothing, and this fails. So it does where a patch no longer applies.
 #![allow(missing_docs)]
 
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Mutex, PoisonError};
 
-/// Builds go one after another: two cores, one target folder.
+/// Copies and builds go one after another: two cores, one target folder.
 static BUILDING: Mutex<()> = Mutex::new(());
 
-/// A cargo that builds the twin `mistake`; without one, the library as it is, the same way.
-fn cargo(mistake: Option<&str>) -> Command {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    // Beside the folder that this test was built into: target/debug/deps/broken_twins-*.
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Where twins are built: beside the folder that this test was built into, target/debug/deps/broken_twins-*.
+fn target() -> PathBuf {
     let own = std::env::current_exe().expect("this executable");
-    let target = own.ancestors().nth(3).expect("a target folder").join("twins");
-    let wrapper = wrapper(&target, mistake);
+    own.ancestors().nth(3).expect("a target folder").join("twins")
+}
+
+/// A cargo that builds the twin `mistake`; without one, the library as it is, the same way. Whoever calls it is `BUILDING`.
+fn cargo(mistake: Option<&str>) -> Command {
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.current_dir(root).env("CARGO_TARGET_DIR", &target).env("RUSTC_WORKSPACE_WRAPPER", wrapper);
+    cargo.current_dir(root()).env("CARGO_TARGET_DIR", target());
+    if let Some(mistake) = mistake {
+        let sources = sources(mistake);
+        cargo.current_dir(&sources).env("RUSTC_WORKSPACE_WRAPPER", sources.join("rustc"));
+    }
     for inherited in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "INTERP_GUARD_COUNTERS", "INTERP_GUARD_LEDGER"]
     {
         cargo.env_remove(inherited);
@@ -33,18 +41,16 @@ fn cargo(mistake: Option<&str>) -> Command {
     cargo
 }
 
-/// A script around rustc that adds the cfg. Cargo keeps what different wrappers build apart, and shares the rest.
-fn wrapper(target: &Path, mistake: Option<&str>) -> PathBuf {
-    let cfg = mistake.map_or(String::new(), |mistake| format!(" --cfg 'interp_guard_inject=\"{mistake}\"'"));
-    let script = format!("#!/bin/sh\nexec \"$@\"{cfg}\n");
-    let path = target.join("wrappers").join(mistake.unwrap_or("none"));
-    if std::fs::read_to_string(&path).is_ok_and(|known| known == script) {
-        return path; // untouched, so that cargo need not build again
-    }
-    std::fs::create_dir_all(path.parent().expect("a folder")).expect("created");
-    std::fs::write(&path, script).expect("written");
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("executable");
-    path
+/// The sources with the mistake in them, in a folder of the twin's own.
+fn sources(mistake: &str) -> PathBuf {
+    let folder = target().join("sources").join(mistake);
+    let made = Command::new(root().join("tests/broken_twins/twin"))
+        .args(["make", mistake])
+        .arg(&folder)
+        .output()
+        .expect("bash is there");
+    assert!(made.status.success(), "{}", text(&made));
+    folder
 }
 
 fn text(output: &Output) -> String {
@@ -59,7 +65,7 @@ fn the_stress_sees(mistake: &str) {
         .output()
         .expect("cargo runs");
     assert!(built.status.success(), "{}", text(&built));
-    let command = Path::new(&built_executable(&cargo(Some(mistake)))).to_owned();
+    let command = target().join("release/interp-guard");
     let twin = command.with_file_name(format!("interp-guard-{mistake}"));
     // A link, not a copy: a child that another test starts meanwhile would inherit the descriptor, and what is open for writing cannot run.
     let _ = std::fs::remove_file(&twin);
@@ -91,11 +97,6 @@ fn the_stress_sees(mistake: &str) {
     panic!("{mistake}: 210 seconds of stress saw nothing");
 }
 
-fn built_executable(cargo: &Command) -> PathBuf {
-    let target = cargo.get_envs().find(|(name, _)| *name == "CARGO_TARGET_DIR").and_then(|(_, value)| value);
-    Path::new(target.expect("set above")).join("release/interp-guard")
-}
-
 /// The test target `target`, built with `mistake`: once, however often it is run.
 fn build(mistake: Option<&str>, target: &str) -> PathBuf {
     static BUILT: Mutex<BTreeMap<(Option<String>, String), PathBuf>> = Mutex::new(BTreeMap::new());
@@ -124,7 +125,7 @@ fn build(mistake: Option<&str>, target: &str) -> PathBuf {
 fn run(mistake: Option<&str>, target: &str, test: &str) -> (bool, String) {
     let ran = Command::new(build(mistake, target))
         .args(["--exact", test, "--nocapture"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .current_dir(root())
         .env_remove("INTERP_GUARD_COUNTERS")
         .env_remove("INTERP_GUARD_LEDGER")
         .output()
@@ -151,6 +152,48 @@ fn the_test_sees(mistake: &str, target: &str, test: &str) {
     assert!(seen, "{mistake}: {target}::{test} saw nothing in five runs");
     passes_without(target, test);
     println!("{mistake}: seen by {target}::{test}");
+}
+
+/// A patch says where it belongs by the lines around it, and git takes the nearest place that has them. So there is one.
+#[test]
+fn each_patch_fits_in_one_place() {
+    let runs = ["tests/broken_twins.rs", "tests/signal_safe_audit/main.rs", ".ci/steps/50-loom"]
+        .map(|path| std::fs::read_to_string(root().join(path)).unwrap_or_default());
+    let mut patches = 0;
+    for folder in ["tests/broken_twins", "tests/signal_safe_audit/twins"] {
+        for entry in std::fs::read_dir(root().join(folder)).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.extension().is_none_or(|extension| extension != "patch") {
+                continue;
+            }
+            patches += 1;
+            let name = path.file_stem().and_then(|name| name.to_str()).expect("a name");
+            assert!(runs.iter().any(|text| text.contains(name)), "no test builds the twin {name}");
+            let patch = std::fs::read_to_string(&path).expect("text");
+            let (mut file, mut hunks) = (String::new(), Vec::new());
+            for line in patch.lines() {
+                if let Some(path) = line.strip_prefix("+++ b/") {
+                    file = std::fs::read_to_string(root().join(path)).unwrap_or_default();
+                } else if line.starts_with("@@ ") {
+                    hunks.push((file.clone(), String::new()));
+                } else if let Some(old) = line.strip_prefix([' ', '-'])
+                    && !line.starts_with("--- ")
+                    && let Some((_, lines)) = hunks.last_mut()
+                {
+                    *lines += &format!("{old}\n");
+                }
+            }
+            assert!(!hunks.is_empty(), "{name} changes nothing");
+            for (file, lines) in hunks {
+                let places = file.matches(&lines).count();
+                assert_eq!(
+                    places, 1,
+                    "{name}: places for this, which the code had (`tests/broken_twins/twin renew {name}`):\n{lines}"
+                );
+            }
+        }
+    }
+    println!("{patches} patches");
 }
 
 #[test]

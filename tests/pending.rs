@@ -190,14 +190,13 @@ fn a_runner_is_around_every_call_and_may_refuse_it() {
     assert_eq!(registry.finalize(id, LONG).unwrap().calls.into_inner().unwrap(), [100, 0, 101, 102, 2]);
 }
 
-/// Broken twin `push_not_woken` is caught here, and need not wait as long for what cannot come.
 #[test]
 fn a_push_wakes_the_worker() {
     let registry = leaked();
     let id = registered(registry);
     let queue = PendingQueue::new(registry).unwrap();
     let worker = queue.start_worker().unwrap();
-    let patience = Duration::from_secs(if cfg!(interp_guard_inject = "push_not_woken") { 2 } else { 60 });
+    let patience = Duration::from_secs(60);
     for data in 0..1_000 {
         let (tell, told) = mpsc::channel();
         *registry.lookup(id).unwrap().within.lock().unwrap() = Some(tell);

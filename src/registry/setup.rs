@@ -190,11 +190,6 @@ impl Layout {
             shift: 64 - self.slots.trailing_zeros(),
             mask: self.slots as u32 - 1,
         };
-        // SAFETY: the counters just mapped, of as many slots.
-        #[cfg(any(interp_guard_inject = "counters_near_wrap", interp_guard_inject = "sums_saturate"))]
-        unsafe {
-            geometry.stripes.start_near_wrap(geometry.mask + 1);
-        }
         if let Some(ledger) = &ledger {
             // SAFETY: (1) is ours; (2) zero-filled memory is an empty ledger, a page is aligned enough, and by (2) of
             // ours it outlives the table.

@@ -72,7 +72,7 @@ impl Gate {
             // G1. AcqRel: pairs with GE2 (edge Gate-in).
             self.word.fetch_add(SEALED, Ordering::AcqRel);
         }
-        self.inside() == 0 || cfg!(interp_guard_inject = "gate_unheeded") // G2
+        self.inside() == 0 // G2
     }
 
     /// Whoever is inside begins to attach, which may take as long as others let it.

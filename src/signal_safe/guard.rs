@@ -245,8 +245,7 @@ impl<'t> RawGuard<'t> {
     #[inline(always)]
     fn counting_state(&self) -> Option<State> {
         let state = self.table.state();
-        let counted = self.generation == state.generation();
-        (counted || cfg!(interp_guard_inject = "generation_unchecked")).then_some(state)
+        (self.generation == state.generation()).then_some(state)
     }
 
     /// In a forked child: counts this guard anew, if it was counted in the parent, in generation `counted_in`.

@@ -286,12 +286,6 @@ impl Ledger {
         let Some(entry) = self.entries.get(ticket.index()).filter(|_| ticket.sequence() & 1 == 1) else {
             return false;
         };
-        if cfg!(interp_guard_inject = "bit_cleared_early") {
-            // A broken twin's: F2, and some time later F1.
-            self.release_bit(ticket.index());
-            (0..64).for_each(|_| core::hint::spin_loop());
-            return entry.retire(ticket.sequence());
-        }
         entry.retire(ticket.sequence()) && {
             self.release_bit(ticket.index());
             true

@@ -177,12 +177,8 @@ impl Ring {
         cell.id.store(id.into(), Ordering::Relaxed);
         // P3. SAFETY: this push made the cell Busy (Q1).
         unsafe { cell.entry.write(Entry { guard, call, data }) };
-        // P4. Release: pairs with the Acquire in `ready` and of R3 (edge Q-call). (Relaxed is a broken twin's.)
-        let order = match cfg!(interp_guard_inject = "ready_relaxed") {
-            false => Ordering::Release,
-            true => Ordering::Relaxed,
-        };
-        cell.state.store(State::ready(ticket).0, order);
+        // P4. Release: pairs with the Acquire in `ready` and of R3 (edge Q-call).
+        cell.state.store(State::ready(ticket).0, Ordering::Release);
         // P5. The call may have run and the interpreter may be gone: the table is still there, and a needless wake-up
         // is harmless. SeqCst: pairs with the heavy fence of close (edge Q-close): either this sees Closing, or the
         // drain, which looks at the queue after that fence, sees Ready. And with the fence in `set_eventfd` (edge Q-own).
@@ -190,9 +186,7 @@ impl Ring {
         if let (true, Some(wake)) = (table.is_closing(guard.slot), table.wake(guard.slot)) {
             wake.notify();
         }
-        if !cfg!(interp_guard_inject = "push_not_woken") {
-            self.wake(); // P6 (edge Q-wake)
-        }
+        self.wake(); // P6 (edge Q-wake)
         Ok(())
     }
 
@@ -250,11 +244,6 @@ impl Ring {
         // Acquire: pairs with P4 (edge Q-call), for the call.
         let (ready, busy) = (State::ready(found.ticket).0, State::busy(found.ticket).0);
         cell.state.compare_exchange(ready, busy, Ordering::Acquire, Ordering::Relaxed).ok()?; // R3
-        if cfg!(interp_guard_inject = "freed_early") {
-            // A broken twin's: R5, and some time later R4.
-            cell.state.store(State::FREE.0, Ordering::Release);
-            (0..64).for_each(|_| core::hint::spin_loop());
-        }
         // R4. SAFETY: this made the cell Busy (Q1), and it was Ready, so P3 wrote it.
         let entry = unsafe { cell.entry.read() };
         // R5. Release: pairs with the Acquire of P2 (edge Q-free).

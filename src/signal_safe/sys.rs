@@ -20,14 +20,6 @@ pub struct Errno(pub c_int);
 #[inline(never)]
 unsafe fn syscall(number: c_long, args: [usize; 6]) -> Result<usize, Errno> {
     let [a, b, c, d, e, f] = args;
-    if cfg!(interp_guard_inject = "errno_touched") {
-        // A broken twin's: the C library's way. SAFETY: the caller's promises (1, 2).
-        return match unsafe { libc::syscall(number, a, b, c, d, e, f) } {
-            // SAFETY: errno is this thread's own.
-            -1 => Err(Errno(unsafe { *libc::__errno_location() })),
-            result => Ok(result as usize),
-        };
-    }
     let result: isize;
     // SAFETY: the x86-64 Linux system-call convention: number in rax, arguments in rdi, rsi, rdx, r10, r8, r9; rcx
     // and r11 are overwritten; the stack is not touched. What the call itself does is the caller's promise (1, 2).

@@ -361,7 +361,7 @@ impl Table {
         // A4. SeqCst: in shared mode, with A2, pairs with C1 and C2 (edge E3; see counters/shared.rs). It is an Acquire
         // too (edge E2): the payload, stored before the word became Live, may be read from here on (T3).
         let word = mapped.slot(at).word.load(Ordering::SeqCst);
-        if word == Word::live(id) || cfg!(interp_guard_inject = "no_a4") {
+        if word == Word::live(id) {
             // SAFETY: A2 counted this guard, and A4 has seen that it counts.
             return Ok(unsafe { RawGuard::counted(self, mapped.state, id, at, site) });
         }
@@ -560,9 +560,6 @@ impl Table {
         let Some(mapped) = self.mapped() else { return };
         // SeqCst: with the heavy fence, pairs with A2/A4 and X1/X3 in shared mode (edges E3, E4; see counters/shared.rs).
         mapped.slot(at).word.store(Word::closing(id), Ordering::SeqCst);
-        if cfg!(interp_guard_inject = "displacement_early") {
-            mapped.lower_displacement(mapped.home(id), |word| word.is_live());
-        }
     }
 
     /// C2. See [`Stripes::heavy_fence`].
@@ -775,7 +772,7 @@ impl<'t> Mapped<'t> {
         self.add(at, Side::Released); // X1, X2
         let slot = self.slot(at);
         // X3. SeqCst: in shared mode, with X1, pairs with C1 and C2 (edge E4; see counters/shared.rs).
-        if slot.word.load(Ordering::SeqCst).is_closing() && !cfg!(interp_guard_inject = "no_wake") {
+        if slot.word.load(Ordering::SeqCst).is_closing() {
             slot.wake.notify();
         }
     }

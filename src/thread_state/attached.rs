@@ -573,10 +573,6 @@ unsafe fn release<T: Runtime>(serial: u64) -> Result<(), ReleaseError> {
     if !lost && !matches!(level.before, Before::Same) && T::in_use(state) {
         return Err(ReleaseError::InUse);
     }
-    if cfg!(interp_guard_inject = "guard_before_restore") {
-        // SAFETY: put together here, and not below.
-        unsafe { give_up(table, &level) };
-    }
     levels::change(serial, |level| level.busy = true);
     let restored = match level.before {
         Before::Same => match lost {
@@ -586,7 +582,7 @@ unsafe fn release<T: Runtime>(serial: u64) -> Result<(), ReleaseError> {
         Before::Nothing | Before::State { .. } => {
             if !lost {
                 this_thread::set_attached(None);
-                if level.created || cfg!(interp_guard_inject = "destroy_borrowed") {
+                if level.created {
                     // SAFETY: attached, as asked above; this level created it and is on its way out, and the levels
                     // further in that used it are gone.
                     unsafe { T::destroy(state) };
@@ -606,8 +602,7 @@ unsafe fn release<T: Runtime>(serial: u64) -> Result<(), ReleaseError> {
         }
     };
     this_thread::set_attached(level.noted_before.filter(|_| restored.is_ok()));
-    let level = levels::take(serial);
-    if let Some(level) = level.filter(|_| !cfg!(interp_guard_inject = "guard_before_restore")) {
+    if let Some(level) = levels::take(serial) {
         // SAFETY: taken out above: put together once.
         unsafe { give_up(table, &level) };
     }
@@ -728,9 +723,6 @@ pub(super) fn set_daemon(table: &Table, level: &Level, daemon: bool) -> Result<(
         (false, hold @ (Hold::Own(_) | Hold::Covered)) => hold,
     };
     levels::change(level.serial, |level| level.hold = hold);
-    if cfg!(interp_guard_inject = "daemon_flag_outer") {
-        levels::change_next(level.serial, |outer| outer.hold = hold);
-    }
     if daemon {
         // SAFETY: taken out of the level above.
         unsafe { give_up_hold(table, level.hold) };

@@ -281,14 +281,6 @@ pub(crate) fn lose(registry: u64, id: InterpreterId) {
     }
 }
 
-/// For a broken twin: changes the level around the one with this serial number.
-pub(crate) fn change_next(serial: u64, change: impl FnOnce(&mut Level)) {
-    let levels = borrow().map(|levels| levels.stack.as_mut_slice()).unwrap_or_default();
-    if let Some(outer) = levels.iter_mut().rev().skip_while(|level| level.serial != serial).nth(1) {
-        change(outer);
-    }
-}
-
 /// Looks through the levels from the innermost out.
 fn find_map<R>(f: impl FnMut(&Level) -> Option<R>) -> Option<R> {
     borrow()?.stack.iter().rev().find_map(f)

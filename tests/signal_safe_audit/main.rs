@@ -2,7 +2,8 @@
 //!
 //! Builds `tests/fixtures/core_only` (the core by path, under `#![no_std]`) in release into a target folder of its own,
 //! decodes its object file, and walks it from the exported lookup, clone, drop, push and readers, restartable sequences' abort
-//! addresses included. Each broken twin is the same fixture with one forbidden thing on the path; the audit must object.
+//! addresses included. Each broken twin is the same fixture with one forbidden thing on the path, by a patch of `twins`; the
+//! audit must object.
 
 mod code;
 mod paths;
@@ -36,18 +37,23 @@ fn may_be_undefined(symbol: &str) -> bool {
 
 /// Builds the fixture, with the broken twin `twin` if one is named, and decodes it.
 fn build(twin: Option<&str>) -> Code {
-    let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/core_only/Cargo.toml");
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let target = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("core_only");
     let mut cargo = Command::new(env!("CARGO"));
     // Twins in a folder of their own: tests run side by side and must not overwrite each other's object file.
     let target = target.join(if twin.is_some() { "twins" } else { "sound" });
-    cargo.args(["rustc", "--release", "--locked", "--quiet", "--lib", "--manifest-path"]).arg(manifest);
-    cargo.arg("--target-dir").arg(&target);
+    let sources = twin.map_or(root.clone(), |twin| {
+        let folder = target.join("sources").join(twin);
+        let make =
+            Command::new(root.join("tests/broken_twins/twin")).args(["make", twin]).arg(&folder).status();
+        assert!(make.expect("bash is there").success(), "no sources of {twin}");
+        cargo.env("RUSTC_WORKSPACE_WRAPPER", folder.join("rustc"));
+        folder
+    });
+    cargo.args(["rustc", "--release", "--locked", "--quiet", "--lib", "--target-dir"]).arg(&target);
+    cargo.arg("--manifest-path").arg(sources.join("tests/fixtures/core_only/Cargo.toml"));
     // Flags meant for the crate under test, coverage or a sanitizer say, would change the code that is read here.
     cargo.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS").env_remove("CARGO_BUILD_TARGET");
-    if let Some(twin) = twin {
-        cargo.args(["--", "--cfg"]).arg(format!("interp_guard_inject={twin:?}"));
-    }
     assert!(cargo.status().expect("cargo starts").success(), "the core does not build by itself");
     Code::read(&target.join("release/libcore_only.rlib"))
 }
@@ -212,8 +218,7 @@ fn longest_paths() {
     }
 }
 
-/// Each twin puts one forbidden thing on the path (`tests/fixtures/core_only/src/lib.rs`); the words are what the audit
-/// must say of it.
+/// Each twin puts one forbidden thing on the path; the words are what the audit must say of it.
 #[test]
 fn broken_twins_are_caught() {
     for (twin, complaint) in [

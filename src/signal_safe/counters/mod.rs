@@ -160,9 +160,6 @@ impl Stripes {
     /// # Errors
     /// What the kernel said to `membarrier`. `ENOMEM` may pass, and was tried again a few times: who has time waits and calls again.
     pub fn heavy_fence(&self) -> Result<(), super::sys::Errno> {
-        if cfg!(interp_guard_inject = "no_heavy_fence") {
-            return Ok(());
-        }
         #[cfg(not(loom))]
         if matches!(self.mode, Counters::PerCpu) {
             const TRIES: usize = 8;
@@ -195,35 +192,8 @@ impl Stripes {
             }
             sum
         };
-        if cfg!(interp_guard_inject = "sums_reversed") {
-            let acquired = sum(Side::Acquired);
-            pause_between_sums();
-            return acquired.wrapping_sub(sum(Side::Released)) as i64;
-        }
         let released = sum(Side::Released);
-        #[cfg(interp_guard_inject = "pause_between_sums")]
-        pause_between_sums();
-        if cfg!(interp_guard_inject = "sums_saturate") {
-            return sum(Side::Acquired).saturating_sub(released) as i64;
-        }
         sum(Side::Acquired).wrapping_sub(released) as i64
-    }
-
-    /// Has every counter begin three short of wrapping, for a test.
-    ///
-    /// # Safety
-    /// As for [`reset`](Self::reset); nobody counts yet.
-    #[cfg(any(interp_guard_inject = "counters_near_wrap", interp_guard_inject = "sums_saturate"))]
-    pub unsafe fn start_near_wrap(&self, slots: u32) {
-        for stripe in 0..=self.cpus {
-            for slot in 0..slots {
-                for side in [Side::Acquired, Side::Released] {
-                    // SAFETY: the caller's promise. Relaxed: before the table is published.
-                    unsafe { self.counter(stripe, slot, side).as_ref() }
-                        .store(u64::MAX - 2, Ordering::Relaxed);
-                }
-            }
-        }
     }
 
     /// Sets every counter to zero.
@@ -259,15 +229,3 @@ impl Stripes {
 /// Tells the compiler that whoever gets here is rarely here, or in no hurry: code for the others goes straight on.
 #[cold]
 fn cold_path() {}
-
-/// Where a test makes the sums of [`Stripes::out`] lie far apart; nothing in a normal build.
-#[cfg(not(any(interp_guard_inject = "sums_reversed", interp_guard_inject = "pause_between_sums")))]
-#[inline(always)]
-fn pause_between_sums() {}
-
-#[cfg(any(interp_guard_inject = "sums_reversed", interp_guard_inject = "pause_between_sums"))]
-fn pause_between_sums() {
-    for _ in 0..20_000 {
-        core::hint::spin_loop();
-    }
-}

@@ -36,46 +36,20 @@ use core::ptr::NonNull;
 /// their place.
 const SIGNATURE: u32 = 0x5305_3053;
 
-/// The sequence. Test builds have others: one whose increment takes long enough to be interrupted in the middle, and the
-/// broken twin that does not tell the kernel of it (rule 2).
-#[cfg(not(any(interp_guard_inject = "rseq_delay", interp_guard_inject = "rseq_no_abort")))]
-macro_rules! sequence {
-    ($state:expr, $rseq:expr, $counter:expr) => {
-        sequence_with!(
-            $state,
-            $rseq,
-            $counter,
-            "mov qword ptr fs:[{rseq} + 8], {t}",
-            ["inc qword ptr [{counter} + {t}]"],
-            []
-        )
-    };
-}
-#[cfg(interp_guard_inject = "rseq_delay")]
-macro_rules! sequence {
-    ($state:expr, $rseq:expr, $counter:expr) => {
-        slow_sequence!($state, $rseq, $counter, "mov qword ptr fs:[{rseq} + 8], {t}")
-    };
-}
-#[cfg(interp_guard_inject = "rseq_no_abort")]
-macro_rules! sequence {
-    ($state:expr, $rseq:expr, $counter:expr) => {
-        slow_sequence!($state, $rseq, $counter, "")
-    };
-}
-
-#[cfg(any(interp_guard_inject = "rseq_delay", interp_guard_inject = "rseq_no_abort"))]
-macro_rules! slow_sequence {
-    ($state:expr, $rseq:expr, $counter:expr, $announce:literal) => {
-        sequence_with!($state, $rseq, $counter, $announce,
-            ["mov {value}, [{counter} + {t}]", ".rept 64", "pause", ".endr", "inc {value}",
-             "mov [{counter} + {t}], {value}"],
-            [value = out(reg) _,])
-    };
-}
-
-macro_rules! sequence_with {
-    ($state:expr, $rseq:expr, $counter:expr, $announce:literal, [$($increment:literal),*], [$($operands:tt)*]) => {
+/// Adds one to a counter, then the light fence of per-CPU mode.
+///
+/// # Safety
+/// 1. `cell` is one of the live counters on stripe 0.
+/// 2. `state` says how many stripes there are, and how far apart.
+/// 3. `rseq` is where the C library keeps `struct rseq`, relative to the thread pointer.
+#[inline(always)]
+pub unsafe fn add(state: State, rseq: isize, cell: NonNull<Cell>, side: Side) {
+    // SAFETY: `side` is the offset of a counter in the cell, which by (1) is live.
+    let counter = unsafe { cell.cast::<u8>().add(side as usize) };
+    // SAFETY: by (3) fs:[rseq] is this thread's `struct rseq`: cpu_id at 4, rseq_cs at 8. By (1) and (2) `counter +
+    // (stripe << shift)` is a counter for every stripe up to and including the spare one, and the code uses no other:
+    // cpu_id is compared with `cpus` as unsigned. The rules above are met line by line. The stack is not touched.
+    unsafe {
         asm!(
             ".pushsection __rseq_cs, \"aw\"",
             ".balign 32",
@@ -84,13 +58,13 @@ macro_rules! sequence_with {
             ".quad 2f, 3f - 2f, 4f",
             ".popsection",
             "lea {t}, [rip + 9b]",
-            $announce,
+            "mov qword ptr fs:[{rseq} + 8], {t}",
             "2:",
             "mov {t:e}, dword ptr fs:[{rseq} + 4]",
             "cmp {t:e}, {cpus:e}",
             "jae 5f",
             "shl {t}, cl",
-            $($increment,)*
+            "inc qword ptr [{counter} + {t}]",
             "3:",
             "mov qword ptr fs:[{rseq} + 8], 0",
             "6:",
@@ -106,31 +80,14 @@ macro_rules! sequence_with {
             "jmp 6b",
             ".subsection 0",
             t = out(reg) _,
-            rseq = in(reg) $rseq,
-            counter = in(reg) $counter.as_ptr(),
-            cpus = in(reg) $state.cpus(),
-            in("rcx") $state.stripe_shift_count(),
+            rseq = in(reg) rseq,
+            counter = in(reg) counter.as_ptr(),
+            cpus = in(reg) state.cpus(),
+            in("rcx") state.stripe_shift_count(),
             signature = const SIGNATURE,
-            $($operands)*
             options(nostack),
-        )
-    };
-}
-
-/// Adds one to a counter, then the light fence of per-CPU mode.
-///
-/// # Safety
-/// 1. `cell` is one of the live counters on stripe 0.
-/// 2. `state` says how many stripes there are, and how far apart.
-/// 3. `rseq` is where the C library keeps `struct rseq`, relative to the thread pointer.
-#[inline(always)]
-pub unsafe fn add(state: State, rseq: isize, cell: NonNull<Cell>, side: Side) {
-    // SAFETY: `side` is the offset of a counter in the cell, which by (1) is live.
-    let counter = unsafe { cell.cast::<u8>().add(side as usize) };
-    // SAFETY: by (3) fs:[rseq] is this thread's `struct rseq`: cpu_id at 4, rseq_cs at 8. By (1) and (2) `counter +
-    // (stripe << shift)` is a counter for every stripe up to and including the spare one, and the code uses no other:
-    // cpu_id is compared with `cpus` as unsigned. The rules above are met line by line. The stack is not touched.
-    unsafe { sequence!(state, rseq, counter) };
+        );
+    }
     // The light fence: pairs with `membarrier` in `heavy_fence` (edges E3, E4), which is a full barrier on every CPU
     // that runs a thread of this process. The processor may delay the increment past the next load; the compiler may not.
     compiler_fence(Ordering::SeqCst);
