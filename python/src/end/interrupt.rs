@@ -4,6 +4,8 @@
 //! `InterpGuard_Drain` waits, a handler of ours takes its place, if what is installed is CPython's and Python code has not
 //! set a handler of its own.
 
+use crate::ground::helpers::keeping_exception;
+use crate::ground::threads::in_main_thread;
 use pyo3_ffi as ffi;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
@@ -43,29 +45,24 @@ fn object_of(address: usize) -> Option<usize> {
 /// Is `signal.default_int_handler` what Python code has for SIGINT? To be called attached to the main interpreter; the caller's
 /// exception stays as it is.
 fn default_in_python() -> bool {
-    let [mut kind, mut value, mut trace] = [std::ptr::null_mut(); 3];
-    // SAFETY: attached; every object is checked for null and given back; what is fetched is restored.
-    unsafe {
-        ffi::PyErr_Fetch(&mut kind, &mut value, &mut trace);
-        let signal = ffi::PyImport_ImportModule(c"_signal".as_ptr());
-        let same = !signal.is_null() && {
-            let default = ffi::PyObject_GetAttrString(signal, c"default_int_handler".as_ptr());
-            let current =
-                ffi::PyObject_CallMethod(signal, c"getsignal".as_ptr(), c"i".as_ptr(), libc::SIGINT);
-            ffi::Py_XDECREF(default);
-            ffi::Py_XDECREF(current);
-            !default.is_null() && default == current
-        };
-        ffi::Py_XDECREF(signal);
-        ffi::PyErr_Restore(kind, value, trace);
-        same
-    }
-}
-
-/// Is this the thread that the process began with?
-pub fn in_main_thread() -> bool {
-    // SAFETY: both calls only read numbers.
-    unsafe { libc::gettid() == libc::getpid() }
+    let ask = || {
+        // SAFETY: attached; every object is checked for null and given back.
+        unsafe {
+            let signal = ffi::PyImport_ImportModule(c"_signal".as_ptr());
+            let same = !signal.is_null() && {
+                let default = ffi::PyObject_GetAttrString(signal, c"default_int_handler".as_ptr());
+                let current =
+                    ffi::PyObject_CallMethod(signal, c"getsignal".as_ptr(), c"i".as_ptr(), libc::SIGINT);
+                ffi::Py_XDECREF(default);
+                ffi::Py_XDECREF(current);
+                !default.is_null() && default == current
+            };
+            ffi::Py_XDECREF(signal);
+            same
+        }
+    };
+    // SAFETY: attached.
+    unsafe { keeping_exception(ask) }
 }
 
 /// A forked child does not wait for what its parent waits for.

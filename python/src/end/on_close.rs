@@ -7,9 +7,11 @@
 //!
 //! A callable stays in its interpreter, under a number that `interp_guard._on_close` gives it.
 
-use crate::levels::InterpreterGuard;
-use crate::table::{self, Interpreter, REGISTRY};
-use crate::{levels, shutdown, signals};
+use crate::attach::inside::inside;
+use crate::ground::helpers::{none, say};
+use crate::ground::registry::{self, Interpreter, REGISTRY};
+use crate::ground::status::status_of;
+use crate::levels::{self, InterpreterGuard};
 use interp_guard::{CloseError, Closing, InterpreterId, LookupError};
 use pyo3_ffi::{self as ffi, PyObject};
 use std::ffi::{c_int, c_longlong, c_void};
@@ -83,12 +85,12 @@ pub fn tell(id: InterpreterId, guard: Option<InterpreterGuard>) {
         return;
     }
     // SAFETY: asked only where this thread is attached.
-    let here = (!levels::attached().is_null()).then(|| unsafe { table::current() }.1).flatten();
+    let here = (!levels::attached().is_null()).then(|| unsafe { registry::current() }.1).flatten();
     if here == Some(id) {
         drop(guard);
         call_all(id);
-    } else if guard.and_then(|guard| signals::inside(levels::enter(guard), || call_all(id))).is_none() {
-        shutdown::say(&format!("what wanted to know that interpreter {id} closes could not be called"));
+    } else if guard.and_then(|guard| inside(levels::enter(guard), || call_all(id))).is_none() {
+        say(&format!("what wanted to know that interpreter {id} closes could not be called"));
     }
 }
 
@@ -143,10 +145,10 @@ pub unsafe extern "C" fn on_close(_: *mut PyObject, number: *mut PyObject) -> *m
         if number == -1 && !ffi::PyErr_Occurred().is_null() {
             return null_mut();
         }
-        let (_, id) = table::current();
+        let (_, id) = registry::current();
         match id.ok_or(LookupError::NotFound).and_then(|id| add(id, Call::Python(number))) {
-            Ok(()) => ffi::Py_BuildValue(c"".as_ptr()), // None
-            Err(refused) => ffi::Py_BuildValue(c"i".as_ptr(), crate::c_api::status_of(refused)),
+            Ok(()) => none(),
+            Err(refused) => ffi::Py_BuildValue(c"i".as_ptr(), status_of(refused)),
         }
     }
 }
