@@ -5,8 +5,7 @@ macro_rules! with_call_site {
     ($visible:vis $name:ident($($type:ty),*) -> $result:ty, $register:literal, $body:path) => {
         #[unsafe(naked)]
         $visible unsafe extern "C" fn $name($(_: $type),*) -> $result {
-            // On entry the return address is at the top of the stack; `body` is entered as if called directly.
-            core::arch::naked_asm!(concat!("mov ", $register, ", [rsp]"), "jmp {body}", body = sym $body)
+            interp_guard::foreign::jump_with_caller!($register, $body)
         }
     };
 }

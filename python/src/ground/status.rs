@@ -1,16 +1,20 @@
-//! Status numbers, the same as `ig_status` of the C interface.
+//! The numbers that calls answer, those of the C interface.
 
 use interp_guard::LookupError;
-use std::ffi::c_int;
+pub use interp_guard::foreign::status::*;
+use std::ffi::{CStr, c_int};
 
-pub const OK: c_int = 0;
-pub const NOT_FOUND: c_int = 1;
-pub const FINALIZING: c_int = 2;
-pub const INVALID: c_int = 6;
-pub const TIMEOUT: c_int = 7;
-pub const WOULD_DEADLOCK: c_int = 8;
-pub const ALREADY_CLOSING: c_int = 9;
-pub const INTERNAL: c_int = 11;
+/// Those of `pep788.h`, for the Python package.
+pub const NAMED: [(&CStr, c_int); 8] = [
+    (c"OK", OK),
+    (c"NOT_FOUND", NOT_FOUND),
+    (c"FINALIZING", FINALIZING),
+    (c"INVALID", INVALID),
+    (c"TIMEOUT", TIMEOUT),
+    (c"WOULD_DEADLOCK", WOULD_DEADLOCK),
+    (c"ALREADY_CLOSING", ALREADY_CLOSING),
+    (c"INTERNAL", INTERNAL),
+];
 
 pub fn status_of(refused: LookupError) -> c_int {
     match refused {

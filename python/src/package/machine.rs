@@ -3,7 +3,7 @@
 use super::holders::is_recording;
 use crate::ground::helpers::text;
 use crate::ground::registry::REGISTRY;
-use interp_guard::{Counters, platform};
+use interp_guard::{foreign, platform};
 use pyo3_ffi::{self as ffi, PyObject};
 use std::ffi::CStr;
 use std::ptr::null_mut;
@@ -20,26 +20,18 @@ unsafe fn set(dict: *mut PyObject, key: &CStr, value: *mut PyObject) -> bool {
     }
 }
 
+/// How guards are counted.
+pub fn counters_name() -> &'static str {
+    REGISTRY.layout().map_or("not available", |layout| layout.counters.name())
+}
+
 // SAFETY: called by Python, attached, with a module and an argument that are objects.
 
 /// `machine()`: a dict of what the machine offers, and what the library makes of it.
 pub unsafe extern "C" fn machine(_: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
     let layout = REGISTRY.layout();
-    let asked = std::env::var("INTERP_GUARD_COUNTERS").ok();
-    let why = match (asked, platform::missing_for_per_cpu()) {
-        (Some(asked), _) => format!("INTERP_GUARD_COUNTERS={asked}"),
-        (None, None) => "the machine has all that per-CPU counting needs".to_owned(),
-        (None, Some(missing)) => format!("for want of {missing}"),
-    };
-    let rseq = platform::rseq().map_or("not registered by the C library".to_owned(), |rseq| {
-        format!("registered by the C library, {} bytes", rseq.size)
-    });
-    let counters = match layout.map(|layout| layout.counters) {
-        Some(Counters::Shared) => "shared",
-        Some(_) => "per-cpu",
-        None => "not available",
-    };
-    let words = [(c"counters", counters), (c"counters_why", &*why), (c"rseq", &*rseq)];
+    let (why, rseq) = (foreign::why_counted_so(), foreign::rseq());
+    let words = [(c"counters", counters_name()), (c"counters_why", &*why), (c"rseq", &*rseq)];
     let numbers = [
         (c"possible_cpus", platform::possible_cpus() as usize),
         (c"capacity", REGISTRY.capacity()),

@@ -1,15 +1,16 @@
 //! The functions under the Python package `interp_guard`, which gives them their Python shape.
 
 use super::guards::{acquire, duplicate, release};
+use super::machine::counters_name;
 use super::{holders, machine, only_copy, stress};
 use crate::calls::callbacks;
 use crate::end::drain::{self, Drained};
 use crate::end::{deadline, hook, on_close};
 use crate::ground::helpers::{Methods, integer, method, no_arguments, raise, runtime_error, text};
-use crate::ground::registry::{self, REGISTRY};
+use crate::ground::registry;
 use crate::ground::{refusals, status};
 use crate::{c_api, python, registering, signals};
-use interp_guard::{Counters, InterpreterId};
+use interp_guard::InterpreterId;
 use pyo3_ffi::{self as ffi, PyMethodDef, PyObject};
 use std::ffi::{c_int, c_void};
 use std::ptr::null_mut;
@@ -75,6 +76,11 @@ pub unsafe extern "C" fn exec(module: *mut PyObject) -> c_int {
         {
             return -1;
         }
+        for (name, number) in status::NAMED {
+            if ffi::PyModule_AddIntConstant(module, name.as_ptr(), number.into()) != 0 {
+                return -1;
+            }
+        }
         let table = (&raw const c_api::TABLE).cast_mut().cast::<c_void>();
         let capsule = ffi::PyCapsule_New(table, c"interp_guard._C_API".as_ptr(), None);
         if capsule.is_null() || ffi::PyModule_AddObject(module, c"_C_API".as_ptr(), capsule) != 0 {
@@ -98,10 +104,7 @@ unsafe extern "C" fn main_id(_: *mut PyObject, _: *mut PyObject) -> *mut PyObjec
 }
 
 unsafe extern "C" fn counters(_: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
-    let name = match REGISTRY.layout().map(|layout| layout.counters) {
-        Some(Counters::Shared) => c"shared",
-        _ => c"per-cpu",
-    };
+    let name = text(counters_name());
     // SAFETY: attached; a terminated string.
     unsafe { ffi::PyUnicode_FromString(name.as_ptr()) }
 }
