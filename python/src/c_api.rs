@@ -5,8 +5,7 @@
 
 use crate::c::call_site::with_call_site;
 use crate::c::pointers::{GuardPointer, ViewPointer, as_pointer, borrow, view_of};
-use crate::end::drain::{self, Drained};
-use crate::end::on_close;
+use crate::end::{drain, on_close};
 use crate::first_version;
 use crate::ground::refusals::set_no_guard;
 use crate::ground::registry::{self, REGISTRY};
@@ -18,7 +17,6 @@ use interp_guard::{InterpreterId, Site};
 use pyo3_ffi::{self as ffi, PyInterpreterState};
 use std::ffi::{CStr, c_int, c_void};
 use std::ptr::null_mut;
-use std::time::Duration;
 
 /// `InterpGuard`: zeroed, it guards nothing.
 #[repr(C)]
@@ -337,16 +335,7 @@ unsafe extern "C" fn ensure_id_at(id: i64, caller: usize) -> *mut Level {
 }
 
 unsafe extern "C" fn drain(id: i64, timeout_ns: i64) -> c_int {
-    let Ok(id) = InterpreterId::try_from(id) else { return status::NOT_FOUND };
-    let timeout = u64::try_from(timeout_ns).ok().map(Duration::from_nanos);
-    match drain::drain(id, timeout, false) {
-        Drained::Done => status::OK,
-        Drained::NotFound => status::NOT_FOUND,
-        Drained::AlreadyClosing => status::ALREADY_CLOSING,
-        Drained::WouldDeadlock => status::WOULD_DEADLOCK,
-        Drained::TimedOut(_) => status::TIMEOUT,
-        Drained::Failed(_) | Drained::Raised => status::INTERNAL,
-    }
+    drain::drain(id, timeout_ns, false).answer().0
 }
 
 unsafe extern "C" fn current_id() -> i64 {

@@ -16,6 +16,7 @@ use crate::c::call_site::with_call_site;
 use crate::c::pointers::{GuardPointer, as_pointer, borrow};
 use crate::ground::refusals::set_no_guard;
 use crate::ground::registry::{self, Interpreter, REGISTRY};
+use crate::ground::threads::this_thread;
 use crate::levels::{self, Misuse};
 use crate::word::GuardWord;
 use interp_guard::raw::{GuardParts, LEDGER_ENTRIES};
@@ -68,11 +69,6 @@ fn recorded(id: InterpreterId) -> impl Iterator<Item = (usize, &'static Taken, u
         let ticket = taken.ticket.load(Ordering::Acquire);
         (ticket != 0 && taken.id.load(Ordering::Relaxed) == i64::from(id)).then_some((place, taken, ticket))
     })
-}
-
-fn this_thread() -> u32 {
-    // SAFETY: only asks; signal-safe.
-    unsafe { libc::gettid() as u32 }
 }
 
 /// Turns a guard into a reference. Null if it cannot be kept; the guard is given up then.

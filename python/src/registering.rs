@@ -5,7 +5,9 @@
 use crate::end::retire::retire;
 use crate::end::{closing, hook, residents, state};
 use crate::ground::helpers::{raise, runtime_error};
-use crate::ground::registry::{self, Interpreter, MARK, REGISTRY, current, main_id, registered};
+use crate::ground::registry::{
+    self, Interpreter, MARK, REGISTRY, as_capsule, current, in_capsule, main_id, registered,
+};
 use crate::{fork, keeper};
 use interp_guard::{InterpreterId, RegisterError};
 use pyo3_ffi::{self as ffi, PyInterpreterState};
@@ -69,12 +71,10 @@ pub unsafe fn register() -> bool {
 /// # Safety
 /// The caller is attached to `state`.
 unsafe fn mark(state: *mut PyInterpreterState, id: InterpreterId) -> bool {
-    // A capsule's pointer may not be null: the ID plus one.
-    let number = std::ptr::without_provenance_mut(i64::from(id) as usize + 1);
     // SAFETY: attached; every object is checked, the dict is borrowed, the capsule's reference is given back.
     unsafe {
         let dict = ffi::PyInterpreterState_GetDict(state);
-        let capsule = ffi::PyCapsule_New(number, MARK.as_ptr(), Some(interpreter_is_cleared));
+        let capsule = ffi::PyCapsule_New(as_capsule(id), MARK.as_ptr(), Some(interpreter_is_cleared));
         if capsule.is_null() {
             return false;
         }
@@ -104,8 +104,8 @@ unsafe fn unmark(state: *mut PyInterpreterState) {
 /// The interpreter's dict is being cleared: the end of that interpreter.
 unsafe extern "C" fn interpreter_is_cleared(capsule: *mut ffi::PyObject) {
     // SAFETY: called by CPython with the capsule that `mark` made.
-    let number = unsafe { ffi::PyCapsule_GetPointer(capsule, MARK.as_ptr()) } as usize;
-    if let Ok(id) = InterpreterId::try_from(number as i64 - 1) {
+    let pointer = unsafe { ffi::PyCapsule_GetPointer(capsule, MARK.as_ptr()) };
+    if let Some(id) = in_capsule(pointer) {
         retire(id);
     }
 }

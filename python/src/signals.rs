@@ -10,7 +10,7 @@
 //! May import: attach, ground, levels.
 
 use crate::attach::inside::inside;
-use crate::ground::helpers::{none, raise, say, text};
+use crate::ground::helpers::{installed, none, raise, say, text};
 use crate::ground::registry::{Interpreter, REGISTRY};
 use crate::levels;
 use interp_guard::pending::{PendingQueue, QueueOptions, Worker};
@@ -255,19 +255,11 @@ fn bit_of(signum: c_int) -> u64 {
     1 << (signum as u32 % u64::BITS)
 }
 
-fn action(signum: c_int) -> libc::sigaction {
-    // SAFETY: a sigaction is plain data; zero is a valid one to write over.
-    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-    // SAFETY: only asks; `action` is writable.
-    unsafe { libc::sigaction(signum, null(), &mut action) };
-    action
-}
-
 /// `signal-hook` installs its handler once per signal. Somebody who came later may have replaced it; then it is put back. It
 /// runs on the alternate stack where a thread has one, as a handler in a process of several runtimes should.
 fn put_on_top(signum: c_int) {
     // The first installation of all has just been made: nobody can have replaced it before.
-    let mut ours = *OURS.get_or_init(|| action(signum));
+    let mut ours = *OURS.get_or_init(|| installed(signum));
     ours.sa_flags |= libc::SA_ONSTACK;
     // SAFETY: installs `signal-hook`'s handler, which is registered for this signal.
     unsafe { libc::sigaction(signum, &ours, null_mut()) };
@@ -286,7 +278,7 @@ pub unsafe fn before_main_ends() {
     unsafe {
         let module = ffi::PyImport_ImportModule(c"_signal".as_ptr());
         for signum in (1..=u64::BITS as c_int).filter(|&signum| handled & bit_of(signum) != 0) {
-            if module.is_null() || action(signum).sa_sigaction != ours.sa_sigaction {
+            if module.is_null() || installed(signum).sa_sigaction != ours.sa_sigaction {
                 continue; // somebody's who came later
             }
             let number = c_long::from(signum);

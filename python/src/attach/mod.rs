@@ -2,7 +2,7 @@
 //!
 //! | file | concept |
 //! |---|---|
-//! | `inside` | a call inside a level |
+//! | `inside` | where this thread is, and a call inside a level |
 //! | `holding` | does the calling thread itself keep an interpreter from finalizing? |
 //!
 //! May import: ground, levels.

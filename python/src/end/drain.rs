@@ -5,12 +5,15 @@ use super::residents::{self, Asks, LOOK_EVERY, STAY_AT_MOST};
 use super::wait::{SLICE, names_to_show};
 use super::{on_close, report};
 use crate::attach::holding::holds;
+use crate::attach::inside::here;
 use crate::ground::helpers::{detached, keeping_exception, say};
 use crate::ground::registry;
+use crate::ground::status;
 use crate::ground::threads::{Names, in_main_thread};
 use crate::{keeper, levels};
 use interp_guard::{CloseError, DrainError, DrainOptions, InterpreterId};
 use pyo3_ffi as ffi;
+use std::ffi::c_int;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
@@ -28,17 +31,35 @@ pub enum Drained {
     Raised,
 }
 
-/// Closes and drains an interpreter from the outside. Context: normal; attached or not. `raises`: the caller takes what Python's
-/// handlers raise, which run now and then if it is attached to the main interpreter. Else, in the process's main thread, Ctrl-C is
-/// as in a hook: the first asks who holds the guards, the second ends the process.
-pub fn drain(id: InterpreterId, timeout: Option<Duration>, raises: bool) -> Drained {
+impl Drained {
+    /// What a call answers, and the report.
+    pub fn answer(self) -> (c_int, String) {
+        match self {
+            Self::Done => (status::OK, String::new()),
+            Self::NotFound => (status::NOT_FOUND, String::new()),
+            Self::AlreadyClosing => (status::ALREADY_CLOSING, String::new()),
+            Self::WouldDeadlock => (status::WOULD_DEADLOCK, String::new()),
+            Self::TimedOut(report) => (status::TIMEOUT, report),
+            Self::Failed(report) => (status::INTERNAL, report),
+            Self::Raised => (status::INTERNAL, String::new()),
+        }
+    }
+}
+
+/// Closes and drains an interpreter from the outside. `timeout_ns`: if negative, without limit. `raises`: the caller takes
+/// what Python's handlers raise, which run now and then if it is attached to the main interpreter. Else, in the process's
+/// main thread, Ctrl-C is as in a hook: the first asks who holds the guards, the second ends the process.
+///
+/// Context: normal; attached or not.
+pub fn drain(id: i64, timeout_ns: i64, raises: bool) -> Drained {
+    let Ok(id) = InterpreterId::try_from(id) else { return Drained::NotFound };
     if holds(id) {
         return Drained::WouldDeadlock;
     }
+    let timeout = u64::try_from(timeout_ns).ok().map(Duration::from_nanos);
     let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-    // SAFETY: asked only where this thread is attached.
-    let current = (!levels::attached().is_null()).then(|| unsafe { registry::current() }.1).flatten();
-    let in_main = current.is_some() && current == registry::main_id();
+    let here = here();
+    let in_main = here.is_some() && here == registry::main_id();
     if raises && in_main {
         return drain_until(id, end, true, None);
     }

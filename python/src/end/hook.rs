@@ -44,10 +44,9 @@ static CALLED_EARLY: AtomicBool = AtomicBool::new(false);
 pub unsafe fn install(id: InterpreterId) -> bool {
     static METHOD: Methods<1> =
         Methods([no_arguments(c"_at_exit", at_exit, c"Closes and drains this interpreter.")]);
-    let number = std::ptr::without_provenance_mut(i64::from(id) as usize + 1);
     // SAFETY: attached; every object is checked for null and given back. CPython does not write to a method definition.
     unsafe {
-        let capsule = ffi::PyCapsule_New(number, HOOK.as_ptr(), Some(dropped));
+        let capsule = ffi::PyCapsule_New(registry::as_capsule(id), HOOK.as_ptr(), Some(dropped));
         let hook = match capsule.is_null() {
             true => null_mut(),
             false => ffi::PyCFunction_NewEx(METHOD.0.as_ptr().cast_mut(), capsule, null_mut()),
@@ -119,8 +118,8 @@ fn is_live(id: InterpreterId) -> bool {
 unsafe extern "C" fn dropped(capsule: *mut PyObject) {
     // SAFETY: called by CPython, attached, with the capsule that `install` made; the exception that may be set stays.
     unsafe {
-        let number = ffi::PyCapsule_GetPointer(capsule, HOOK.as_ptr());
-        let Ok(id) = InterpreterId::try_from(number as i64 - 1) else { return };
+        let pointer = ffi::PyCapsule_GetPointer(capsule, HOOK.as_ptr());
+        let Some(id) = registry::in_capsule(pointer) else { return };
         in_place().remove(&id);
         if !is_live(id) {
             return;
@@ -131,7 +130,7 @@ unsafe extern "C" fn dropped(capsule: *mut PyObject) {
             ));
             return keeping_exception(|| closing::close_and_drain());
         }
-        if ffi::Py_AddPendingCall(Some(restore), number) != 0 {
+        if ffi::Py_AddPendingCall(Some(restore), pointer) != 0 {
             say(&format!(
                 "the atexit callbacks were cleared, and Python's queue of pending calls is full: the end of interpreter {id} \
                  waits for nobody"
@@ -141,8 +140,8 @@ unsafe extern "C" fn dropped(capsule: *mut PyObject) {
 }
 
 /// The pending call.
-extern "C" fn restore(number: *mut c_void) -> c_int {
-    let Ok(id) = InterpreterId::try_from(number as i64 - 1) else { return 0 };
+extern "C" fn restore(pointer: *mut c_void) -> c_int {
+    let Some(id) = registry::in_capsule(pointer) else { return 0 };
     // SAFETY: called by CPython, attached, with no exception set.
     unsafe {
         if registry::current().1 == Some(id) {

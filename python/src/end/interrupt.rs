@@ -4,7 +4,7 @@
 //! `InterpGuard_Drain` waits, a handler of ours takes its place, if what is installed is CPython's and Python code has not
 //! set a handler of its own.
 
-use crate::ground::helpers::keeping_exception;
+use crate::ground::helpers::{installed, keeping_exception};
 use crate::ground::threads::in_main_thread;
 use pyo3_ffi as ffi;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -17,14 +17,6 @@ static PRESSED: AtomicU32 = AtomicU32::new(0);
 
 /// The address of CPython's handler, once ours has taken its place.
 static CPYTHONS: AtomicUsize = AtomicUsize::new(0);
-
-fn installed() -> libc::sigaction {
-    // SAFETY: a sigaction is plain data; zero is a valid one to write over.
-    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-    // SAFETY: only asks; `action` is writable.
-    unsafe { libc::sigaction(libc::SIGINT, std::ptr::null(), &mut action) };
-    action
-}
 
 /// Is this CPython's own, as `PyOS_setsig` installs it? `faulthandler`'s lies in the same code, and has other flags.
 fn is_cpythons(action: &libc::sigaction) -> bool {
@@ -79,7 +71,7 @@ impl Watch {
     /// behind CPython's: while Python's main thread waits, no handler of Python code can run anyway. Dropped, it puts back what
     /// was there and keeps to itself what came.
     pub fn begin(main: bool) -> Option<Self> {
-        let before = installed();
+        let before = installed(libc::SIGINT);
         if !is_cpythons(&before) || !(if main { default_in_python() } else { in_main_thread() }) {
             return None;
         }
@@ -112,7 +104,7 @@ impl Drop for Watch {
     fn drop(&mut self) {
         WATCHING.store(false, Ordering::Relaxed); // before the system call, in this thread
         // Somebody may have put another handler in place of ours, and keeps ours to call it: that stays.
-        if installed().sa_sigaction == address_of_ours() {
+        if installed(libc::SIGINT).sa_sigaction == address_of_ours() {
             // SAFETY: puts back what was there.
             unsafe { libc::sigaction(libc::SIGINT, &self.0, std::ptr::null_mut()) };
         }

@@ -7,8 +7,8 @@
 //!
 //! A callable stays in its interpreter, under a number that `interp_guard._on_close` gives it.
 
-use crate::attach::inside::inside;
-use crate::ground::helpers::{none, say};
+use crate::attach::inside::{here, inside};
+use crate::ground::helpers::{none, number_in, say};
 use crate::ground::registry::{self, Interpreter, REGISTRY};
 use crate::ground::status::status_of;
 use crate::levels::{self, InterpreterGuard};
@@ -84,9 +84,7 @@ pub fn tell(id: InterpreterId, guard: Option<InterpreterGuard>) {
     if IS_RAW_CHILD.load(Ordering::Relaxed) || calls().iter().all(|(of, _)| *of != id) {
         return;
     }
-    // SAFETY: asked only where this thread is attached.
-    let here = (!levels::attached().is_null()).then(|| unsafe { registry::current() }.1).flatten();
-    if here == Some(id) {
+    if here() == Some(id) {
         drop(guard);
         call_all(id);
     } else if guard.and_then(|guard| inside(levels::enter(guard), || call_all(id))).is_none() {
@@ -141,10 +139,7 @@ unsafe fn call_python(number: i64) {
 pub unsafe extern "C" fn on_close(_: *mut PyObject, number: *mut PyObject) -> *mut PyObject {
     // SAFETY: attached; the format fits the argument.
     unsafe {
-        let number = ffi::PyLong_AsLongLong(number);
-        if number == -1 && !ffi::PyErr_Occurred().is_null() {
-            return null_mut();
-        }
+        let Some(number) = number_in(number) else { return null_mut() };
         let (_, id) = registry::current();
         match id.ok_or(LookupError::NotFound).and_then(|id| add(id, Call::Python(number))) {
             Ok(()) => none(),
@@ -157,10 +152,7 @@ pub unsafe extern "C" fn on_close(_: *mut PyObject, number: *mut PyObject) -> *m
 pub unsafe extern "C" fn forget_on_close(_: *mut PyObject, number: *mut PyObject) -> *mut PyObject {
     // SAFETY: attached.
     unsafe {
-        let number = ffi::PyLong_AsLongLong(number);
-        if number == -1 && !ffi::PyErr_Occurred().is_null() {
-            return null_mut();
-        }
+        let Some(number) = number_in(number) else { return null_mut() };
         let mut calls = calls();
         let before = calls.len();
         calls.retain(|(_, call)| !matches!(call, Call::Python(kept) if *kept == number));

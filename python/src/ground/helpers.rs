@@ -1,4 +1,4 @@
-//! Small helpers: what is said, what is done with the GIL, and Python objects.
+//! Small helpers: what is said, what is done with the GIL, Python objects, and the handler of a signal.
 
 use interp_guard::Site;
 use pyo3_ffi::{self as ffi, PyMethodDef, PyMethodDefPointer, PyObject};
@@ -101,6 +101,27 @@ pub fn none() -> *mut PyObject {
 pub fn integer(number: i64) -> *mut PyObject {
     // SAFETY: the callers are attached.
     unsafe { ffi::PyLong_FromLongLong(number) }
+}
+
+/// An integer's number. `None` with an exception set.
+///
+/// # Safety
+/// Attached; `object` is an object.
+pub unsafe fn number_in(object: *mut PyObject) -> Option<i64> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let number = ffi::PyLong_AsLongLong(object);
+        (number != -1 || ffi::PyErr_Occurred().is_null()).then_some(number)
+    }
+}
+
+/// What is installed for a signal.
+pub fn installed(signum: c_int) -> libc::sigaction {
+    // SAFETY: a sigaction is plain data; zero is a valid one to write over.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: only asks; `action` is writable.
+    unsafe { libc::sigaction(signum, null(), &mut action) };
+    action
 }
 
 /// Method definitions; CPython only reads them.

@@ -5,8 +5,8 @@
 
 use interp_guard::{InterpreterId, Registry};
 use pyo3_ffi::{self as ffi, PyInterpreterState, PyThreadState};
-use std::ffi::CStr;
-use std::ptr::null_mut;
+use std::ffi::{CStr, c_void};
+use std::ptr::{null_mut, without_provenance_mut};
 use std::sync::atomic::{AtomicI64, AtomicPtr, Ordering};
 
 /// A registered interpreter.
@@ -52,6 +52,16 @@ pub fn number_of(id: InterpreterId) -> i64 {
 /// Is this the ID of a subinterpreter?
 pub fn is_sub(id: InterpreterId) -> bool {
     number_of(id) != 0
+}
+
+/// An ID as a capsule's pointer, which may not be null.
+pub fn as_capsule(id: InterpreterId) -> *mut c_void {
+    without_provenance_mut(i64::from(id) as usize + 1)
+}
+
+/// The ID of [`as_capsule`].
+pub fn in_capsule(pointer: *mut c_void) -> Option<InterpreterId> {
+    InterpreterId::try_from(pointer as i64 - 1).ok()
 }
 
 /// The interpreters of this epoch that are registered, oldest first. What an earlier one has left, because somebody guards it

@@ -25,6 +25,8 @@ static SAID: Mutex<BTreeMap<u32, Said>> = Mutex::new(BTreeMap::new());
 const MANY: usize = 4096;
 
 /// The calling thread.
+///
+/// Context: any, async-signal-safe.
 pub fn this_thread() -> u32 {
     // SAFETY: only asks.
     unsafe { libc::gettid() as u32 }

@@ -1,7 +1,7 @@
 //! `interp_guard.holders`: who holds the guards.
 
 use crate::end::report::recorded;
-use crate::ground::helpers::{none, text};
+use crate::ground::helpers::{none, number_in, text};
 use crate::ground::registry::{self, REGISTRY};
 use crate::ground::threads::Names;
 use interp_guard::{Holder, InterpreterId};
@@ -15,10 +15,7 @@ use std::ptr::null_mut;
 pub unsafe extern "C" fn holders(_: *mut PyObject, number: *mut PyObject) -> *mut PyObject {
     // SAFETY: attached; every object is checked for null; `N` takes the list over.
     unsafe {
-        let id = ffi::PyLong_AsLongLong(number);
-        if id == -1 && !ffi::PyErr_Occurred().is_null() {
-            return null_mut();
-        }
+        let Some(id) = number_in(number) else { return null_mut() };
         let Some(holders) = InterpreterId::try_from(id).ok().and_then(|id| REGISTRY.holders(id)) else {
             return none();
         };

@@ -10,11 +10,9 @@ use crate::ground::helpers::{Methods, integer, method, no_arguments, raise, runt
 use crate::ground::registry;
 use crate::ground::{refusals, status};
 use crate::{c_api, python, registering, signals};
-use interp_guard::InterpreterId;
 use pyo3_ffi::{self as ffi, PyMethodDef, PyObject};
 use std::ffi::{c_int, c_void};
 use std::ptr::null_mut;
-use std::time::Duration;
 
 static METHODS: Methods<24> = Methods([
     no_arguments(c"current_id", current_id, c"The ID of the calling interpreter."),
@@ -115,19 +113,9 @@ unsafe extern "C" fn drain(_: *mut PyObject, arguments: *mut PyObject) -> *mut P
     if unsafe { ffi::PyArg_ParseTuple(arguments, c"LL".as_ptr(), &raw mut id, &raw mut timeout_ns) } == 0 {
         return null_mut();
     }
-    let timeout = u64::try_from(timeout_ns).ok().map(Duration::from_nanos);
-    let drained = match InterpreterId::try_from(id) {
-        Ok(id) => drain::drain(id, timeout, true),
-        Err(_) => Drained::NotFound,
-    };
-    let (status, report) = match drained {
-        Drained::Done => (status::OK, String::new()),
-        Drained::NotFound => (status::NOT_FOUND, String::new()),
-        Drained::AlreadyClosing => (status::ALREADY_CLOSING, String::new()),
-        Drained::WouldDeadlock => (status::WOULD_DEADLOCK, String::new()),
-        Drained::TimedOut(report) => (status::TIMEOUT, report),
-        Drained::Failed(report) => (status::INTERNAL, report),
+    let (status, report) = match drain::drain(id, timeout_ns, true) {
         Drained::Raised => return null_mut(),
+        drained => drained.answer(),
     };
     let report = text(&report);
     // SAFETY: attached; the format fits the arguments.
