@@ -15,6 +15,9 @@ mod finalize_all;
 #[cfg(not(loom))]
 mod finalizer;
 #[cfg(not(loom))]
+#[doc(hidden)]
+pub mod foreign;
+#[cfg(not(loom))]
 pub mod fork;
 #[cfg(not(loom))]
 pub mod gilstate;

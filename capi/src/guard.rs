@@ -4,9 +4,9 @@
 
 use crate::registry::{Interp, ig_registry};
 use crate::status::ig_status::{self, *};
+use interp_guard::foreign::jump_with_caller;
 use interp_guard::raw::{GuardParts, NotAtHome, OverRelease};
 use interp_guard::{Guard, InterpreterId, Site};
-use std::arch::naked_asm;
 use std::ffi::c_void;
 use std::mem::ManuallyDrop;
 
@@ -139,7 +139,7 @@ unsafe fn back_out(registry: *mut ig_registry, id: i64, out: *mut ig_guard, at: 
 /// As [`ig_lookup`], none null.
 #[unsafe(naked)]
 unsafe extern "C" fn lookup_elsewhere(registry: *mut ig_registry, id: i64, out: *mut ig_guard) -> ig_status {
-    naked_asm!("mov rcx, [rsp]", "jmp {}", sym lookup_from)
+    jump_with_caller!("rcx", lookup_from)
 }
 
 /// The whole lookup.
@@ -182,8 +182,7 @@ unsafe extern "C" fn lookup_from(
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ig_guard_dup(guard: *const ig_guard, out: *mut ig_guard) -> ig_status {
-    // For the ledger: the return address as one more argument.
-    naked_asm!("mov rdx, [rsp]", "jmp {}", sym dup_from)
+    jump_with_caller!("rdx", dup_from)
 }
 
 /// # Safety

@@ -1,5 +1,6 @@
 //! Status codes, and how the library's errors become them.
 
+use interp_guard::foreign::status;
 use interp_guard::pending::QueueError;
 use interp_guard::{CloseError, DrainError, FinalizeError, LookupError, RegisterError};
 use std::ffi::{CStr, c_char, c_uint};
@@ -50,6 +51,22 @@ const ALL: [ig_status; 12] = [
     IG_UNAVAILABLE,
     IG_INTERNAL,
 ];
+
+// The numbers that the other interfaces answer, too.
+const _: () = {
+    assert!(IG_OK as i32 == status::OK);
+    assert!(IG_NOT_FOUND as i32 == status::NOT_FOUND);
+    assert!(IG_FINALIZING as i32 == status::FINALIZING);
+    assert!(IG_FULL as i32 == status::FULL);
+    assert!(IG_DUPLICATE_ID as i32 == status::DUPLICATE_ID);
+    assert!(IG_RETIRED_ID as i32 == status::RETIRED_ID);
+    assert!(IG_INVALID as i32 == status::INVALID);
+    assert!(IG_TIMEOUT as i32 == status::TIMEOUT);
+    assert!(IG_WOULD_DEADLOCK as i32 == status::WOULD_DEADLOCK);
+    assert!(IG_ALREADY_CLOSING as i32 == status::ALREADY_CLOSING);
+    assert!(IG_UNAVAILABLE as i32 == status::UNAVAILABLE);
+    assert!(IG_INTERNAL as i32 == status::INTERNAL);
+};
 
 impl ig_status {
     const fn message(self) -> &'static CStr {

@@ -1,6 +1,6 @@
 //! `interp-guard doctor`: what this machine offers, and what the library makes of it.
 
-use interp_guard::{RegisterError, Registry, platform};
+use interp_guard::{RegisterError, Registry, foreign, platform};
 use serde_json::{Value, json};
 use std::process::ExitCode;
 
@@ -28,20 +28,15 @@ pub fn run(options: &Options) -> ExitCode {
 
 fn report(registry: &Registry<u8>, refused: Option<&RegisterError<u8>>) -> Value {
     let layout = registry.layout();
-    let asked = std::env::var("INTERP_GUARD_COUNTERS").ok();
-    let why = match (refused, asked, platform::missing_for_per_cpu()) {
-        (Some(RegisterError::Unavailable(_, why)), ..) => why.to_string(),
-        (Some(refused), ..) => refused.to_string(),
-        (None, Some(asked), _) => format!("INTERP_GUARD_COUNTERS={asked}"),
-        (None, None, None) => "the machine has all that per-CPU counting needs".to_owned(),
-        (None, None, Some(missing)) => format!("for want of {missing}"),
+    let why = match refused {
+        Some(RegisterError::Unavailable(_, why)) => why.to_string(),
+        Some(refused) => refused.to_string(),
+        None => foreign::why_counted_so(),
     };
     json!({
         "counters": layout.map_or("not available", |layout| layout.counters.name()),
         "counters_why": why,
-        "rseq": platform::rseq().map_or("not registered by the C library".to_owned(), |rseq| {
-            format!("registered by the C library at thread pointer {:+}, {} bytes", rseq.offset, rseq.size)
-        }),
+        "rseq": foreign::rseq(),
         "membarrier": match platform::membarrier() {
             Ok(()) => "private expedited: registered".to_owned(),
             Err(errno) => format!("refused: {}", std::io::Error::from_raw_os_error(errno)),

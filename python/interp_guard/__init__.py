@@ -41,11 +41,6 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-# The numbers of `ig_status`.
-_OK, _NOT_FOUND, _FINALIZING = 0, 1, 2
-_TIMEOUT, _WOULD_DEADLOCK, _ALREADY_CLOSING = 7, 8, 9
-
-
 # Does the ledger write down who takes each guard? Decided when the process registers its first interpreter.
 _recording = _native.is_recording()
 
@@ -165,7 +160,7 @@ def _make_lookup(view, guard, site, index, native, refusals, hush):
     when all those are ``None``."""
     acquire, current_id = native.acquire, native.current_id
     finalizing, not_found = refusals
-    unknown = _NOT_FOUND
+    unknown = native.NOT_FOUND
 
     def refuse(id, status):
         if status == unknown:
@@ -219,15 +214,15 @@ def drain(id, timeout=None):
     """
     id = _view(id)
     status, report = _native.drain(id, -1 if timeout is None else int(max(0, min(timeout, _FOREVER)) * 1e9))
-    if status == _OK:
+    if status == _native.OK:
         return
-    if status == _TIMEOUT:
+    if status == _native.TIMEOUT:
         raise TimeoutError(report)
-    if status == _WOULD_DEADLOCK:
+    if status == _native.WOULD_DEADLOCK:
         raise RuntimeError(f"this thread is inside an ensure of interpreter {id} and would wait for itself")
-    if status == _ALREADY_CLOSING:
+    if status == _native.ALREADY_CLOSING:
         raise RuntimeError(f"another thread is draining interpreter {id}")
-    if status == _NOT_FOUND:
+    if status == _native.NOT_FOUND:
         _refuse(id, status)
     raise RuntimeError(report)
 
@@ -241,7 +236,7 @@ def holders(id):
     id = _view(id)
     found = _native.holders(id)
     if found is None:
-        _refuse(id, _NOT_FOUND)
+        _refuse(id, _native.NOT_FOUND)
     return Holders._of(*found)
 
 

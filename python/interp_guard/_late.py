@@ -1,4 +1,4 @@
-"""What the standard library is asked for while the end of the interpreter waits, and would be lost: see ``src/late.rs``."""
+"""What the standard library is asked for while the end of the interpreter waits, and would be lost: see ``src/end/late.rs``."""
 
 import atexit
 import sys

@@ -10,7 +10,7 @@ import collections
 # What a scalar is, as far as registers go.
 INTEGER, FLOAT, LONG_DOUBLE = "integer", "float", "long double"
 
-# The forms of a default, as src/callbacks.rs numbers them.
+# The forms of a default, as src/calls/callbacks.rs numbers them.
 IN_REGISTERS, ON_X87, IN_MEMORY = 0, 1, 2
 
 Value = collections.namedtuple("Value", "size alignment scalars")

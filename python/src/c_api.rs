@@ -3,37 +3,20 @@
 //! One static table per process, the same for every interpreter and extension. Fields are only ever appended; `size`
 //! tells an extension how many there are. The header says for each function where it may run.
 
+use crate::c::call_site::with_call_site;
+use crate::c::pointers::{GuardPointer, ViewPointer, as_pointer, borrow, view_of};
+use crate::end::{drain, on_close};
+use crate::first_version;
+use crate::ground::refusals::set_no_guard;
+use crate::ground::registry::{self, REGISTRY};
+use crate::ground::status::{self, status_of};
 use crate::levels::{self, Level, Misuse};
-use crate::refusals::set_no_guard;
-use crate::shutdown::{self, Drained};
-use crate::table::{self, Interpreter, REGISTRY};
 use crate::word::{GuardWord, ViewWord};
-use crate::{first_version, on_close};
 use interp_guard::raw::{NotAtHome, OverRelease};
-use interp_guard::{Guard, InterpreterId, LookupError, Site};
+use interp_guard::{InterpreterId, Site};
 use pyo3_ffi::{self as ffi, PyInterpreterState};
 use std::ffi::{CStr, c_int, c_void};
-use std::mem::ManuallyDrop;
-use std::ptr::{null_mut, without_provenance_mut};
-use std::time::Duration;
-
-/// Status numbers, the same as `ig_status` of the C interface.
-pub mod status {
-    use std::ffi::c_int;
-    pub const OK: c_int = 0;
-    pub const NOT_FOUND: c_int = 1;
-    pub const FINALIZING: c_int = 2;
-    pub const INVALID: c_int = 6;
-    pub const TIMEOUT: c_int = 7;
-    pub const WOULD_DEADLOCK: c_int = 8;
-    pub const ALREADY_CLOSING: c_int = 9;
-    pub const INTERNAL: c_int = 11;
-}
-
-/// `PyInterpreterGuard *`: a [`GuardWord`] dressed as a pointer.
-pub type GuardPointer = *mut c_void;
-/// `PyInterpreterView *`: a [`ViewWord`] dressed as a pointer.
-type ViewPointer = *mut c_void;
+use std::ptr::null_mut;
 
 /// `InterpGuard`: zeroed, it guards nothing.
 #[repr(C)]
@@ -120,34 +103,6 @@ pub static TABLE: Table = Table {
     on_close,
 };
 
-pub fn as_pointer(bits: u64) -> *mut c_void {
-    without_provenance_mut(bits as usize)
-}
-
-fn view_of(view: ViewPointer) -> Option<InterpreterId> {
-    ViewWord::from_bits(view as u64)?.id()
-}
-
-pub fn status_of(refused: LookupError) -> c_int {
-    match refused {
-        LookupError::NotFound => status::NOT_FOUND,
-        LookupError::Finalizing => status::FINALIZING,
-    }
-}
-
-/// `name` is an exported function whose caller's address goes to `body` as one more argument, the ledger's call site.
-macro_rules! with_call_site {
-    ($visible:vis $name:ident($($type:ty),*) -> $result:ty, $register:literal, $body:path) => {
-        #[unsafe(naked)]
-        $visible unsafe extern "C" fn $name($(_: $type),*) -> $result {
-            // On entry the return address is at the top of the stack; `body` is entered as if called directly.
-            core::arch::naked_asm!(concat!("mov ", $register, ", [rsp]"), "jmp {body}", body = sym $body)
-        }
-    };
-}
-
-pub(crate) use with_call_site;
-
 with_call_site!(guard_from_current() -> GuardPointer, "rdi", guard_from_current_at);
 with_call_site!(guard_from_view(ViewPointer) -> GuardPointer, "rsi", guard_from_view_at);
 with_call_site!(ensure(GuardPointer) -> *mut Level, "rsi", ensure_at);
@@ -163,7 +118,7 @@ fn token(level: Result<std::ptr::NonNull<Level>, levels::Refused>) -> *mut Level
 
 unsafe extern "C" fn guard_from_current_at(caller: usize) -> GuardPointer {
     // SAFETY: the header asks for an attached caller.
-    let (_, id) = unsafe { table::current() };
+    let (_, id) = unsafe { registry::current() };
     let guard = match id {
         Some(id) => take_guard(id, caller),
         None => null_mut(),
@@ -217,7 +172,7 @@ unsafe extern "C" fn guard_close(guard: GuardPointer) {
 
 unsafe extern "C" fn view_from_current() -> ViewPointer {
     // SAFETY: the header asks for an attached caller.
-    let (_, id) = unsafe { table::current() };
+    let (_, id) = unsafe { registry::current() };
     match id {
         Some(id) => as_pointer(ViewWord::new(id).bits()),
         None => {
@@ -229,19 +184,10 @@ unsafe extern "C" fn view_from_current() -> ViewPointer {
 }
 
 unsafe extern "C" fn view_from_main() -> ViewPointer {
-    table::main_id().map_or(null_mut(), |id| as_pointer(ViewWord::new(id).bits()))
+    registry::main_id().map_or(null_mut(), |id| as_pointer(ViewWord::new(id).bits()))
 }
 
 unsafe extern "C" fn view_close(_: ViewPointer) {}
-
-/// The guard behind a word, without giving it up; `None` for a word that is none, and for a guard from before a fork.
-///
-/// # Safety
-/// A word that can be a guard is one that is not closed yet.
-pub unsafe fn borrow(bits: u64) -> Option<ManuallyDrop<Guard<'static, Interpreter>>> {
-    // SAFETY: the caller's promise.
-    unsafe { GuardWord::from_bits(bits)?.borrow() }
-}
 
 unsafe extern "C" fn ensure_at(guard: GuardPointer, caller: usize) -> *mut Level {
     if let Some(level) = levels::nest_by_guard(guard as u64) {
@@ -366,7 +312,7 @@ unsafe extern "C" fn close(guard: *mut InterpGuard) -> c_int {
 unsafe extern "C" fn interpreter(guard: *const InterpGuard) -> *mut PyInterpreterState {
     // SAFETY: the header asks for a readable guard, null excepted, that is zeroed or not closed yet.
     let guard = unsafe { guard.as_ref().and_then(|guard| borrow(guard.word)) };
-    guard.map_or(table::NONE, |guard| guard.state)
+    guard.map_or(registry::NONE, |guard| guard.state)
 }
 
 unsafe extern "C" fn id(guard: *const InterpGuard) -> i64 {
@@ -389,21 +335,12 @@ unsafe extern "C" fn ensure_id_at(id: i64, caller: usize) -> *mut Level {
 }
 
 unsafe extern "C" fn drain(id: i64, timeout_ns: i64) -> c_int {
-    let Ok(id) = InterpreterId::try_from(id) else { return status::NOT_FOUND };
-    let timeout = u64::try_from(timeout_ns).ok().map(Duration::from_nanos);
-    match shutdown::drain(id, timeout, false) {
-        Drained::Done => status::OK,
-        Drained::NotFound => status::NOT_FOUND,
-        Drained::AlreadyClosing => status::ALREADY_CLOSING,
-        Drained::WouldDeadlock => status::WOULD_DEADLOCK,
-        Drained::TimedOut(_) => status::TIMEOUT,
-        Drained::Failed(_) | Drained::Raised => status::INTERNAL,
-    }
+    drain::drain(id, timeout_ns, false).answer().0
 }
 
 unsafe extern "C" fn current_id() -> i64 {
     // SAFETY: the header asks for an attached caller.
-    let (_, id) = unsafe { table::current() };
+    let (_, id) = unsafe { registry::current() };
     id.map_or(-1, i64::from)
 }
 

@@ -12,10 +12,12 @@
 //!
 //! All of it is async-signal-safe: loads, stores and exchanges in static memory.
 
-use crate::c_api::{GuardPointer, as_pointer, borrow, with_call_site};
+use crate::c::call_site::with_call_site;
+use crate::c::pointers::{GuardPointer, as_pointer, borrow};
+use crate::ground::refusals::set_no_guard;
+use crate::ground::registry::{self, Interpreter, REGISTRY};
+use crate::ground::threads::this_thread;
 use crate::levels::{self, Misuse};
-use crate::refusals::set_no_guard;
-use crate::table::{self, Interpreter, REGISTRY};
 use crate::word::GuardWord;
 use interp_guard::raw::{GuardParts, LEDGER_ENTRIES};
 use interp_guard::{Guard, InterpreterId, Site};
@@ -69,11 +71,6 @@ fn recorded(id: InterpreterId) -> impl Iterator<Item = (usize, &'static Taken, u
     })
 }
 
-fn this_thread() -> u32 {
-    // SAFETY: only asks; signal-safe.
-    unsafe { libc::gettid() as u32 }
-}
-
 /// Turns a guard into a reference. Null if it cannot be kept; the guard is given up then.
 ///
 /// Context: any, async-signal-safe.
@@ -98,7 +95,7 @@ fn keep(guard: Guard<'static, Interpreter>) -> *mut PyInterpreterState {
         None => {
             // SAFETY: taken apart right above, and put together once.
             drop(unsafe { REGISTRY.guard_from_parts(parts) });
-            return table::NONE;
+            return registry::NONE;
         }
     }
     state
@@ -167,7 +164,7 @@ unsafe fn id_of(state: *mut PyInterpreterState) -> Option<InterpreterId> {
         return None;
     }
     // SAFETY: the caller's promise. CPython's function reads one field, on every version: it is signal-safe.
-    unsafe { table::id_of(state) }
+    unsafe { registry::id_of(state) }
 }
 
 with_call_site!(pub hold() -> *mut PyInterpreterState, "rdi", hold_at);
@@ -180,10 +177,10 @@ with_call_site!(pub handle_dup(GuardPointer) -> GuardPointer, "rsi", handle_dup_
 
 unsafe extern "C" fn hold_at(caller: usize) -> *mut PyInterpreterState {
     // SAFETY: the header asks for an attached caller.
-    let (_, id) = unsafe { table::current() };
+    let (_, id) = unsafe { registry::current() };
     let state = match id.map(|id| REGISTRY.lookup_at(id, Site::code(caller))) {
         Some(Ok(guard)) => keep(guard),
-        _ => table::NONE,
+        _ => registry::NONE,
     };
     if state.is_null() {
         // SAFETY: as above.
@@ -195,7 +192,7 @@ unsafe extern "C" fn hold_at(caller: usize) -> *mut PyInterpreterState {
 unsafe extern "C" fn lookup_at(id: i64, caller: usize) -> *mut PyInterpreterState {
     let guard =
         InterpreterId::try_from(id).ok().and_then(|id| REGISTRY.lookup_at(id, Site::code(caller)).ok());
-    guard.map_or(table::NONE, keep)
+    guard.map_or(registry::NONE, keep)
 }
 
 /// `PyInterpreterState_Release`.
@@ -276,5 +273,5 @@ unsafe extern "C" fn handle_ensure_at(handle: GuardPointer, caller: usize) -> c_
 /// The header asks for a handle that is not closed yet, or null.
 pub unsafe extern "C" fn handle_interpreter(handle: GuardPointer) -> *mut PyInterpreterState {
     // SAFETY: the caller's promise.
-    unsafe { borrow(handle as u64) }.map_or(table::NONE, |guard| guard.state)
+    unsafe { borrow(handle as u64) }.map_or(registry::NONE, |guard| guard.state)
 }

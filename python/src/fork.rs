@@ -3,16 +3,20 @@
 //! Two sets of hooks, which do different things and so may both run for one fork. The C library's (`pthread_atfork`) touch
 //! only our table, in every fork: the child counts anew, with the guards of the forking thread's own levels and no others.
 //! Python's (`os.register_at_fork`) run in `os.fork` alone. Up to 3.11 they keep other threads from being inside
-//! `PyThreadState_New` while the process forks: that takes a lock of CPython's without the GIL, and the child would find
-//! it taken for ever.
+//! `PyThreadState_New` while the process forks (`ground::creating`).
+//!
+//! May import: attach, end, first_version, ground, levels, signals.
 
-use crate::module::{Methods, no_arguments};
-use crate::table::REGISTRY;
-use crate::{callbacks, first_version, interrupt, levels, on_close, python, residents, shutdown, signals};
+use crate::attach::holding;
+use crate::end::{interrupt, on_close, residents};
+use crate::ground::creating;
+use crate::ground::helpers::{Methods, no_arguments, none, say};
+use crate::ground::registry::REGISTRY;
+use crate::{first_version, levels, signals};
 use pyo3_ffi::{self as ffi, PyObject};
 use std::ptr::null_mut;
 use std::sync::Once;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Has the main interpreter Python's hooks? Twice, they would wait for themselves.
 static HAS_HOOKS: AtomicBool = AtomicBool::new(false);
@@ -30,9 +34,7 @@ pub fn install_at_c_library() {
         // SAFETY: three functions that stay as long as the process: Python never unloads an extension.
         let failed = unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) };
         if failed != 0 {
-            shutdown::say(
-                "no memory for pthread_atfork: a forked child will wait for guards of its parent's threads",
-            );
+            say("no memory for pthread_atfork: a forked child will wait for guards of its parent's threads");
         }
     });
 }
@@ -97,78 +99,22 @@ extern "C" fn child() {
     // guards are one each.
     unsafe { REGISTRY.after_fork_child_with(|keep| levels::for_each_guard(keep)) };
     first_version::after_fork_child();
-    callbacks::after_fork_child();
+    holding::after_fork_child();
     on_close::after_fork_child(true);
     interrupt::after_fork_child();
-}
-
-/// How many threads are inside `PyThreadState_New`; and `FORKING` while the process forks.
-static CREATING: AtomicU32 = AtomicU32::new(0);
-const FORKING: u32 = 1 << 31;
-
-/// Runs `PyThreadState_New` so that no `os.fork` falls into it.
-pub fn creating<R>(new: impl FnOnce() -> R) -> R {
-    if !python::new_is_unsafe_across_fork() {
-        return new();
-    }
-    loop {
-        // Relaxed: the exchange decides.
-        let seen = CREATING.load(Ordering::Relaxed);
-        if seen & FORKING != 0 {
-            atomic_wait::wait(&CREATING, seen);
-            continue;
-        }
-        // Acquire: after the fork that `after` ended, by its Release.
-        if CREATING.compare_exchange_weak(seen, seen + 1, Ordering::Acquire, Ordering::Relaxed).is_ok() {
-            break;
-        }
-    }
-    let result = new();
-    // Release: pairs with the Acquire in `before`.
-    if CREATING.fetch_sub(1, Ordering::Release) == FORKING + 1 {
-        atomic_wait::wake_all(&CREATING);
-    }
-    result
 }
 
 unsafe extern "C" fn before(_: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
     static WARNED: AtomicBool = AtomicBool::new(false);
     if REGISTRY.len() > 1 && !WARNED.swap(true, Ordering::Relaxed) {
-        shutdown::say(
-            "os.fork with live subinterpreters: CPython's child hangs or crashes, on every version",
-        );
+        say("os.fork with live subinterpreters: CPython's child hangs or crashes, on every version");
     }
-    if python::new_is_unsafe_across_fork() {
-        // Another thread may be forking too, in between: its hooks run with the GIL released here.
-        shutdown::detached(|| {
-            loop {
-                // Relaxed: the exchange decides.
-                let seen = CREATING.load(Ordering::Relaxed);
-                if seen & FORKING != 0 {
-                    atomic_wait::wait(&CREATING, seen);
-                } else if CREATING
-                    .compare_exchange(seen, seen | FORKING, Ordering::Relaxed, Ordering::Relaxed)
-                    .is_ok()
-                {
-                    break;
-                }
-            }
-            // Acquire: pairs with the Release in `creating`: what they did is over.
-            while let threads @ 1.. = CREATING.load(Ordering::Acquire) & !FORKING {
-                atomic_wait::wait(&CREATING, FORKING | threads);
-            }
-        });
-    }
+    creating::before_fork();
     none()
 }
 
-/// In the parent and in the child: nobody was inside, and nobody came in.
 unsafe extern "C" fn after(_: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
-    if python::new_is_unsafe_across_fork() {
-        // Release: pairs with the Acquire in `creating`.
-        CREATING.store(0, Ordering::Release);
-        atomic_wait::wake_all(&CREATING);
-    }
+    creating::after_fork();
     none()
 }
 
@@ -200,14 +146,5 @@ unsafe fn arrange_for_multiprocessing() {
             ffi::PyErr_WriteUnraisable(ours);
         }
         ffi::Py_XDECREF(done);
-    }
-}
-
-fn none() -> *mut PyObject {
-    // SAFETY: None is always there; the caller of a method gets a reference.
-    unsafe {
-        let none = ffi::Py_None();
-        ffi::Py_IncRef(none);
-        none
     }
 }

@@ -9,9 +9,9 @@
 //! `Py_EndInterpreter` counts the states, and the end of the main interpreter frees the first one of each that is left. So
 //! whoever drains the interpreter, and is handed it back, deletes this one.
 
+use crate::ground::registry::{Interpreter, REGISTRY};
 use crate::levels;
 use crate::python::{self, PyThreadState_GetInterpreter};
-use crate::table::{Interpreter, REGISTRY};
 use interp_guard::InterpreterId;
 use pyo3_ffi::{self as ffi, PyInterpreterState, PyThreadState};
 use std::mem::ManuallyDrop;

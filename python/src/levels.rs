@@ -24,11 +24,11 @@
 //! - **L5** From 3.12 on, attaching binds the state to the thread (gilstate), and deleting it leaves none bound. Release
 //!   binds the thread's own state again, so that `PyGILState_Ensure` finds it.
 
+use crate::ground::creating::creating;
+use crate::ground::registry::{self, Interpreter, REGISTRY};
 use crate::python::{self, PyThreadState_GetInterpreter};
-use crate::table::{self, Interpreter, REGISTRY};
 use crate::this_thread::this_thread;
 use crate::word::Held;
-use crate::{callbacks, fork};
 use interp_guard::raw::GuardParts;
 use interp_guard::{Guard, InterpreterId, Site};
 use pyo3_ffi::{self as ffi, PyInterpreterState, PyThreadState};
@@ -186,7 +186,7 @@ fn attach_first(interpreter: *mut PyInterpreterState) -> Option<(*mut PyThreadSt
     let bound = unsafe { ffi::PyGILState_GetThisThreadState() };
     let (state, origin) = if bound.is_null() {
         // SAFETY: guarded, so the interpreter exists; needs no GIL.
-        (fork::creating(|| unsafe { ffi::PyThreadState_New(interpreter) }), Origin::Created)
+        (creating(|| unsafe { ffi::PyThreadState_New(interpreter) }), Origin::Created)
     } else {
         (bound, Origin::FoundDetached)
     };
@@ -277,7 +277,7 @@ impl Level {
             Some(state) => (self.state, self.origin) = (state, Origin::FoundDetached),
             None => {
                 // SAFETY: guarded, so the interpreter exists; needs no GIL.
-                let state = fork::creating(|| unsafe { ffi::PyThreadState_New(interpreter) });
+                let state = creating(|| unsafe { ffi::PyThreadState_New(interpreter) });
                 if state.is_null() {
                     self.go_back();
                     return Err(Refused::NoMemory);
@@ -295,7 +295,7 @@ impl Level {
     #[inline(never)]
     fn leave_behind(&mut self, state: *mut PyThreadState) {
         // SAFETY: it exists as long as its interpreter does.
-        self.behind = unsafe { table::id_of(PyThreadState_GetInterpreter(state)) };
+        self.behind = unsafe { registry::id_of(PyThreadState_GetInterpreter(state)) };
         if !levels().any(|level| level.state == state) {
             self.left_behind = self.behind.and_then(|id| REGISTRY.lookup(id).ok()).map(Held::new);
         }
@@ -440,7 +440,7 @@ pub fn set_daemon(daemon: bool, site: Site) -> Result<(), Refused> {
         return Err(Refused::NoGuard);
     }
     let guard = match (daemon, &level.guard) {
-        (true, _) if table::is_sub(level.id) && python::minor_version() <= 13 => {
+        (true, _) if registry::is_sub(level.id) && python::minor_version() <= 13 => {
             return Err(Refused::NoGuard);
         }
         (true, _) => None,
@@ -464,12 +464,12 @@ pub fn is_daemon() -> Option<bool> {
     Some(levels().next().is_none_or(|level| level.state != attached || level.guard.is_none()))
 }
 
-/// Is the calling thread inside a level, or a callback, that keeps interpreter `id` from finalizing?
+/// Is the calling thread inside a level that keeps interpreter `id` from finalizing?
 pub fn holds(id: InterpreterId) -> bool {
     levels().any(|level| {
         level.id == id && level.guard.is_some()
             || level.left_behind.as_ref().is_some_and(|guard| guard.interpreter().id == id)
-    }) || callbacks::holds(id)
+    })
 }
 
 /// Hands the parts of each guard of this thread's levels to `keep`, and puts them together again as it leaves them.

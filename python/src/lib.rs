@@ -1,61 +1,46 @@
 //! The extension module `interp_guard._native`: one table of interpreters per process, for CPython 3.9 and later.
 //!
-//! | file | concept |
+//! From the ground up; what a room may import is said in its first lines:
+//!
+//! | room | concept |
 //! |---|---|
 //! | `python` | what differs between the versions; which thread state is attached here |
-//! | `table` | the process's one registry; IDs, epochs, registration |
+//! | `ground` | the registry, and small helpers |
 //! | `word` | a guard and a view as one tagged word |
 //! | `levels` | ensure and release: thread states, nested and across interpreters |
 //! | `this_thread` | where a thread keeps its levels |
-//! | `shutdown` | what hooks do: close and drain; what they say while they wait |
-//! | `hook` | the `atexit` callback: whether it is still there, and whether it is the end |
-//! | `on_close` | what is called when an interpreter closes |
-//! | `late` | what the standard library is asked for while the end waits |
-//! | `deadline` | how long an end may wait for guards, where the application says so |
-//! | `residents` | threads that had a guard and are still in the interpreter |
-//! | `selfhold` | a wait that nobody could end |
-//! | `threads` | threads' names |
 //! | `keeper` | a bug of CPython 3.13, kept away from |
-//! | `interrupt` | Ctrl-C during a drain |
-//! | `fork` | what a forked child finds |
-//! | `c_api` | the function table behind `pep788.h` |
-//! | `first_version` | references by pointer, for `pep788_v1.h` |
-//! | `callbacks` | C function pointers for ctypes and cffi that ask before Python is entered |
-//! | `trampoline` | the machine code in front of them |
-//! | `refusals` | what is raised where there is no guard |
+//! | `attach` | a call inside a level; what of a thread keeps an interpreter |
 //! | `signals` | real handlers that leave a call for an interpreter |
-//! | `report` | holders, and what the machine offers |
-//! | `stress` | the native part of `python -m interp_guard stress` |
-//! | `module` | the functions under the Python package |
+//! | `end` | the `atexit` hook, closing and draining, and what is said meanwhile |
+//! | `calls` | C function pointers for ctypes and cffi that ask before Python is entered |
+//! | `c` | a guard and a view as C sees them |
+//! | `first_version` | references by pointer, for `pep788_v1.h` |
+//! | `c_api` | the function table behind `pep788.h` |
+//! | `fork` | what a forked child finds |
+//! | `registering` | how interpreters get into the registry |
+//! | `package` | the functions under the Python package |
 
+mod attach;
+mod c;
 mod c_api;
-mod callbacks;
-mod deadline;
+mod calls;
+mod end;
 mod first_version;
 mod fork;
-mod hook;
-mod interrupt;
+mod ground;
 mod keeper;
-mod late;
 mod levels;
-mod module;
-mod on_close;
+mod package;
 mod python;
-mod refusals;
-mod report;
-mod residents;
-mod selfhold;
-mod shutdown;
+mod registering;
 mod signals;
-mod stress;
-mod table;
 mod this_thread;
-mod threads;
-mod trampoline;
 mod word;
 
+use package::module;
 use pyo3_ffi as ffi;
-use std::ffi::{c_int, c_void};
+use std::ffi::c_void;
 
 /// One of the three slot arrays, which differ in what they tell CPython: an unknown slot is an error up to 3.11
 /// (multiple interpreters) and 3.12 (GIL). CPython writes nothing into a slot array.
@@ -120,8 +105,3 @@ pub unsafe extern "C" fn PyInit__native() -> *mut ffi::PyObject {
     // SAFETY: a static definition; the caller is attached.
     unsafe { ffi::PyModuleDef_Init(definition.0.get()) }
 }
-
-/// Found by name in every loaded object, to tell whether a second copy of this library, and so a second table, is in
-/// the process (`module::exec`).
-#[unsafe(no_mangle)]
-pub static INTERP_GUARD_TABLE_MARK: c_int = 1;

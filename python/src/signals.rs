@@ -6,16 +6,19 @@
 //!
 //! CPython, when it finalizes, sets every signal that Python code had handled back to its default action, also where another
 //! handler is on top, and the next signal would end the process. [`before_main_ends`] has CPython ignore those first.
+//!
+//! May import: attach, ground, levels.
 
-use crate::levels::{self, Level, Refused};
-use crate::shutdown;
-use crate::table::{Interpreter, REGISTRY};
+use crate::attach::inside::inside;
+use crate::ground::helpers::{installed, none, raise, say, text};
+use crate::ground::registry::{Interpreter, REGISTRY};
+use crate::levels;
 use interp_guard::pending::{PendingQueue, QueueOptions, Worker};
 use interp_guard::signal::{self, Handler};
 use interp_guard::{Guard, InterpreterId, Site};
 use pyo3_ffi::{self as ffi, PyObject};
-use std::ffi::{CStr, CString, c_char, c_int, c_long, c_longlong, c_void};
-use std::ptr::{NonNull, null, null_mut};
+use std::ffi::{CStr, c_char, c_int, c_long, c_longlong, c_void};
+use std::ptr::{null, null_mut};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU64, Ordering};
 
@@ -59,7 +62,7 @@ pub fn after_fork_child() {
         drop(unsafe { Box::from_raw(parents) });
     }
     if let Some(Err(why)) = QUEUE.get().map(start_worker) {
-        shutdown::say(&format!("signals have no effect in this forked child: {why}"));
+        say(&format!("signals have no effect in this forked child: {why}"));
     }
 }
 
@@ -86,19 +89,8 @@ fn run(guard: &Guard<'_, Interpreter>, number: usize) {
     // SAFETY: the parts of a guard of this registry, which is the queue's, put together once.
     let own = unsafe { REGISTRY.guard_from_parts(parts) };
     if inside(levels::enter(own), call).is_none() {
-        shutdown::say(&format!("no memory to run a signal's callable in interpreter {}", guard.id()));
+        say(&format!("no memory to run a signal's callable in interpreter {}", guard.id()));
     }
-}
-
-/// Runs `f` inside a level, and releases that. `None` if there is none.
-pub fn inside<R>(level: Result<NonNull<Level>, Refused>, f: impl FnOnce() -> R) -> Option<R> {
-    let level = level.ok()?;
-    let result = f();
-    if levels::release(level.as_ptr()).is_err() {
-        // SAFETY: ends the process; callable always.
-        unsafe { ffi::Py_FatalError(c"interp_guard: a callable left another thread state attached".as_ptr()) }
-    }
-    Some(result)
 }
 
 /// Calls a function of `interp_guard._signals` of the attached interpreter with a number and, perhaps, a name. Null with an
@@ -150,13 +142,6 @@ unsafe fn take_exception() -> String {
     }
 }
 
-fn raise(kind: *mut PyObject, why: String) -> *mut PyObject {
-    let why = CString::new(why).unwrap_or_default();
-    // SAFETY: the callers are attached.
-    unsafe { ffi::PyErr_SetString(kind, why.as_ptr()) };
-    null_mut()
-}
-
 // SAFETY (all methods): called by Python, attached, with a module and an argument that are objects.
 
 /// `new_number()`: one that no callable of this process has.
@@ -186,12 +171,9 @@ pub unsafe extern "C" fn keep_in(_: *mut PyObject, arguments: *mut PyObject) -> 
             .ok()
             .and_then(|id| inside(levels::ensure_id(id, Site::caller()), keep))
         {
-            None => raise(ffi::PyExc_RuntimeError, format!("cannot attach to interpreter {id}")),
+            None => raise(ffi::PyExc_RuntimeError, &format!("cannot attach to interpreter {id}")),
             Some(None) => none(),
-            Some(Some(wrong)) => {
-                let text = CString::new(wrong).unwrap_or_default();
-                ffi::PyUnicode_FromString(text.as_ptr())
-            }
+            Some(Some(wrong)) => ffi::PyUnicode_FromString(text(&wrong).as_ptr()),
         }
     }
 }
@@ -232,14 +214,14 @@ pub unsafe extern "C" fn install(_: *mut PyObject, arguments: *mut PyObject) -> 
         }
         let queue = match queue() {
             Ok(queue) => queue,
-            Err(why) => return raise(ffi::PyExc_RuntimeError, why),
+            Err(why) => return raise(ffi::PyExc_RuntimeError, &why),
         };
         let Ok(id) = InterpreterId::try_from(id) else {
-            return raise(ffi::PyExc_ValueError, format!("{id} is no interpreter"));
+            return raise(ffi::PyExc_ValueError, &format!("{id} is no interpreter"));
         };
         let handler = match signal::on_signal(queue, signum, id, run, number as usize) {
             Ok(handler) => handler,
-            Err(why) => return raise(ffi::PyExc_ValueError, why.to_string()),
+            Err(why) => return raise(ffi::PyExc_ValueError, &why.to_string()),
         };
         put_on_top(signum);
         let handler = Box::into_raw(Box::new(handler));
@@ -273,19 +255,11 @@ fn bit_of(signum: c_int) -> u64 {
     1 << (signum as u32 % u64::BITS)
 }
 
-fn action(signum: c_int) -> libc::sigaction {
-    // SAFETY: a sigaction is plain data; zero is a valid one to write over.
-    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-    // SAFETY: only asks; `action` is writable.
-    unsafe { libc::sigaction(signum, null(), &mut action) };
-    action
-}
-
 /// `signal-hook` installs its handler once per signal. Somebody who came later may have replaced it; then it is put back. It
 /// runs on the alternate stack where a thread has one, as a handler in a process of several runtimes should.
 fn put_on_top(signum: c_int) {
     // The first installation of all has just been made: nobody can have replaced it before.
-    let mut ours = *OURS.get_or_init(|| action(signum));
+    let mut ours = *OURS.get_or_init(|| installed(signum));
     ours.sa_flags |= libc::SA_ONSTACK;
     // SAFETY: installs `signal-hook`'s handler, which is registered for this signal.
     unsafe { libc::sigaction(signum, &ours, null_mut()) };
@@ -304,7 +278,7 @@ pub unsafe fn before_main_ends() {
     unsafe {
         let module = ffi::PyImport_ImportModule(c"_signal".as_ptr());
         for signum in (1..=u64::BITS as c_int).filter(|&signum| handled & bit_of(signum) != 0) {
-            if module.is_null() || action(signum).sa_sigaction != ours.sa_sigaction {
+            if module.is_null() || installed(signum).sa_sigaction != ours.sa_sigaction {
                 continue; // somebody's who came later
             }
             let number = c_long::from(signum);
@@ -319,14 +293,5 @@ pub unsafe fn before_main_ends() {
         }
         ffi::Py_XDECREF(module);
         ffi::PyErr_Clear();
-    }
-}
-
-fn none() -> *mut PyObject {
-    // SAFETY: None is always there; the caller of a method gets a reference.
-    unsafe {
-        let none = ffi::Py_None();
-        ffi::Py_IncRef(none);
-        none
     }
 }

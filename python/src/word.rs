@@ -9,7 +9,7 @@
 //!
 //! Never null, and one passed for the other is noticed.
 
-use crate::table::{Interpreter, REGISTRY};
+use crate::ground::registry::{Interpreter, REGISTRY};
 use interp_guard::raw::{GuardParts, LEDGER_ENTRIES, OverRelease};
 use interp_guard::{Guard, InterpreterId, Site};
 use std::mem::ManuallyDrop;

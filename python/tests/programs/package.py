@@ -1,6 +1,7 @@
 """The package imports, everywhere; IDs are CPython's; one table serves all interpreters; a second copy is refused."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,13 @@ assert interp_guard.current() == interp_guard.main() == 0
 assert isinstance(interp_guard.current(), interp_guard.View)
 assert os.path.isfile(os.path.join(interp_guard.get_include(), "pep788.h"))
 assert "interp_guard._C_API" in repr(interp_guard._C_API)
+
+# The header's numbers are those that native code answers.
+with open(os.path.join(interp_guard.get_include(), "pep788.h")) as header:
+    numbers = dict(re.findall(r"^    INTERP_GUARD_([A-Z_]+) = (\d+)", header.read(), re.MULTILINE))
+for name in ("OK", "NOT_FOUND", "FINALIZING", "INVALID", "TIMEOUT", "WOULD_DEADLOCK", "ALREADY_CLOSING", "INTERNAL"):
+    assert int(numbers.pop(name)) == getattr(interp_guard._native, name), name
+assert not numbers, numbers
 
 # A subinterpreter registers itself by importing, and is seen from here.
 try:

@@ -1,24 +1,23 @@
 //! Trampolines: C functions, made at run time, that ask before they pass a call on.
 //!
-//! A C function pointer carries no data. So each callback has an entry of its own: sixteen bytes of code that find the
-//! sixteen bytes of data one page further on, and jump to [`thunk`], which all share.
+//! A C function pointer carries no data. So each [`Gate`] has an entry of its own: sixteen bytes of code that find the
+//! sixteen bytes of data one page further on, and jump to [`thunk`], which all gates of a kind share.
 //!
 //! ```text
 //! code page, never writable    | endbr64; lea r11, [rip + PAGE]; jmp [r11] | the same        | ...
-//! data page, never executable  | thunk, callback                           | thunk, callback | ...
+//! data page, never executable  | thunk, gate                               | thunk, gate     | ...
 //! ```
 //!
-//! The thunk saves the registers that carry arguments and asks [`enter`]. If that says no, it returns what `enter` put
+//! The thunk saves the registers that carry arguments and asks [`Gate::enter`]. If that says no, it returns what `enter` put
 //! into the frame. Else it copies the arguments that are on the stack, calls the target with all registers as they
-//! were, keeps the result, and calls [`leave`]. It is a call with a frame of its own, not a jump with an exchanged
+//! were, keeps the result, and calls [`Gate::leave`]. It is a call with a frame of its own, not a jump with an exchanged
 //! return address: unwinders, debuggers and shadow stacks see nothing unusual. For that it has to know how many words
 //! are on the stack, which `interp_guard/_sysv.py` says.
 //!
 //! Entries are never given back: native code may call one at any time, for as long as the process lives.
 
-use crate::callbacks::{Callback, enter, leave};
-use crate::levels::Level;
 use std::arch::naked_asm;
+use std::ffi::c_void;
 use std::io;
 use std::mem::offset_of;
 use std::ptr::{copy_nonoverlapping, null_mut};
@@ -26,12 +25,31 @@ use std::sync::{Mutex, PoisonError};
 
 const PAGE: usize = 4096;
 
+/// Who is asked.
+pub trait Gate: Sized + Sync + 'static {
+    /// What `enter` leaves for `leave`.
+    type Pass;
+
+    /// The address to pass the call on to; or 0, and what it returns is in the frame.
+    ///
+    /// # Safety
+    /// Called by the thunk, with the frame of the call: its gate is set, and the arguments.
+    unsafe extern "C" fn enter(frame: *mut Frame<Self>, caller: usize) -> usize;
+
+    /// The call is over, and what it returned is in the frame.
+    ///
+    /// # Safety
+    /// Called by the thunk, with the frame of a call for which [`enter`](Self::enter) answered an address.
+    unsafe extern "C" fn leave(frame: *mut Frame<Self>);
+}
+
 /// What the code of an entry finds.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Entry {
     thunk: unsafe extern "C" fn(),
-    callback: &'static Callback,
+    /// A `&'static G`, for the thunk of `G`.
+    gate: *const c_void,
 }
 
 const ENTRIES: usize = PAGE / size_of::<Entry>();
@@ -45,7 +63,7 @@ const CODE: [u8; size_of::<Entry>()] = {
 
 /// One call, on the stack of the thread that makes it.
 #[repr(C, align(16))]
-pub struct Frame {
+pub struct Frame<G: Gate> {
     /// rdi, rsi, rdx, rcx, r8, r9, as the caller left them.
     pub integers: [u64; 6],
     /// The lower halves of xmm0 to xmm7: no argument that is supported uses more.
@@ -58,14 +76,14 @@ pub struct Frame {
     pub is_x87: u64,
     /// How many words of arguments are on the stack; written by `enter` where it lets the call pass.
     pub words: u64,
-    pub callback: &'static Callback,
+    pub gate: &'static G,
     /// For `leave`.
-    pub pass: (u64, *mut Level),
+    pub pass: G::Pass,
 }
 
 /// What every entry jumps to, with its [`Entry`] in r11.
 #[unsafe(naked)]
-unsafe extern "C" fn thunk() {
+unsafe extern "C" fn thunk<G: Gate>() {
     naked_asm!(
         ".cfi_startproc",
         "endbr64",
@@ -89,8 +107,8 @@ unsafe extern "C" fn thunk() {
         "movq [rsp + {floats} + 40], xmm5",
         "movq [rsp + {floats} + 48], xmm6",
         "movq [rsp + {floats} + 56], xmm7",
-        "mov rax, [r11 + {entry_callback}]",
-        "mov [rsp + {callback}], rax",
+        "mov rax, [r11 + {entry_gate}]",
+        "mov [rsp + {gate}], rax",
         "mov rdi, rsp",
         "mov rsi, [rbp + 8]", // the caller, for the ledger
         "call {enter}",
@@ -144,16 +162,16 @@ unsafe extern "C" fn thunk() {
         ".cfi_def_cfa rsp, 8",
         "ret",
         ".cfi_endproc",
-        frame = const size_of::<Frame>(),
-        floats = const offset_of!(Frame, floats),
-        result = const offset_of!(Frame, result),
-        x87 = const offset_of!(Frame, x87),
-        is_x87 = const offset_of!(Frame, is_x87),
-        words = const offset_of!(Frame, words),
-        callback = const offset_of!(Frame, callback),
-        entry_callback = const offset_of!(Entry, callback),
-        enter = sym enter,
-        leave = sym leave,
+        frame = const size_of::<Frame<G>>(),
+        floats = const offset_of!(Frame<G>, floats),
+        result = const offset_of!(Frame<G>, result),
+        x87 = const offset_of!(Frame<G>, x87),
+        is_x87 = const offset_of!(Frame<G>, is_x87),
+        words = const offset_of!(Frame<G>, words),
+        gate = const offset_of!(Frame<G>, gate),
+        entry_gate = const offset_of!(Entry, gate),
+        enter = sym G::enter,
+        leave = sym G::leave,
     )
 }
 
@@ -168,13 +186,19 @@ unsafe impl Send for Free {}
 
 static FREE: Mutex<Free> = Mutex::new(Free { next: null_mut(), left: 0 });
 
-/// The address of a C function that passes calls on as `callback` says. It stays for the life of the process.
+/// The thunk counts on it.
+const fn fits<G: Gate>() {
+    assert!(offset_of!(Frame<G>, integers) == 0 && align_of::<Frame<G>>() == 16);
+}
+
+/// The address of a C function that passes calls on as `gate` says. It stays for the life of the process.
 ///
 /// Context: normal.
 ///
 /// # Errors
 /// No memory, or the system forbids executable memory.
-pub fn function_for(callback: &'static Callback) -> io::Result<usize> {
+pub fn function_for<G: Gate>(gate: &'static G) -> io::Result<usize> {
+    const { fits::<G>() };
     let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
     if free.left == 0 {
         *free = Free { next: map_pages()?, left: ENTRIES };
@@ -182,7 +206,7 @@ pub fn function_for(callback: &'static Callback) -> io::Result<usize> {
     let entry = free.next;
     // SAFETY: an entry of a mapped data page that nobody has yet: `left` counts those behind `next`. Whoever calls its
     // code was given the address by the caller, after this.
-    unsafe { entry.write(Entry { thunk, callback }) };
+    unsafe { entry.write(Entry { thunk: thunk::<G>, gate: std::ptr::from_ref(gate).cast() }) };
     *free = Free { next: entry.wrapping_add(1), left: free.left - 1 };
     Ok(entry as usize - PAGE)
 }
@@ -252,6 +276,4 @@ unsafe fn write_code(page: *mut libc::c_void) -> bool {
     }
 }
 
-// The thunk counts on it.
-const _: () = assert!(offset_of!(Frame, integers) == 0 && align_of::<Frame>() == 16);
-const _: () = assert!(size_of::<Entry>() == 16 && offset_of!(Entry, thunk) == 0);
+const _: () = assert!(size_of::<Entry>() == 16 && offset_of!(Entry, thunk) == 0); // the code counts on it

@@ -4,7 +4,6 @@
 //! made, in the interpreter that makes it; a thread of another interpreter says it itself, when it takes a guard that
 //! the ledger records, or its first guard of a subinterpreter.
 
-use crate::interrupt;
 use pyo3_ffi::{self as ffi, PyObject};
 use std::collections::BTreeMap;
 use std::ffi::{CStr, c_long};
@@ -26,9 +25,17 @@ static SAID: Mutex<BTreeMap<u32, Said>> = Mutex::new(BTreeMap::new());
 const MANY: usize = 4096;
 
 /// The calling thread.
+///
+/// Context: any, async-signal-safe.
 pub fn this_thread() -> u32 {
     // SAFETY: only asks.
     unsafe { libc::gettid() as u32 }
+}
+
+/// Is this the thread that the process began with?
+pub fn in_main_thread() -> bool {
+    // SAFETY: both calls only read numbers.
+    unsafe { libc::gettid() == libc::getpid() }
 }
 
 /// When a thread of this process began. `None` if there is no such thread.
@@ -83,7 +90,7 @@ unsafe fn text_of(object: *mut PyObject) -> Option<String> {
 /// Attached, with no exception set.
 pub unsafe fn say_own_name() {
     let thread = this_thread();
-    let name = if interrupt::in_main_thread() {
+    let name = if in_main_thread() {
         Some("MainThread".to_owned()) // without Python code, where a signal handler might come in between
     } else {
         // SAFETY: attached; the answer is given back, and no handler runs in this thread that would be cleared.

@@ -3,7 +3,8 @@
 //! The classes are made when an interpreter first imports the package, and are kept in its dict. They are not looked up
 //! again: C code asks for guards also while modules are torn down, when no import works any more.
 
-use crate::{python, table};
+use crate::ground::registry;
+use crate::python;
 use pyo3_ffi::{self as ffi, PyObject};
 use std::ffi::CStr;
 use std::ptr::null_mut;
@@ -118,7 +119,7 @@ unsafe fn make() -> *mut PyObject {
 pub unsafe fn set_no_guard() {
     // SAFETY: attached; the tuple and its item are borrowed.
     unsafe {
-        if table::registered().is_null() {
+        if registry::registered().is_null() {
             let text = c"this interpreter is not registered: import interp_guard in it first";
             ffi::PyErr_SetString(ffi::PyExc_RuntimeError, text.as_ptr());
             return;

@@ -1,11 +1,11 @@
 //! What the standard library is asked for while the end waits, after its own part of the shutdown: callbacks for `atexit`,
 //! threads that are no daemons, pending calls. CPython would lose them; 3.15 comes back for what came meanwhile, in a loop, and
-//! so does this. Pending calls are run while the hook waits (`shutdown::run_signal_handlers`).
+//! so does this. Pending calls are run while the hook waits (`run_signal_handlers`).
 //!
 //! `interp_guard._late` collects the callbacks and knows the threads. When every interpreter is drained, [`Late::finish`] runs the
 //! callbacks, the latest first, and joins the threads, until nothing is new.
 
-use crate::shutdown::{self, Wait};
+use crate::ground::helpers::{run_signal_handlers, say};
 use pyo3_ffi::{self as ffi, PyObject};
 use std::ffi::CStr;
 use std::ptr::{null, null_mut};
@@ -87,23 +87,24 @@ impl Late {
         }
     }
 
-    /// Everything is drained: runs and joins what came, and what that asks for, until nothing is new.
-    pub fn finish(self, wait: &mut Wait) {
+    /// Everything is drained: runs and joins what came, and what that asks for, until nothing is new. `report_is_due`:
+    /// is it time to say for whom?
+    pub fn finish(self, report_is_due: &mut dyn FnMut() -> bool) {
         for _ in 0..GENERATIONS {
             let mut any = false;
             while self.ask(c"join") > 0 {
                 any = true;
-                if wait.report_is_due() {
+                if report_is_due() {
                     self.ask(c"report");
                 }
-                shutdown::run_signal_handlers();
+                run_signal_handlers();
             }
-            (0..CHAIN).for_each(|_| shutdown::run_signal_handlers());
+            (0..CHAIN).for_each(|_| run_signal_handlers());
             if !self.run() && !any {
                 return;
             }
         }
-        shutdown::say(&format!(
+        say(&format!(
             "callbacks that are registered with atexit register others, {GENERATIONS} times: no more"
         ));
     }
@@ -118,7 +119,7 @@ impl Drop for Late {
     fn drop(&mut self) {
         let lost = self.ask(c"end");
         if lost > 0 {
-            shutdown::say(&format!(
+            say(&format!(
                 "{lost} callbacks that were registered with atexit while it waited, by a reference to atexit.register from \
                  before, are not called"
             ));

@@ -19,15 +19,17 @@
 //! - **C3** The owner is given up attached to its interpreter: `close` is called so, and a call ends inside its level
 //!   or with its guard. A call that has neither (see [`Callback::is_safe_without`]) leaves the owner for good.
 
+use super::trampoline::{self, Frame, Gate};
+use crate::attach::holding;
+use crate::end::state;
+use crate::ground::helpers::{Methods, method, raise, say, site_from};
+use crate::ground::registry;
 use crate::levels::{self, Level};
-use crate::module::{self, Methods};
-use crate::trampoline::{self, Frame};
+use crate::python;
 use crate::word::{GuardWord, Held};
-use crate::{python, shutdown, table};
 use interp_guard::{InterpreterId, Site};
 use pyo3_ffi::{self as ffi, PyMethodDef, PyObject};
-use std::cell::Cell;
-use std::ffi::{CStr, CString, c_char, c_int};
+use std::ffi::{CStr, c_char, c_int};
 use std::ptr::{NonNull, null_mut};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
@@ -94,9 +96,10 @@ impl Callback {
         let attached = levels::attached();
         if !attached.is_null() {
             // SAFETY: attached here, so the state and its interpreter exist.
-            return unsafe { table::id_of(python::PyThreadState_GetInterpreter(attached)) } == Some(self.id);
+            return unsafe { registry::id_of(python::PyThreadState_GetInterpreter(attached)) }
+                == Some(self.id);
         }
-        Some(self.id) == table::main_id() && shutdown::main_ends_on_this_thread()
+        Some(self.id) == registry::main_id() && state::main_ends_on_this_thread()
     }
 
     /// What keeps the interpreter during a call; `None` if the call is refused.
@@ -122,14 +125,15 @@ impl Callback {
 
     /// Does `PyGILState_Ensure` attach this thread to the callback's interpreter?
     fn finds_its_interpreter(&self) -> bool {
-        if Some(self.id) != table::main_id() {
+        if Some(self.id) != registry::main_id() {
             return false;
         }
         // SAFETY: reads a thread-specific value.
         let own = unsafe { ffi::PyGILState_GetThisThreadState() };
         let attached = levels::attached();
         // SAFETY: a state of this thread, so it exists, and so does its interpreter.
-        let is_main = || unsafe { table::id_of(python::PyThreadState_GetInterpreter(own)) } == Some(self.id);
+        let is_main =
+            || unsafe { registry::id_of(python::PyThreadState_GetInterpreter(own)) } == Some(self.id);
         (attached.is_null() || attached == own) && (own.is_null() || is_main())
     }
 }
@@ -149,7 +153,7 @@ impl Pass {
             Self::Guard(guard) => {
                 let bits = guard.bits();
                 guard.leave();
-                WITH_GUARDS.set(WITH_GUARDS.get() + 1);
+                holding::begin_call();
                 (bits, null_mut())
             }
             Self::Level(level) => (0, level.as_ptr()),
@@ -161,7 +165,7 @@ impl Pass {
     /// From [`into_words`](Self::into_words), on this thread, once.
     unsafe fn from_words((guard, level): (u64, *mut Level)) -> Self {
         if let Some(guard) = GuardWord::from_bits(guard) {
-            WITH_GUARDS.set(WITH_GUARDS.get().saturating_sub(1));
+            holding::end_call();
             // SAFETY: the word of a guard that was left; the caller's promise.
             return Self::Guard(unsafe { Held::again(guard) });
         }
@@ -195,21 +199,6 @@ impl Pass {
     }
 }
 
-thread_local! {
-    /// How many calls on this thread have a guard of the main interpreter.
-    static WITH_GUARDS: Cell<u32> = const { Cell::new(0) };
-}
-
-/// Is the calling thread in a call that keeps interpreter `id` from finalizing? Levels are seen to by `levels`.
-pub fn holds(id: InterpreterId) -> bool {
-    Some(id) == table::main_id() && WITH_GUARDS.get() > 0
-}
-
-/// In a forked child: the guards of the calls that this thread is in count no longer.
-pub fn after_fork_child() {
-    WITH_GUARDS.set(0);
-}
-
 /// Up to 3.11: is another state than the attached one the thread's own for `PyGILState_Ensure`, with which ctypes and
 /// cffi begin? That would wait for the GIL that this thread has. Says so, once.
 fn is_not_the_threads_own() -> bool {
@@ -221,7 +210,7 @@ fn is_not_the_threads_own() -> bool {
     }
     // Relaxed: one flag.
     if !SAID.swap(true, Ordering::Relaxed) {
-        shutdown::say(
+        say(
             "a callback was called on a thread of another interpreter than its own, and has returned its default: \
              CPython up to 3.11 would deadlock there. This is said once",
         );
@@ -250,54 +239,51 @@ fn keeping_errno<R>(body: impl FnOnce() -> R) -> R {
     result
 }
 
-/// The address to pass the call on to; or 0, and what it returns is in the frame.
-///
-/// # Safety
-/// Called by the thunk, with the frame of the call; `frame.callback` is set, and the arguments.
-pub unsafe extern "C" fn enter(frame: *mut Frame, caller: usize) -> usize {
-    // SAFETY: the caller's promise. Nobody else has the frame.
-    let frame = unsafe { &mut *frame };
-    let callback = frame.callback;
-    let pass = keeping_errno(|| callback.pass(caller));
-    frame.is_x87 = matches!(callback.default, Default::OnX87(_)).into();
-    if let Some(pass) = pass {
-        frame.pass = pass.into_words();
-        frame.words = callback.words;
-        return callback.target;
-    }
-    match &callback.default {
-        Default::InRegisters(words) => frame.result = *words,
-        Default::OnX87(bytes) => (frame.result, frame.x87) = ([0; 4], *bytes),
-        Default::InMemory(bytes) => {
-            let there = frame.integers[0];
-            // SAFETY: the hidden argument of a function that returns a value of this size: the caller's memory for it.
-            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), there as *mut u8, bytes.len()) };
-            frame.result = [there, 0, 0, 0];
-        }
-    }
-    0
-}
+impl Gate for Callback {
+    /// From [`Pass::into_words`].
+    type Pass = (u64, *mut Level);
 
-/// The call is over, and what it returned is in the frame.
-///
-/// # Safety
-/// Called by the thunk, with the frame of a call for which [`enter`] answered an address.
-pub unsafe extern "C" fn leave(frame: *mut Frame) {
-    // SAFETY: the caller's promise. Nobody else has the frame.
-    let frame = unsafe { &*frame };
-    keeping_errno(|| {
-        // SAFETY: what `enter` has left in the frame of this call.
-        let pass = unsafe { Pass::from_words(frame.pass) };
-        if let Some(owner) = frame.callback.end() {
-            pass.give_up(owner);
+    unsafe extern "C" fn enter(frame: *mut Frame<Self>, caller: usize) -> usize {
+        // SAFETY: the caller's promise. Nobody else has the frame.
+        let frame = unsafe { &mut *frame };
+        let callback = frame.gate;
+        let pass = keeping_errno(|| callback.pass(caller));
+        frame.is_x87 = matches!(callback.default, Default::OnX87(_)).into();
+        if let Some(pass) = pass {
+            frame.pass = pass.into_words();
+            frame.words = callback.words;
+            return callback.target;
         }
-        pass.end();
-    });
+        match &callback.default {
+            Default::InRegisters(words) => frame.result = *words,
+            Default::OnX87(bytes) => (frame.result, frame.x87) = ([0; 4], *bytes),
+            Default::InMemory(bytes) => {
+                let there = frame.integers[0];
+                // SAFETY: the hidden argument of a function that returns a value of this size: the caller's memory for it.
+                unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), there as *mut u8, bytes.len()) };
+                frame.result = [there, 0, 0, 0];
+            }
+        }
+        0
+    }
+
+    unsafe extern "C" fn leave(frame: *mut Frame<Self>) {
+        // SAFETY: the caller's promise. Nobody else has the frame.
+        let frame = unsafe { &*frame };
+        keeping_errno(|| {
+            // SAFETY: what `enter` has left in the frame of this call.
+            let pass = unsafe { Pass::from_words(frame.pass) };
+            if let Some(owner) = frame.gate.end() {
+                pass.give_up(owner);
+            }
+            pass.end();
+        });
+    }
 }
 
 /// Under the Python package, with `_callbacks.py`.
 pub static METHODS: Methods<2> = Methods([
-    module::method(
+    method(
         c"callback",
         callback,
         ffi::METH_VARARGS,
@@ -353,14 +339,14 @@ unsafe extern "C" fn callback(_: *mut PyObject, arguments: *mut PyObject) -> *mu
     // SAFETY: the bytes of an object that the arguments keep.
     let bytes = unsafe { std::slice::from_raw_parts(data.cast::<u8>(), length as usize) };
     // SAFETY: attached.
-    let (_, id) = unsafe { table::current() };
+    let (_, id) = unsafe { registry::current() };
     let (Some(default), Some(id)) = (default_of(form, bytes), id) else {
         // SAFETY: attached.
         unsafe { ffi::PyErr_SetString(ffi::PyExc_ValueError, c"no such form of a result".as_ptr()) };
         return null_mut();
     };
     // SAFETY: null or terminated, and alive as the arguments are.
-    let site = (!site.is_null()).then(|| unsafe { module::site_from(site) });
+    let site = (!site.is_null()).then(|| unsafe { site_from(site) });
     let callback: &'static Callback = Box::leak(Box::new(Callback {
         target: target as usize,
         words,
@@ -376,10 +362,9 @@ unsafe extern "C" fn callback(_: *mut PyObject, arguments: *mut PyObject) -> *mu
             let text = format!(
                 "interp_guard.callback has no executable memory ({why}): a security policy of this system may forbid it"
             );
-            let text = CString::new(text).unwrap_or_default();
-            // SAFETY: attached. The callback is known to nobody, and stays.
-            unsafe { ffi::PyErr_SetString(ffi::PyExc_OSError, text.as_ptr()) };
-            return null_mut();
+            // The callback is known to nobody, and stays.
+            // SAFETY: a static class.
+            return raise(unsafe { ffi::PyExc_OSError }, &text);
         }
     };
     // SAFETY: attached; objects are checked for null. The callback has a reference to its owner from here on, and the

@@ -11,15 +11,16 @@
 //!
 //! `multiprocessing` clears the list in its children, from 3.13 on; that is no news to the program.
 
-use crate::module::{Methods, no_arguments};
-use crate::shutdown;
-use crate::table::{self, REGISTRY};
-use crate::{levels, python, signals};
+use super::closing;
+use crate::attach::inside::inside;
+use crate::ground::helpers::{Methods, call, keeping_exception, no_arguments, none, say};
+use crate::ground::registry::{self, REGISTRY};
+use crate::{levels, python};
 use interp_guard::{InterpreterId, Site};
 use pyo3_ffi::{self as ffi, PyObject};
 use std::collections::BTreeSet;
 use std::ffi::{CStr, c_int, c_void};
-use std::ptr::{null, null_mut};
+use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -43,10 +44,9 @@ static CALLED_EARLY: AtomicBool = AtomicBool::new(false);
 pub unsafe fn install(id: InterpreterId) -> bool {
     static METHOD: Methods<1> =
         Methods([no_arguments(c"_at_exit", at_exit, c"Closes and drains this interpreter.")]);
-    let number = std::ptr::without_provenance_mut(i64::from(id) as usize + 1);
     // SAFETY: attached; every object is checked for null and given back. CPython does not write to a method definition.
     unsafe {
-        let capsule = ffi::PyCapsule_New(number, HOOK.as_ptr(), Some(dropped));
+        let capsule = ffi::PyCapsule_New(registry::as_capsule(id), HOOK.as_ptr(), Some(dropped));
         let hook = match capsule.is_null() {
             true => null_mut(),
             false => ffi::PyCFunction_NewEx(METHOD.0.as_ptr().cast_mut(), capsule, null_mut()),
@@ -66,15 +66,15 @@ pub unsafe fn install(id: InterpreterId) -> bool {
     }
 }
 
-/// The hook. See `shutdown`.
+/// The hook. See `closing`.
 unsafe extern "C" fn at_exit(_: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
     // SAFETY: called by Python, attached.
     unsafe {
         if ffi::PyEval_GetFrame().is_null() || is_shutting_down() {
-            shutdown::close_and_drain();
+            closing::close_and_drain();
         } else {
             CALLED_EARLY.store(true, Ordering::Relaxed); // read by a pending call of this interpreter's, later
-            shutdown::wait_without_closing();
+            closing::wait_without_closing();
         }
         none()
     }
@@ -85,26 +85,20 @@ unsafe extern "C" fn at_exit(_: *mut PyObject, _: *mut PyObject) -> *mut PyObjec
 /// # Safety
 /// Attached.
 unsafe fn ask(function: &CStr) -> bool {
-    let [mut kind, mut value, mut trace] = [null_mut(); 3];
-    // SAFETY: attached; objects are checked for null and given back; what is fetched is restored. The deprecated functions
-    // are those of 3.9.
-    #[allow(deprecated)]
-    unsafe {
-        ffi::PyErr_Fetch(&mut kind, &mut value, &mut trace);
-        let module = ffi::PyImport_ImportModule(c"interp_guard._atexit".as_ptr());
-        let answer = match module.is_null() {
-            true => null_mut(),
-            false => ffi::PyObject_CallMethod(module, function.as_ptr(), null()),
-        };
-        let yes = !answer.is_null() && ffi::PyObject_IsTrue(answer) == 1;
-        if answer.is_null() {
-            ffi::PyErr_WriteUnraisable(null_mut());
+    let ask = || {
+        // SAFETY: attached; the answer is checked for null and given back.
+        unsafe {
+            let answer = call(c"interp_guard._atexit", function);
+            let yes = !answer.is_null() && ffi::PyObject_IsTrue(answer) == 1;
+            if answer.is_null() {
+                ffi::PyErr_WriteUnraisable(null_mut());
+            }
+            ffi::Py_XDECREF(answer);
+            yes
         }
-        ffi::Py_XDECREF(answer);
-        ffi::Py_XDECREF(module);
-        ffi::PyErr_Restore(kind, value, trace);
-        yes
-    }
+    };
+    // SAFETY: attached.
+    unsafe { keeping_exception(ask) }
 }
 
 /// Has `threading` begun to shut down, in the interpreter to which the caller is attached?
@@ -122,27 +116,22 @@ fn is_live(id: InterpreterId) -> bool {
 
 /// The destructor: `atexit` has dropped the hook, which it does last of all at the end.
 unsafe extern "C" fn dropped(capsule: *mut PyObject) {
-    // SAFETY: called by CPython, attached, with the capsule that `install` made; the exception that may be set stays. The
-    // deprecated functions are those of 3.9.
-    #[allow(deprecated)]
+    // SAFETY: called by CPython, attached, with the capsule that `install` made; the exception that may be set stays.
     unsafe {
-        let number = ffi::PyCapsule_GetPointer(capsule, HOOK.as_ptr());
-        let Ok(id) = InterpreterId::try_from(number as i64 - 1) else { return };
+        let pointer = ffi::PyCapsule_GetPointer(capsule, HOOK.as_ptr());
+        let Some(id) = registry::in_capsule(pointer) else { return };
         in_place().remove(&id);
         if !is_live(id) {
             return;
         }
         if is_shutting_down() {
-            shutdown::say(&format!(
+            say(&format!(
                 "the atexit callbacks were cleared while Python ends: interpreter {id} is closed here instead"
             ));
-            let [mut kind, mut value, mut trace] = [null_mut(); 3];
-            ffi::PyErr_Fetch(&mut kind, &mut value, &mut trace);
-            shutdown::close_and_drain();
-            return ffi::PyErr_Restore(kind, value, trace);
+            return keeping_exception(|| closing::close_and_drain());
         }
-        if ffi::Py_AddPendingCall(Some(restore), number) != 0 {
-            shutdown::say(&format!(
+        if ffi::Py_AddPendingCall(Some(restore), pointer) != 0 {
+            say(&format!(
                 "the atexit callbacks were cleared, and Python's queue of pending calls is full: the end of interpreter {id} \
                  waits for nobody"
             ));
@@ -151,14 +140,14 @@ unsafe extern "C" fn dropped(capsule: *mut PyObject) {
 }
 
 /// The pending call.
-extern "C" fn restore(number: *mut c_void) -> c_int {
-    let Ok(id) = InterpreterId::try_from(number as i64 - 1) else { return 0 };
+extern "C" fn restore(pointer: *mut c_void) -> c_int {
+    let Some(id) = registry::in_capsule(pointer) else { return 0 };
     // SAFETY: called by CPython, attached, with no exception set.
     unsafe {
-        if table::current().1 == Some(id) {
+        if registry::current().1 == Some(id) {
             put_back(id);
         } else {
-            signals::inside(levels::ensure_id(id, Site::default()), || put_back(id));
+            inside(levels::ensure_id(id, Site::default()), || put_back(id));
         }
     }
     0
@@ -182,7 +171,7 @@ unsafe fn put_back(id: InterpreterId) {
         if ask(c"is_in_multiprocessing") {
             return;
         }
-        shutdown::say(&match early {
+        say(&match early {
             true => format!(
                 "the program ran the atexit callbacks itself (atexit._run_exitfuncs), and Python goes on: interpreter {id} stays \
                  open, and its end will wait for guards as before"
@@ -201,16 +190,7 @@ unsafe fn put_back(id: InterpreterId) {
 pub unsafe extern "C" fn end(_: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
     // SAFETY: attached.
     unsafe {
-        shutdown::close_and_drain();
+        closing::close_and_drain();
         none()
-    }
-}
-
-fn none() -> *mut PyObject {
-    // SAFETY: None is always there; the caller of a method gets a reference.
-    unsafe {
-        let none = ffi::Py_None();
-        ffi::Py_IncRef(none);
-        none
     }
 }

@@ -3,7 +3,7 @@
 //! A guard may be closed by any thread, so that a wait for one's own is not hopeless as such. It is where no other
 //! thread exists. Then only a signal's handler could close the guard, on this very thread, if there is one.
 
-use crate::table::REGISTRY;
+use crate::ground::registry::REGISTRY;
 use interp_guard::InterpreterId;
 
 /// Handlers of these close no guards: they are told that the program is broken. Those of 32 and 33 are the C

@@ -4,6 +4,8 @@
 //! `InterpGuard_Drain` waits, a handler of ours takes its place, if what is installed is CPython's and Python code has not
 //! set a handler of its own.
 
+use crate::ground::helpers::{installed, keeping_exception};
+use crate::ground::threads::in_main_thread;
 use pyo3_ffi as ffi;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
@@ -15,14 +17,6 @@ static PRESSED: AtomicU32 = AtomicU32::new(0);
 
 /// The address of CPython's handler, once ours has taken its place.
 static CPYTHONS: AtomicUsize = AtomicUsize::new(0);
-
-fn installed() -> libc::sigaction {
-    // SAFETY: a sigaction is plain data; zero is a valid one to write over.
-    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-    // SAFETY: only asks; `action` is writable.
-    unsafe { libc::sigaction(libc::SIGINT, std::ptr::null(), &mut action) };
-    action
-}
 
 /// Is this CPython's own, as `PyOS_setsig` installs it? `faulthandler`'s lies in the same code, and has other flags.
 fn is_cpythons(action: &libc::sigaction) -> bool {
@@ -43,29 +37,24 @@ fn object_of(address: usize) -> Option<usize> {
 /// Is `signal.default_int_handler` what Python code has for SIGINT? To be called attached to the main interpreter; the caller's
 /// exception stays as it is.
 fn default_in_python() -> bool {
-    let [mut kind, mut value, mut trace] = [std::ptr::null_mut(); 3];
-    // SAFETY: attached; every object is checked for null and given back; what is fetched is restored.
-    unsafe {
-        ffi::PyErr_Fetch(&mut kind, &mut value, &mut trace);
-        let signal = ffi::PyImport_ImportModule(c"_signal".as_ptr());
-        let same = !signal.is_null() && {
-            let default = ffi::PyObject_GetAttrString(signal, c"default_int_handler".as_ptr());
-            let current =
-                ffi::PyObject_CallMethod(signal, c"getsignal".as_ptr(), c"i".as_ptr(), libc::SIGINT);
-            ffi::Py_XDECREF(default);
-            ffi::Py_XDECREF(current);
-            !default.is_null() && default == current
-        };
-        ffi::Py_XDECREF(signal);
-        ffi::PyErr_Restore(kind, value, trace);
-        same
-    }
-}
-
-/// Is this the thread that the process began with?
-pub fn in_main_thread() -> bool {
-    // SAFETY: both calls only read numbers.
-    unsafe { libc::gettid() == libc::getpid() }
+    let ask = || {
+        // SAFETY: attached; every object is checked for null and given back.
+        unsafe {
+            let signal = ffi::PyImport_ImportModule(c"_signal".as_ptr());
+            let same = !signal.is_null() && {
+                let default = ffi::PyObject_GetAttrString(signal, c"default_int_handler".as_ptr());
+                let current =
+                    ffi::PyObject_CallMethod(signal, c"getsignal".as_ptr(), c"i".as_ptr(), libc::SIGINT);
+                ffi::Py_XDECREF(default);
+                ffi::Py_XDECREF(current);
+                !default.is_null() && default == current
+            };
+            ffi::Py_XDECREF(signal);
+            same
+        }
+    };
+    // SAFETY: attached.
+    unsafe { keeping_exception(ask) }
 }
 
 /// A forked child does not wait for what its parent waits for.
@@ -82,7 +71,7 @@ impl Watch {
     /// behind CPython's: while Python's main thread waits, no handler of Python code can run anyway. Dropped, it puts back what
     /// was there and keeps to itself what came.
     pub fn begin(main: bool) -> Option<Self> {
-        let before = installed();
+        let before = installed(libc::SIGINT);
         if !is_cpythons(&before) || !(if main { default_in_python() } else { in_main_thread() }) {
             return None;
         }
@@ -115,7 +104,7 @@ impl Drop for Watch {
     fn drop(&mut self) {
         WATCHING.store(false, Ordering::Relaxed); // before the system call, in this thread
         // Somebody may have put another handler in place of ours, and keeps ours to call it: that stays.
-        if installed().sa_sigaction == address_of_ours() {
+        if installed(libc::SIGINT).sa_sigaction == address_of_ours() {
             // SAFETY: puts back what was there.
             unsafe { libc::sigaction(libc::SIGINT, &self.0, std::ptr::null_mut()) };
         }

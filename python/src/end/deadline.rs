@@ -1,9 +1,9 @@
 //! How long the end of an interpreter may wait, where the application says so: `interp_guard.set_drain_timeout`, or
 //! `INTERP_GUARD_DRAIN_TIMEOUT` in the environment. Without either it waits for as long as it takes.
 
-use crate::module;
+use crate::ground::helpers::none;
 use pyo3_ffi::{self as ffi, PyObject};
-use std::ffi::{CString, c_int};
+use std::ffi::c_int;
 use std::ptr::null_mut;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -83,15 +83,5 @@ pub unsafe extern "C" fn set_drain_timeout(_: *mut PyObject, arguments: *mut PyO
     }
     let then = if exits != 0 { Then::Exit } else { Then::GoOn };
     set((seconds >= 0.0).then(|| (Duration::try_from_secs_f64(seconds).unwrap_or(LONGEST), then)));
-    module::none()
-}
-
-/// Raises what [`read_environment`] answered.
-///
-/// # Safety
-/// Attached.
-pub unsafe fn raise(why: &str) {
-    let why = CString::new(format!("interp_guard: {why}")).unwrap_or_default();
-    // SAFETY: attached; a terminated string.
-    unsafe { ffi::PyErr_SetString(ffi::PyExc_RuntimeError, why.as_ptr()) };
+    none()
 }

@@ -18,9 +18,11 @@
 //! Not seen from the outside: guards that C code takes for a thread that Python started. The interpreter's own end
 //! sees those too.
 
+use super::report;
+use crate::ground::helpers::keeping_exception;
+use crate::ground::registry;
+use crate::ground::threads::{self, Names, this_thread};
 use crate::python;
-use crate::table;
-use crate::threads::{self, Names, this_thread};
 use interp_guard::{InterpreterId, Place, Site};
 use pyo3_ffi::{self as ffi, PyObject};
 use std::collections::BTreeMap;
@@ -65,7 +67,7 @@ fn with<R>(f: impl FnOnce(&mut BTreeMap<usize, Resident>) -> R) -> R {
 pub unsafe fn note(id: InterpreterId, site: Site) {
     // SAFETY: attached; dict and item are borrowed, the capsule's reference is given back.
     unsafe {
-        if !table::is_sub(id) || table::current().1 != Some(id) {
+        if !registry::is_sub(id) || registry::current().1 != Some(id) {
             return;
         }
         let dict = ffi::PyThreadState_GetDict();
@@ -130,7 +132,7 @@ pub enum Asks {
 /// # Safety
 /// Attached. The caller's exception stays as it is.
 pub unsafe fn still_in(id: InterpreterId, asks: Asks) -> Option<Still> {
-    if !table::is_sub(id) {
+    if !registry::is_sub(id) {
         return None;
     }
     let me = this_thread();
@@ -140,7 +142,7 @@ pub unsafe fn still_in(id: InterpreterId, asks: Asks) -> Option<Still> {
     residents.retain(|resident| !resident.visits && resident.thread != me);
     // SAFETY: attached.
     let others = unsafe {
-        if table::current().1 == Some(id) {
+        if registry::current().1 == Some(id) {
             // CPython would end the process.
             asks == Asks::TheEnd && python::minor_version() <= 13 && !python::is_alone()
         } else {
@@ -156,14 +158,11 @@ pub unsafe fn still_in(id: InterpreterId, asks: Asks) -> Option<Still> {
 ///
 /// # Safety
 /// Attached. The caller's exception stays as it is.
-#[allow(deprecated)] // the functions of 3.9
 unsafe fn is_running(id: InterpreterId) -> bool {
-    let number = table::number_of(id) as c_longlong;
-    let [mut kind, mut value, mut trace] = [null_mut(); 3];
-    // SAFETY: attached; every object is checked for null and given back; what is fetched is restored.
-    unsafe {
-        ffi::PyErr_Fetch(&mut kind, &mut value, &mut trace);
-        let running = [c"_interpreters", c"_xxsubinterpreters"].into_iter().any(|name| {
+    let number = registry::number_of(id) as c_longlong;
+    let is_running_by = |name: &CStr| {
+        // SAFETY: attached; every object is checked for null and given back.
+        unsafe {
             let name = ffi::PyUnicode_FromString(name.as_ptr());
             // Whoever is in it came by one of these, so that the module is there already.
             let module = if name.is_null() { null_mut() } else { ffi::PyImport_GetModule(name) };
@@ -176,11 +175,12 @@ unsafe fn is_running(id: InterpreterId) -> bool {
             let running = !answer.is_null() && ffi::PyObject_IsTrue(answer) == 1;
             ffi::Py_XDECREF(answer);
             running
-        });
-        ffi::PyErr_Clear(); // no such interpreter, or more than one thread is in it, which is seen by their notes
-        ffi::PyErr_Restore(kind, value, trace);
-        running
-    }
+        }
+    };
+    // What that raises says that there is no such interpreter, or that more than one thread is in it, which is seen by
+    // their notes.
+    // SAFETY: attached.
+    unsafe { keeping_exception(|| [c"_interpreters", c"_xxsubinterpreters"].into_iter().any(is_running_by)) }
 }
 
 impl Still {
@@ -203,6 +203,6 @@ impl Still {
             };
             (name, resident.since.elapsed(), place)
         });
-        crate::report::lines(rows)
+        report::lines(rows)
     }
 }

@@ -12,8 +12,9 @@
 //!
 //! and a guard must be of the ID asked for, and its interpreter's own memory must say so too.
 
-use crate::table::{self, Interpreter, REGISTRY};
-use crate::{levels, shutdown};
+use crate::ground::helpers::{detached, none, raise, runtime_error, text};
+use crate::ground::registry::{self, Interpreter, REGISTRY};
+use crate::levels;
 use interp_guard::signal::{self, Handler};
 use interp_guard::{Guard, InterpreterId, LookupError, Site};
 use pyo3_ffi::{self as ffi, PyObject, PyThreadState};
@@ -131,7 +132,7 @@ fn seat() -> &'static Seat {
 /// Is the guard what was asked for? Reads the interpreter's memory.
 fn check(guard: &Guard<'_, Interpreter>, asked: InterpreterId) {
     // SAFETY: guarded. CPython's function reads one field: signal-safe.
-    if guard.id() != asked || guard.id != asked || unsafe { table::id_of(guard.state) } != Some(asked) {
+    if guard.id() != asked || guard.id != asked || unsafe { registry::id_of(guard.state) } != Some(asked) {
         violated(Violation::WrongInterpreter);
     }
 }
@@ -172,7 +173,7 @@ fn look(seat: &Seat, with: impl FnOnce(Guard<'static, Interpreter>)) {
 fn in_handler() {
     // SAFETY: the calling thread's errno, here and below.
     let errno = unsafe { *libc::__errno_location() };
-    let Some(main) = table::main_id() else { return };
+    let Some(main) = registry::main_id() else { return };
     let began = now();
     match REGISTRY.lookup(main) {
         Ok(guard) => {
@@ -306,13 +307,6 @@ fn run() -> std::sync::MutexGuard<'static, Option<Run>> {
     RUN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn raise(why: &str) -> *mut PyObject {
-    let why = CString::new(why).unwrap_or_default();
-    // SAFETY: the callers are attached.
-    unsafe { ffi::PyErr_SetString(ffi::PyExc_RuntimeError, why.as_ptr()) };
-    null_mut()
-}
-
 // SAFETY (all methods): called by Python, attached to the main interpreter on the main thread, with objects.
 
 /// `stress_start(threads, seats, path)`.
@@ -332,10 +326,9 @@ pub unsafe extern "C" fn start(_: *mut PyObject, arguments: *mut PyObject) -> *m
     match launch(threads as usize) {
         Ok((handler, threads)) => {
             *run() = Some(Run { handler: Some(handler), threads, subs: vec![null_mut(); seats], path });
-            // SAFETY: attached.
-            unsafe { ffi::Py_BuildValue(c"".as_ptr()) }
+            none()
         }
-        Err(why) => raise(&why),
+        Err(why) => raise(runtime_error(), &why),
     }
 }
 
@@ -373,7 +366,7 @@ unsafe fn sit(seat: &Seat, path: &CString) -> *mut PyThreadState {
         let sub = ffi::Py_NewInterpreter();
         if sub.is_null() {
             ffi::PyThreadState_Swap(main);
-            raise("CPython made no subinterpreter");
+            raise(runtime_error(), "CPython made no subinterpreter");
             return null_mut();
         }
         let (folders, ours) =
@@ -385,12 +378,12 @@ unsafe fn sit(seat: &Seat, path: &CString) -> *mut PyThreadState {
         let package = ffi::PyImport_ImportModule(c"interp_guard".as_ptr());
         let imported = !package.is_null();
         ffi::Py_XDECREF(package);
-        let id = table::current().1.map_or(0, i64::from);
+        let id = registry::current().1.map_or(0, i64::from);
         if !imported || id == 0 {
             ffi::PyErr_Print();
             ffi::Py_EndInterpreter(sub);
             ffi::PyThreadState_Swap(main);
-            raise("a subinterpreter cannot import interp_guard");
+            raise(runtime_error(), "a subinterpreter cannot import interp_guard");
             return null_mut();
         }
         ffi::PyThreadState_Swap(main);
@@ -403,7 +396,7 @@ unsafe fn sit(seat: &Seat, path: &CString) -> *mut PyThreadState {
 /// `stress_cycle(seat)`: ends who sits there, if anybody, and seats another. How long the end took, or 0.
 pub unsafe extern "C" fn cycle(_: *mut PyObject, number: *mut PyObject) -> *mut PyObject {
     let mut run = run();
-    let Some(run) = run.as_mut() else { return raise("the stress is not running") };
+    let Some(run) = run.as_mut() else { return raise(runtime_error(), "the stress is not running") };
     // SAFETY: attached; an error is -1, taken as the first seat with the exception set.
     unsafe {
         let at = ffi::PyLong_AsLong(number).max(0) as usize % run.subs.len();
@@ -432,7 +425,7 @@ pub unsafe extern "C" fn finish(_: *mut PyObject, _: *mut PyObject) -> *mut PyOb
             ffi::Py_XDECREF(took);
         }
         STOP.store(true, Relaxed);
-        shutdown::detached(|| run.threads.drain(..).for_each(|thread| drop(thread.join())));
+        detached(|| run.threads.drain(..).for_each(|thread| drop(thread.join())));
         drop(run.handler.take());
         list
     }
@@ -455,7 +448,7 @@ pub unsafe extern "C" fn counts(_: *mut PyObject, _: *mut PyObject) -> *mut PyOb
     let total = |counter: &AtomicU64| counter.load(Relaxed);
     let violations = COUNTS.violations.iter().zip(VIOLATIONS).filter(|(times, _)| total(times) > 0);
     let said: Vec<String> = violations.map(|(times, what)| format!("{} x {what}", total(times))).collect();
-    let said = CString::new(said.join("\n")).unwrap_or_default();
+    let said = text(&said.join("\n"));
     // SAFETY: attached; the format fits the arguments.
     unsafe {
         ffi::Py_BuildValue(

@@ -7,9 +7,11 @@
 //!
 //! A callable stays in its interpreter, under a number that `interp_guard._on_close` gives it.
 
-use crate::levels::InterpreterGuard;
-use crate::table::{self, Interpreter, REGISTRY};
-use crate::{levels, shutdown, signals};
+use crate::attach::inside::{here, inside};
+use crate::ground::helpers::{none, number_in, say};
+use crate::ground::registry::{self, Interpreter, REGISTRY};
+use crate::ground::status::status_of;
+use crate::levels::{self, InterpreterGuard};
 use interp_guard::{CloseError, Closing, InterpreterId, LookupError};
 use pyo3_ffi::{self as ffi, PyObject};
 use std::ffi::{c_int, c_longlong, c_void};
@@ -82,13 +84,11 @@ pub fn tell(id: InterpreterId, guard: Option<InterpreterGuard>) {
     if IS_RAW_CHILD.load(Ordering::Relaxed) || calls().iter().all(|(of, _)| *of != id) {
         return;
     }
-    // SAFETY: asked only where this thread is attached.
-    let here = (!levels::attached().is_null()).then(|| unsafe { table::current() }.1).flatten();
-    if here == Some(id) {
+    if here() == Some(id) {
         drop(guard);
         call_all(id);
-    } else if guard.and_then(|guard| signals::inside(levels::enter(guard), || call_all(id))).is_none() {
-        shutdown::say(&format!("what wanted to know that interpreter {id} closes could not be called"));
+    } else if guard.and_then(|guard| inside(levels::enter(guard), || call_all(id))).is_none() {
+        say(&format!("what wanted to know that interpreter {id} closes could not be called"));
     }
 }
 
@@ -139,14 +139,11 @@ unsafe fn call_python(number: i64) {
 pub unsafe extern "C" fn on_close(_: *mut PyObject, number: *mut PyObject) -> *mut PyObject {
     // SAFETY: attached; the format fits the argument.
     unsafe {
-        let number = ffi::PyLong_AsLongLong(number);
-        if number == -1 && !ffi::PyErr_Occurred().is_null() {
-            return null_mut();
-        }
-        let (_, id) = table::current();
+        let Some(number) = number_in(number) else { return null_mut() };
+        let (_, id) = registry::current();
         match id.ok_or(LookupError::NotFound).and_then(|id| add(id, Call::Python(number))) {
-            Ok(()) => ffi::Py_BuildValue(c"".as_ptr()), // None
-            Err(refused) => ffi::Py_BuildValue(c"i".as_ptr(), crate::c_api::status_of(refused)),
+            Ok(()) => none(),
+            Err(refused) => ffi::Py_BuildValue(c"i".as_ptr(), status_of(refused)),
         }
     }
 }
@@ -155,10 +152,7 @@ pub unsafe extern "C" fn on_close(_: *mut PyObject, number: *mut PyObject) -> *m
 pub unsafe extern "C" fn forget_on_close(_: *mut PyObject, number: *mut PyObject) -> *mut PyObject {
     // SAFETY: attached.
     unsafe {
-        let number = ffi::PyLong_AsLongLong(number);
-        if number == -1 && !ffi::PyErr_Occurred().is_null() {
-            return null_mut();
-        }
+        let Some(number) = number_in(number) else { return null_mut() };
         let mut calls = calls();
         let before = calls.len();
         calls.retain(|(_, call)| !matches!(call, Call::Python(kept) if *kept == number));

@@ -1,0 +1,71 @@
+//! Up to CPython 3.11: no thread is inside `PyThreadState_New` while the process forks. That takes a lock of CPython's
+//! without the GIL, and the child would find it taken for ever. Later versions see to it themselves, and here nothing
+//! is done.
+
+use crate::ground::helpers::detached;
+use crate::python;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// How many threads are inside `PyThreadState_New`; and `FORKING` while the process forks.
+static CREATING: AtomicU32 = AtomicU32::new(0);
+const FORKING: u32 = 1 << 31;
+
+/// Runs `PyThreadState_New` so that no `os.fork` falls into it.
+pub fn creating<R>(new: impl FnOnce() -> R) -> R {
+    if !python::new_is_unsafe_across_fork() {
+        return new();
+    }
+    loop {
+        // Relaxed: the exchange decides.
+        let seen = CREATING.load(Ordering::Relaxed);
+        if seen & FORKING != 0 {
+            atomic_wait::wait(&CREATING, seen);
+            continue;
+        }
+        // Acquire: after the fork that `after_fork` ended, by its Release.
+        if CREATING.compare_exchange_weak(seen, seen + 1, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+            break;
+        }
+    }
+    let result = new();
+    // Release: pairs with the Acquire in `before_fork`.
+    if CREATING.fetch_sub(1, Ordering::Release) == FORKING + 1 {
+        atomic_wait::wake_all(&CREATING);
+    }
+    result
+}
+
+/// Waits until no thread is inside, and keeps others out until [`after_fork`]. To be called attached.
+pub fn before_fork() {
+    if !python::new_is_unsafe_across_fork() {
+        return;
+    }
+    // Another thread may be forking too, in between: its hooks run with the GIL released here.
+    detached(|| {
+        loop {
+            // Relaxed: the exchange decides.
+            let seen = CREATING.load(Ordering::Relaxed);
+            if seen & FORKING != 0 {
+                atomic_wait::wait(&CREATING, seen);
+            } else if CREATING
+                .compare_exchange(seen, seen | FORKING, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+            {
+                break;
+            }
+        }
+        // Acquire: pairs with the Release in `creating`: what they did is over.
+        while let threads @ 1.. = CREATING.load(Ordering::Acquire) & !FORKING {
+            atomic_wait::wait(&CREATING, FORKING | threads);
+        }
+    });
+}
+
+/// In the parent and in the child: nobody was inside, and nobody came in.
+pub fn after_fork() {
+    if python::new_is_unsafe_across_fork() {
+        // Release: pairs with the Acquire in `creating`.
+        CREATING.store(0, Ordering::Release);
+        atomic_wait::wake_all(&CREATING);
+    }
+}

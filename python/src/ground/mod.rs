@@ -1,0 +1,19 @@
+//! What every room stands on: the registry, and what is asked of Python or told to it in the same way everywhere.
+//!
+//! | file | concept |
+//! |---|---|
+//! | `registry` | the process's one registry; IDs and epochs |
+//! | `helpers` | small helpers: what is said, what is done with the GIL, Python objects |
+//! | `status` | the numbers that calls answer |
+//! | `refusals` | what is raised where there is no guard |
+//! | `threads` | threads' names |
+//! | `creating` | no fork falls into `PyThreadState_New` |
+//!
+//! May import: python.
+
+pub mod creating;
+pub mod helpers;
+pub mod refusals;
+pub mod registry;
+pub mod status;
+pub mod threads;
