@@ -4,6 +4,7 @@
 
 use crate::registry::{Interp, ig_registry};
 use crate::status::ig_status::{self, *};
+use interp_guard::bindings::RegistryExt as _;
 use interp_guard::raw::{GuardParts, NotAtHome, OverRelease};
 use interp_guard::{Guard, InterpreterId, Site};
 use std::arch::naked_asm;

@@ -9,6 +9,7 @@ use crate::shutdown::{self, Drained};
 use crate::table::{self, Interpreter, REGISTRY};
 use crate::word::{GuardWord, ViewWord};
 use crate::{first_version, on_close};
+use interp_guard::bindings::RegistryExt as _;
 use interp_guard::raw::{NotAtHome, OverRelease};
 use interp_guard::{Guard, InterpreterId, LookupError, Site};
 use pyo3_ffi::{self as ffi, PyInterpreterState};

@@ -17,6 +17,7 @@ use crate::levels::{self, Misuse};
 use crate::refusals::set_no_guard;
 use crate::table::{self, Interpreter, REGISTRY};
 use crate::word::GuardWord;
+use interp_guard::bindings::RegistryExt as _;
 use interp_guard::raw::{GuardParts, LEDGER_ENTRIES};
 use interp_guard::{Guard, InterpreterId, Site};
 use pyo3_ffi::{self as ffi, PyInterpreterState};
