@@ -6,7 +6,7 @@ compile_error!(
     "interp-guard supports Linux on x86-64 only: its system calls and restartable sequences are written for it"
 );
 
-// From the bottom up. Each room says in its first line which others it may import.
+// From the bottom up. Each room says in its first line which others it may import; `tests/rooms.rs` holds it to that.
 
 mod signal_safe;
 
