@@ -1,10 +1,8 @@
+// May import: platform.
 //! What the interfaces to other languages have in common: the numbers they answer, how a caller's address gets to them, and what
 //! their doctors say of the machine. For the packages of this workspace, and not kept stable for others.
 
 use crate::platform;
-
-#[doc(inline)]
-pub use crate::__jump_with_caller as jump_with_caller;
 
 /// The numbers that calls answer: `ig_status` in C, `INTERP_GUARD_..` in `pep788.h`.
 ///
@@ -45,12 +43,11 @@ pub mod status {
 /// been called directly.
 ///
 /// ```
-/// use interp_guard::foreign::jump_with_caller;
 ///
 /// /// Where this was called from.
 /// #[unsafe(naked)]
 /// unsafe extern "C" fn called_from() -> usize {
-///     jump_with_caller!("rdi", as_it_is)
+///     interp_guard::jump_with_caller!("rdi", as_it_is)
 /// }
 ///
 /// extern "C" fn as_it_is(caller: usize) -> usize {
@@ -63,7 +60,7 @@ pub mod status {
 /// ```
 #[doc(hidden)]
 #[macro_export]
-macro_rules! __jump_with_caller {
+macro_rules! jump_with_caller {
     ($register:literal, $body:path) => {
         ::core::arch::naked_asm!(concat!("mov ", $register, ", [rsp]"), "jmp {body}", body = sym $body)
     };

@@ -1,3 +1,4 @@
+// May import: registry, thread_state.
 //! The legacy contract: the main interpreter, without a guard, without an answer.
 //!
 //! What `PyGILState_Ensure` and its like promise: from any thread, attached or not, know nothing and get in. It cannot

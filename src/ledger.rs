@@ -1,9 +1,10 @@
+// May import: signal_safe, threads.
 //! Who holds the guards of an interpreter, as a report that a person reads. The recording: `signal_safe::ledger`.
 
-use crate::InterpreterId;
 use crate::signal_safe::ledger::{Place, Record, Site};
 use crate::signal_safe::sys;
 use crate::signal_safe::table::Table;
+use crate::signal_safe::word::InterpreterId;
 use crate::threads;
 use std::ffi::CStr;
 use std::fmt;

@@ -1,48 +1,57 @@
 #![doc = include_str!("../README.md")]
-#![cfg_attr(loom, allow(dead_code))]
+#![cfg_attr(loom, allow(dead_code, unused_imports))]
 
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
 compile_error!(
     "interp-guard supports Linux on x86-64 only: its system calls and restartable sequences are written for it"
 );
 
-#[cfg(not(loom))]
-mod blockers;
-#[cfg(not(loom))]
-mod drain_options;
-#[cfg(not(loom))]
-mod finalize_all;
-#[cfg(not(loom))]
-mod finalizer;
-#[cfg(not(loom))]
-#[doc(hidden)]
-pub mod foreign;
-#[cfg(not(loom))]
-pub mod fork;
-#[cfg(not(loom))]
-pub mod gilstate;
-#[cfg(not(loom))]
-mod ledger;
-#[cfg(not(loom))]
-pub mod pending;
+// From the bottom up. Each room says in its first line which others it may import; `tests/rooms.rs` holds it to that.
+
+mod signal_safe;
+
 #[cfg(not(loom))]
 pub mod platform;
 #[cfg(not(loom))]
-mod registry;
-#[cfg(not(loom))]
-pub mod signal;
-mod signal_safe;
-#[cfg(not(loom))]
-pub mod thread_state;
+mod processes;
 #[cfg(not(loom))]
 mod threads;
 #[cfg(not(loom))]
 mod unwind;
 
 #[cfg(not(loom))]
-pub use drain_options::{DrainOptions, Phase};
+mod ledger;
+
 #[cfg(not(loom))]
-pub use finalizer::{Closing, DrainError, DrainTimeout, FinalizeError};
+mod registry;
+
+#[cfg(not(loom))]
+pub mod thread_state;
+
+#[cfg(not(loom))]
+pub mod pending;
+
+#[cfg(not(loom))]
+mod ending;
+
+#[cfg(not(loom))]
+mod inspect;
+
+#[cfg(not(loom))]
+pub mod fork;
+#[cfg(not(loom))]
+pub mod gilstate;
+#[cfg(not(loom))]
+pub mod signal;
+
+#[cfg(not(loom))]
+pub mod bindings;
+#[cfg(not(loom))]
+#[doc(hidden)]
+pub mod foreign;
+
+#[cfg(not(loom))]
+pub use ending::{Closing, DrainError, DrainOptions, DrainTimeout, FinalizeError, Phase};
 #[cfg(not(loom))]
 pub use ledger::{Holder, Holders};
 #[cfg(not(loom))]

@@ -1,3 +1,4 @@
+// May import: signal_safe.
 //! What this machine offers: restartable sequences, `membarrier`, CPUs. Asked in normal context, when a table is mapped.
 
 use crate::signal_safe::counters::{Counters, NO_RSEQ};

@@ -1,3 +1,4 @@
+// May import: signal_safe.
 //! Which thread this is, and whether another one has ended. Normal context only.
 //!
 //! The kernel gives the ID of an ended thread to a new one in the end. It keeps that of the main thread until the process ends,

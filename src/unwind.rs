@@ -1,3 +1,4 @@
+// May import: nothing.
 //! Panics that are contained.
 
 use std::any::Any;

@@ -1,6 +1,7 @@
 //! How far a lookup has to probe, for dense, random and strided IDs. `docs/hash.md` says how the hash was chosen.
 #![allow(missing_docs)]
 
+use interp_guard::bindings::RegistryExt as _;
 use interp_guard::raw::NotAtHome;
 use interp_guard::{InterpreterId, Registry};
 

@@ -4,6 +4,7 @@ mod again;
 mod refuse;
 
 use again::{again, in_child};
+use interp_guard::bindings::RegistryExt as _;
 use interp_guard::pending::{PendingCall, PendingQueue, PushError, QueueError, QueueOptions, Ran};
 use interp_guard::{DrainError, DrainTimeout, FinalizeError, Guard, InterpreterId, LookupError, Registry};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};

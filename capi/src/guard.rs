@@ -4,7 +4,7 @@
 
 use crate::registry::{Interp, ig_registry};
 use crate::status::ig_status::{self, *};
-use interp_guard::foreign::jump_with_caller;
+use interp_guard::bindings::RegistryExt as _;
 use interp_guard::raw::{GuardParts, NotAtHome, OverRelease};
 use interp_guard::{Guard, InterpreterId, Site};
 use std::ffi::c_void;
@@ -139,7 +139,7 @@ unsafe fn back_out(registry: *mut ig_registry, id: i64, out: *mut ig_guard, at: 
 /// As [`ig_lookup`], none null.
 #[unsafe(naked)]
 unsafe extern "C" fn lookup_elsewhere(registry: *mut ig_registry, id: i64, out: *mut ig_guard) -> ig_status {
-    jump_with_caller!("rcx", lookup_from)
+    interp_guard::jump_with_caller!("rcx", lookup_from)
 }
 
 /// The whole lookup.
@@ -182,7 +182,7 @@ unsafe extern "C" fn lookup_from(
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ig_guard_dup(guard: *const ig_guard, out: *mut ig_guard) -> ig_status {
-    jump_with_caller!("rdx", dup_from)
+    interp_guard::jump_with_caller!("rdx", dup_from)
 }
 
 /// # Safety

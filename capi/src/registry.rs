@@ -2,6 +2,7 @@
 
 use crate::boundary::contained;
 use crate::status::ig_status::{self, *};
+use interp_guard::bindings::RegistryExt as _;
 use interp_guard::{Counters, InterpreterId, Registry};
 use std::ffi::{c_char, c_uint, c_void};
 use std::sync::atomic::{AtomicUsize, Ordering};

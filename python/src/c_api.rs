@@ -12,6 +12,7 @@ use crate::ground::registry::{self, REGISTRY};
 use crate::ground::status::{self, status_of};
 use crate::levels::{self, Level, Misuse};
 use crate::word::{GuardWord, ViewWord};
+use interp_guard::bindings::RegistryExt as _;
 use interp_guard::raw::{NotAtHome, OverRelease};
 use interp_guard::{InterpreterId, Site};
 use pyo3_ffi::{self as ffi, PyInterpreterState};

@@ -19,6 +19,7 @@ use crate::ground::registry::{self, Interpreter, REGISTRY};
 use crate::ground::threads::this_thread;
 use crate::levels::{self, Misuse};
 use crate::word::GuardWord;
+use interp_guard::bindings::RegistryExt as _;
 use interp_guard::raw::{GuardParts, LEDGER_ENTRIES};
 use interp_guard::{Guard, InterpreterId, Site};
 use pyo3_ffi::{self as ffi, PyInterpreterState};

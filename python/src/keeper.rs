@@ -13,6 +13,7 @@ use crate::ground::registry::{Interpreter, REGISTRY};
 use crate::levels;
 use crate::python::{self, PyThreadState_GetInterpreter};
 use interp_guard::InterpreterId;
+use interp_guard::bindings::RegistryExt as _;
 use pyo3_ffi::{self as ffi, PyInterpreterState, PyThreadState};
 use std::mem::ManuallyDrop;
 use std::ptr::null_mut;

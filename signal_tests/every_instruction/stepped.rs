@@ -1,6 +1,7 @@
 //! The stepped process: what it does, what its handler looks at, and what the handler may see at each point.
 
 use crate::shared::{Order, Shared};
+use interp_guard::bindings::RegistryExt as _;
 use interp_guard::pending::{PendingQueue, QueueOptions};
 use interp_guard::raw::NotAtHome;
 use interp_guard::{Counters, Guard, InterpreterId, LookupError, Registry};

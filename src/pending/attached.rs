@@ -1,6 +1,6 @@
 //! Pending calls, run attached.
 
-use super::PendingCall;
+use super::call::PendingCall;
 use crate::thread_state::{self, Runtime};
 
 /// A [`runner`](super::QueueOptions::runner): attaches the thread that serves the queue to the call's interpreter, runs the

@@ -1,11 +1,11 @@
-//! A queue without the interpreters' type: its memory, its eventfd, who serves it. What the registry's book knows of it.
+//! A queue without the interpreters' type: its memory, its eventfd, who serves it.
 
 use super::keeper::Keeper;
+use crate::registry::queues;
 use crate::signal_safe::pending::{Cell, Ring};
 use crate::signal_safe::word::InterpreterId;
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use std::fmt;
 use std::io;
 use std::num::NonZeroU64;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
@@ -118,25 +118,45 @@ impl Queue {
         drop(self.take_spare());
         self.make_spare()
     }
+}
 
-    /// How many calls wait, for one interpreter or for all.
-    pub fn waiting(&self, of: Option<InterpreterId>) -> usize {
+impl queues::Queue for Queue {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn waiting(&self, of: Option<InterpreterId>) -> usize {
         self.ring.ready(u64::MAX, of).count()
     }
 
-    /// Does a worker or a `run_pending` in progress serve it?
-    pub fn is_served(&self) -> bool {
+    fn is_served(&self) -> bool {
         // Relaxed: advice.
         self.servers.load(Ordering::Relaxed) != 0
     }
 
-    /// In a forked child: forgets every call, and whoever served the queue. The guards are the parent's and count
-    /// nothing here. The eventfd, which the child shares with the parent, is replaced by one of its own under the same
-    /// number; where the kernel refuses, the queue goes without, until [`own_event`](Self::own_event) succeeds.
+    fn is_for_this_thread(&self, without_limit: bool) -> bool {
+        self.keeper.is_this_thread_or_has_ended(without_limit)
+    }
+
+    fn wake(&self) {
+        self.ring.wake();
+    }
+
+    fn before_fork(&self) {
+        let _ = self.make_spare();
+    }
+
+    fn after_fork_parent(&self) {
+        let _ = self.renew_spare();
+    }
+
+    /// Forgets every call, and whoever served the queue. The guards are the parent's and count nothing here. The eventfd, which
+    /// the child shares with the parent, is replaced by one of its own under the same number; where the kernel refuses, the queue
+    /// goes without, until [`own_event`](Self::own_event) succeeds.
     ///
     /// # Safety
     /// As for [`Ring::clear`].
-    pub unsafe fn after_fork_child(&self) {
+    unsafe fn after_fork_child(&self) {
         // SAFETY: the caller's promise.
         unsafe { self.ring.clear() };
         // Relaxed, both: the only thread.
@@ -193,25 +213,5 @@ impl<Q: AsRef<Queue>> Drop for Serving<Q> {
 impl AsRef<Queue> for Queue {
     fn as_ref(&self) -> &Queue {
         self
-    }
-}
-
-/// Calls of one interpreter that wait in one queue, for a drain's report.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Waiting {
-    /// The queue's name.
-    pub queue: String,
-    /// How many.
-    pub calls: usize,
-    /// Does a worker, or a `run_pending` in progress, serve the queue?
-    pub served: bool,
-}
-
-impl fmt::Display for Waiting {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let calls = if self.calls == 1 { "call for it waits" } else { "calls for it wait" };
-        let served = if self.served { "" } else { ", which nobody serves" };
-        write!(f, "{} {calls} in the pending queue {:?}{served}", self.calls, self.queue)
     }
 }

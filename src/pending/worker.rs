@@ -3,9 +3,10 @@
 //! It waits with `epoll`. `poll` answers `EINVAL`, and so never waits, where `RLIMIT_NOFILE` has become smaller than the number
 //! of descriptors it is asked about; `epoll_wait` asks nothing of the limit.
 
+use super::pending_queue::PendingQueue;
 use super::queue::Serving;
-use super::{Inner, PendingQueue, Ran};
-use crate::fork;
+use super::typed::{Ran, TypedQueue};
+use crate::processes;
 use crate::signal_safe::process;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -43,7 +44,7 @@ impl<T: Send + Sync + 'static> PendingQueue<'static, T> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn start_worker(&self) -> io::Result<Worker> {
-        fork::tell_processes_apart()?;
+        processes::tell_apart()?;
         self.inner.own_event()?;
         let stop = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?;
         let waiting = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
@@ -83,7 +84,7 @@ struct Shared {
     error: AtomicI32,
 }
 
-fn work<T: Send + Sync + 'static>(serving: &Serving<Arc<Inner<'static, T>>>, shared: &Shared) -> Ran {
+fn work<T: Send + Sync + 'static>(serving: &Serving<Arc<TypedQueue<'static, T>>>, shared: &Shared) -> Ran {
     let waiting = &shared.waiting;
     let inner = serving.queue();
     let mut ran = Ran::default();

@@ -1,9 +1,9 @@
 //! The registry's book: what normal context knows of each interpreter, kept under the registry's mutex.
 
+use super::queues::{Queue, Serve, Waiting};
 use super::setup::Mappings;
 use super::stats::Stats;
-use crate::InterpreterId;
-use crate::pending::{Queue, Serve, Waiting};
+use crate::signal_safe::word::InterpreterId;
 use rangemap::RangeInclusiveSet;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
@@ -38,7 +38,7 @@ pub(crate) struct Book {
     /// How many `Closing`s were ever given out: the number of the latest.
     closings: u64,
     /// The pending queues that are bound to this registry, as long as they exist.
-    queues: Vec<(Weak<Queue>, Weak<dyn Serve>)>,
+    queues: Vec<(Weak<dyn Queue>, Weak<dyn Serve>)>,
     /// The `Closing`s up to this number were given out before this process was forked: their interpreters can be taken up.
     pub inherited: u64,
     /// What the finalizers have done.
@@ -102,40 +102,40 @@ impl Book {
     }
 
     /// Binds a pending queue.
-    pub fn attach(&mut self, queue: &Arc<Queue>, serve: Weak<dyn Serve>) {
+    pub fn attach(&mut self, queue: Weak<dyn Queue>, serve: Weak<dyn Serve>) {
         self.queues.retain(|(queue, _)| queue.strong_count() != 0);
-        self.queues.push((Arc::downgrade(queue), serve));
+        self.queues.push((queue, serve));
     }
 
     /// The pending queues that exist.
-    pub fn queues(&self) -> impl Iterator<Item = Arc<Queue>> + '_ {
+    pub fn queues(&self) -> impl Iterator<Item = Arc<dyn Queue>> + '_ {
         self.queues_to_serve().map(|(queue, _)| queue)
     }
 
     /// The same, each with what runs its calls: to be upgraded while the registry is borrowed, and with no lock held, since a
     /// queue's last owner drops what is the program's.
-    pub fn queues_to_serve(&self) -> impl Iterator<Item = (Arc<Queue>, &Weak<dyn Serve>)> + '_ {
+    pub fn queues_to_serve(&self) -> impl Iterator<Item = (Arc<dyn Queue>, &Weak<dyn Serve>)> + '_ {
         self.queues.iter().filter_map(|(queue, serve)| Some((queue.upgrade()?, serve)))
     }
 
     /// Who has calls of `id` waiting.
     pub fn waiting(&self, id: InterpreterId) -> Vec<Waiting> {
-        let waiting = |queue: Arc<Queue>| Waiting {
-            queue: queue.name.clone(),
+        let waiting = |queue: Arc<dyn Queue>| Waiting {
+            queue: queue.name().to_owned(),
             calls: queue.waiting(Some(id)),
             served: queue.is_served(),
         };
         self.queues().map(waiting).filter(|waiting| waiting.calls != 0).collect()
     }
 
-    /// Before a fork. Where the kernel has no descriptor, the child may go without.
+    /// Before a fork.
     pub fn before_fork(&self) {
-        self.queues().for_each(|queue| _ = queue.make_spare());
+        self.queues().for_each(|queue| queue.before_fork());
     }
 
-    /// After it, in the parent: what was spare may be a child's now.
+    /// After it, in the parent.
     pub fn after_fork_parent(&self) {
-        self.queues().for_each(|queue| _ = queue.renew_spare());
+        self.queues().for_each(|queue| queue.after_fork_parent());
     }
 
     /// In a forked child: whoever owned a `Closing` is gone, or is the thread that forked, who may be superseded. What the

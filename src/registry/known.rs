@@ -8,12 +8,13 @@
 //! # The lock
 //!
 //! One of the process, held for a few steps at a time. Nobody takes it with a registry's mutex held, but for the thread that
-//! forks: it takes it before the first such mutex (`crate::fork`) and gives it back after the last, so that a child has what
+//! forks: it takes it before the first such mutex (`forking`) and gives it back after the last, so that a child has what
 //! is kept here whole. A child whose parent forked without telling any registry may find it held by a thread that it does not
 //! have. It goes by its own number ([`process`]) and begins anew there, knowing less, rather than wait for ever.
 
 use super::setup::Mappings;
-use crate::LookupError;
+use crate::processes;
+use crate::signal_safe::LookupError;
 use crate::signal_safe::process;
 use crate::signal_safe::table::{Blocks, Table};
 use crate::signal_safe::word::InterpreterId;
@@ -84,7 +85,7 @@ fn of_process() -> &'static OfProcess {
             return known;
         }
         // Without that the number would be the parent's, and this would be what the parent knows.
-        let _ = crate::fork::tell_processes_apart();
+        let _ = processes::tell_apart();
         // The first use, or a child's. Of its parent's threads it has none but a copy of the one that forked: if the lock is
         // free, nobody was in the middle of a change.
         if number == 0 || known.everything.try_lock().is_ok() {
@@ -233,7 +234,7 @@ pub(crate) fn elsewhere<T: 'static>(
 }
 
 /// Calls `attach` while the interpreter `id` of the table with this number is kept from being taken out of it. `blocks` is as for
-/// [`Entry::attaches`](crate::signal_safe::table::Entry::attaches).
+/// [`Entry::attaches`](crate::signal_safe::table::daemons::Entry::attaches).
 ///
 /// # Errors
 /// As [`Table::enter`]; `NotFound` also if the registry has been dropped.

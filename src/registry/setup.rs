@@ -153,7 +153,7 @@ const _: () = {
 static TABLES: AtomicU64 = AtomicU64::new(1);
 
 impl Layout {
-    pub(super) fn new(capacity: usize, counters: Counters) -> Self {
+    pub(crate) fn new(capacity: usize, counters: Counters) -> Self {
         let slots = (2 * capacity).next_power_of_two();
         let stripes = platform::possible_cpus() as usize;
         let bytes_per_stripe = (slots * size_of::<Cell>()).next_multiple_of(PAGE);

@@ -1,3 +1,4 @@
+// May import: pending, processes, signal_safe.
 //! Installing signal handlers that reach interpreters.
 //!
 //! [`on_signal`] is what most programs want: the handler looks one interpreter up and leaves a pending call, which a
@@ -30,8 +31,8 @@
 
 mod inside;
 
-use crate::fork;
 use crate::pending::{Call, PendingQueue, PushError};
+use crate::processes;
 use crate::signal_safe::word::InterpreterId;
 use crate::signal_safe::{LookupError, process};
 use inside::Inside;
@@ -159,7 +160,7 @@ unsafe fn install(
     if left_behind() {
         return Err(SignalError::Forked(signum));
     }
-    fork::tell_processes_apart().map_err(|why| SignalError::Refused(signum, why))?;
+    processes::tell_apart().map_err(|why| SignalError::Refused(signum, why))?;
     let action = UnsafeCell::new(Some(action));
     let action = Arc::new(Action { off: AtomicBool::new(false), inside: Inside::new(), action });
     let delivered = action.clone();

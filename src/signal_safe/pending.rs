@@ -37,7 +37,7 @@
 //! A push is wait-free: one add, at most one pass over the cells, each tried once, one `write`. It answers *full* only
 //! if it found every cell in use, each at the time when it looked at it.
 
-use super::guard::{GuardParts, RawGuard};
+use super::guard::raw::{GuardParts, RawGuard};
 use super::sync::{Atomic, Ordering, Plain, fence};
 #[cfg(not(loom))]
 use super::sys;

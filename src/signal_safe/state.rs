@@ -8,7 +8,7 @@
 //! (`docs/benchmarks.md`), and the fields are needed together. The rightmost byte serves as the processor's shift count
 //! and as the test of the mode at once. All but the generation is fixed before the table is published.
 
-use super::counters::Counters;
+use super::counters::mode::Counters;
 use bytemuck::NoUninit;
 use static_assertions::const_assert;
 

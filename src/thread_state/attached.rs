@@ -4,11 +4,11 @@
 //! attach. On the way out: detach or destroy; restore; and only then give the guards up. The other order would let an
 //! interpreter finalize between the drop of its guard and the moment at which this thread attaches to it again.
 
+use super::blockers;
 use super::error::{Finalized, ReleaseError};
 use super::levels::{self, Before, Erased, Hold, Keep, Level, TableRef};
 use super::owner::{self, Owner};
 use super::{CreateError, Runtime, Token};
-use crate::blockers;
 use crate::registry::known;
 use crate::signal_safe::guard::{GuardParts, RawGuard};
 use crate::signal_safe::table::Table;

@@ -1,3 +1,4 @@
+// May import: registry, signal_safe.
 //! Attaching threads to interpreters: what a runtime's core links in.
 //!
 //! A runtime implements [`Runtime`]. Then any thread gets at an interpreter with an *ensure*, whatever is attached on it
@@ -33,6 +34,7 @@
 //! ```
 
 mod attached;
+mod blockers;
 mod error;
 pub(crate) mod levels;
 mod owner;
@@ -44,9 +46,7 @@ pub use error::{EnsureError, EnsureOwnedError, Finalized, HoldError, ReleaseErro
 pub use runtime::{CreateError, Runtime};
 pub use token::{Token, allow_threads_begin, is_daemon, set_innermost_daemon};
 
-use crate::blockers;
 use crate::signal_safe::guard::RawGuard;
-use crate::signal_safe::table::Table;
 use crate::signal_safe::this_thread::{self, Noted};
 use crate::{Guard, InterpreterId, LookupError, Registry, Site};
 use levels::Hold;
@@ -78,12 +78,6 @@ pub fn hold<T: Runtime>(registry: &Registry<T>) -> Result<Guard<'_, T>, HoldErro
         Ok(owner) if owner.is_here() => Ok(registry.lookup(owner.id)?),
         _ => Err(HoldError::NotFound),
     }
-}
-
-/// Is the calling thread attached to `interpreter`, which is `id` of `table`? `false` if it cannot be told.
-pub(crate) fn is_attached_to<T: Runtime>(table: &Table, id: InterpreterId, interpreter: &T) -> bool {
-    let owner = T::attached().map(|state| Owner::of(table, state, Some((id, interpreter))));
-    owner.is_some_and(|owner| owner.is_ok_and(|owner| owner.is(id)))
 }
 
 /// Attaches the calling thread to a guarded interpreter.

@@ -5,7 +5,7 @@ macro_rules! with_call_site {
     ($visible:vis $name:ident($($type:ty),*) -> $result:ty, $register:literal, $body:path) => {
         #[unsafe(naked)]
         $visible unsafe extern "C" fn $name($(_: $type),*) -> $result {
-            interp_guard::foreign::jump_with_caller!($register, $body)
+            interp_guard::jump_with_caller!($register, $body)
         }
     };
 }

@@ -28,7 +28,7 @@
 
 use super::super::state::State;
 use super::super::sync::{Ordering, compiler_fence};
-use super::{Cell, Side};
+use super::cell::{Cell, Side};
 use core::arch::asm;
 use core::ptr::NonNull;
 

@@ -4,7 +4,7 @@
 
 use super::super::state::State;
 use super::super::sync::{Atomic, Ordering, light_fence};
-use super::{Cell, Side};
+use super::cell::{Cell, Side};
 use core::ptr::NonNull;
 
 /// Adds one to a counter, then the light fence.

@@ -127,22 +127,22 @@ impl<'a> DrainOptions<'a> {
     }
 
     /// Is there an interrupt check?
-    pub(crate) fn has_interrupt(&self) -> bool {
+    pub(super) fn has_interrupt(&self) -> bool {
         self.interrupt.is_some()
     }
 
     /// Is there time left after this much of it?
-    pub(crate) fn allows(&self, elapsed: Duration) -> bool {
+    pub(super) fn allows(&self, elapsed: Duration) -> bool {
         self.timeout.is_none_or(|timeout| elapsed < timeout)
     }
 
     /// May it wait for ever?
-    pub(crate) fn is_without_limit(&self) -> bool {
+    pub(super) fn is_without_limit(&self) -> bool {
         self.timeout.is_none()
     }
 
     /// The clock starts.
-    pub(crate) fn start(self) -> Watch<'a> {
+    pub(super) fn start(self) -> Watch<'a> {
         Watch {
             began: Instant::now(),
             deadline: self.timeout.and_then(Deadline::after),
@@ -171,7 +171,7 @@ const FOR_MEMORY: Duration = Duration::from_secs(1);
 const BETWEEN_FENCES: Duration = Duration::from_millis(1);
 
 /// Options whose clock runs: one for all the interpreters that are drained together.
-pub(crate) struct Watch<'a> {
+pub(super) struct Watch<'a> {
     pub began: Instant,
     deadline: Option<Deadline>,
     interrupt: Option<Box<dyn FnMut() -> ControlFlow<()> + 'a>>,
@@ -183,7 +183,7 @@ pub(crate) struct Watch<'a> {
 }
 
 /// Why the waiting is over with guards still out.
-pub(crate) enum Enough {
+pub(super) enum Enough {
     Deadline,
     Interrupted,
 }

@@ -4,8 +4,10 @@
 //! guard's holder that is waited for can take no new guard of any interpreter meanwhile. Nobody registers meanwhile
 //! either, so the list that was made under that hold is complete.
 
-use crate::drain_options::{DrainOptions, Phase, Watch};
-use crate::finalizer::{Closing, DrainError, FinalizeError, TakeUp, run_on_close};
+use super::closing::{Closing, TakeUp};
+use super::error::{DrainError, FinalizeError};
+use super::on_close::run_on_close;
+use super::options::{DrainOptions, Phase, Watch};
 use crate::registry::{CloseError, Registry};
 use crate::signal_safe::word::InterpreterId;
 use std::time::Duration;

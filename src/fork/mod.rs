@@ -1,3 +1,4 @@
+// May import: registry, signal_safe, thread_state.
 //! Forking a process whose threads hold guards.
 //!
 //! A forked child has one thread. The guards that the others held will never be given up, their finalizers never end,
@@ -41,127 +42,18 @@
 //! - **Signal handlers** that the parent installed through [`crate::signal`] are installed, and can be uninstalled.
 //! - **The registry's book** (what is registered, retired, main) is as it was: the mutex was held, so nobody was changing
 //!   it. [`Registry::stats`] starts at zero, and a `finalize_all` of a vanished thread is over.
-//!
-//! # Why a mutex can be held across a fork
-//!
-//! It is the standard library's, a futex, locked and unlocked by the same thread: the child's only thread is the copy of
-//! the one that locked it. That thread unlocks it in the child as it would have in the parent; a waiter that the word
-//! remembers does not exist there, and waking nobody is no error.
 
-use crate::registry::{Book, Registry, known};
+mod atfork;
+
+pub use atfork::install_atfork;
+
+use crate::registry::forking::{self, Parked};
+use crate::registry::{Book, Registry};
 use crate::signal_safe::guard::{Guard, GuardParts, RawGuard};
 use crate::signal_safe::table::Table;
-use crate::signal_safe::{process, sys};
 use crate::thread_state::levels;
-use crate::threads;
-use nix::sys::signal::{SigSet, SigmaskHow};
-use std::cell::{Cell, UnsafeCell};
 use std::mem::ManuallyDrop;
-use std::ptr::{null, null_mut};
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
-/// Held from a thread's first question to its last answer, and taken before any registry's mutex.
-static FORKING: Mutex<()> = Mutex::new(());
-
-/// What the thread that has `FORKING` gives back with its last answer.
-struct Around {
-    /// Neither dropped when the thread ends (a destructor that a thread has yet to run would keep a library that was loaded at
-    /// run time from being unloaded), nor when it unwinds.
-    lock: ManuallyDrop<MutexGuard<'static, ()>>,
-    /// The signal mask to go back to.
-    mask: SigSet,
-    /// How many registries are unanswered.
-    registries: u32,
-}
-
-thread_local! {
-    static AROUND: Cell<Option<Around>> = const { Cell::new(None) };
-}
-
-/// One more registry is around this thread's fork.
-fn begin() {
-    let around = match AROUND.take() {
-        Some(around) => Around { registries: around.registries + 1, ..around },
-        None => {
-            // Signals first: a handler that forks, wrongly, waits for the lock with us and not for us.
-            let mask = swap_mask(&SigSet::all());
-            let lock = ManuallyDrop::new(FORKING.lock().unwrap_or_else(PoisonError::into_inner));
-            known::hold();
-            Around { lock, mask, registries: 1 }
-        }
-    };
-    AROUND.set(Some(around));
-}
-
-/// One registry less. The last one gives back the lock and the signal mask.
-fn end() {
-    match AROUND.take() {
-        Some(around) if around.registries > 1 => {
-            AROUND.set(Some(Around { registries: around.registries - 1, ..around }));
-        }
-        Some(Around { lock, mask, .. }) => {
-            known::let_go();
-            drop(ManuallyDrop::into_inner(lock));
-            swap_mask(&mask);
-        }
-        None => {}
-    }
-}
-
-/// What lies between `before_fork` and its counterpart: the registry's mutex, how deep.
-pub(crate) struct Fork {
-    /// The number of the thread that is forking; 0 if none is.
-    holder: AtomicU64,
-    parked: UnsafeCell<Option<Parked>>,
-}
-
-struct Parked {
-    /// A `MutexGuard` of the registry at `registry`. Dropped only there: a registry that has been moved meanwhile no longer
-    /// has its mutex where this points to.
-    lock: ManuallyDrop<MutexGuard<'static, Option<Book>>>,
-    registry: usize,
-    /// Has it been found to have moved? Then nothing is owed for it any more.
-    moved: bool,
-    /// How many `before_fork` are unanswered.
-    depth: u32,
-    /// The fork generation in which `before_fork` was called.
-    generation: u32,
-}
-
-// SAFETY: `parked` is used by one thread at a time: the one that `holder` names, which has set that with the mutex held and
-// clears it before it lets the mutex go. It is also the one that locked the mutex, as a `MutexGuard` wants it.
-unsafe impl Sync for Fork {}
-// SAFETY: as above; a `Fork` that is sent to another thread is not borrowed, and what is parked in it is not dropped there.
-unsafe impl Send for Fork {}
-// A panic leaves it consistent: nothing of the caller's runs while it is being changed.
-impl std::panic::RefUnwindSafe for Fork {}
-
-impl Fork {
-    pub const fn new() -> Self {
-        Self { holder: AtomicU64::new(0), parked: UnsafeCell::new(None) }
-    }
-
-    /// What this thread has parked. `None` if this thread is not forking.
-    fn mine(&self) -> Option<*mut Parked> {
-        // Relaxed: a thread that reads its own number here has stored it itself.
-        (self.holder.load(Ordering::Relaxed) == threads::number())
-            // SAFETY: this thread is the holder, so nobody else is here; the reference ends with the statement.
-            .then(|| unsafe { (*self.parked.get()).as_mut() }.map(std::ptr::from_mut))
-            .flatten()
-    }
-}
-
-impl Drop for Fork {
-    /// A registry that goes without having been answered for does not keep other threads from forking, if it goes on the thread
-    /// that asked.
-    fn drop(&mut self) {
-        // SAFETY: ours, by `mine`; the borrow ends with the statement.
-        if self.mine().is_some_and(|parked| !unsafe { (*parked).moved }) {
-            end();
-        }
-    }
-}
+use std::sync::MutexGuard;
 
 /// Around a fork. See [`crate::fork`].
 impl<T: Send + Sync + 'static> Registry<T> {
@@ -207,7 +99,7 @@ impl<T: Send + Sync + 'static> Registry<T> {
             unsafe { (*parked).depth += 1 };
             return;
         }
-        begin();
+        forking::begin();
         let lock = self.lock();
         if let Some(book) = lock.as_ref() {
             book.before_fork();
@@ -218,10 +110,8 @@ impl<T: Send + Sync + 'static> Registry<T> {
         let (lock, registry) = (ManuallyDrop::new(lock), std::ptr::from_ref(self).addr());
         let generation = self.table().generation();
         let parked = Parked { lock, registry, moved: false, depth: 1, generation };
-        // SAFETY: this thread has the mutex, and nobody is the holder who has not.
-        unsafe { *self.fork().parked.get() = Some(parked) };
-        // Relaxed: only this thread looks for its own number.
-        self.fork().holder.store(threads::number(), Ordering::Relaxed);
+        // SAFETY: locked above.
+        unsafe { self.fork().park(parked) };
     }
 
     /// To be called in the parent, by the thread that called [`before_fork`](Self::before_fork), when the fork is done or
@@ -394,7 +284,7 @@ impl<T: Send + Sync + 'static> Registry<T> {
         let here = std::ptr::from_ref(self).addr();
         // SAFETY: as above.
         if registry != here && !unsafe { std::mem::replace(&mut (*parked).moved, true) } {
-            end();
+            forking::end();
         }
         assert_eq!(registry, here, "the registry stays where it is");
         parked
@@ -408,14 +298,11 @@ impl<T: Send + Sync + 'static> Registry<T> {
         if parked.depth > 0 {
             return;
         }
-        // Relaxed: as in `before_fork`. Before the mutex goes: the next holder stores its own number with it held.
-        self.fork().holder.store(0, Ordering::Relaxed);
-        // SAFETY: the mutex is still this thread's, and so is what is parked.
-        let parked = unsafe { (*self.fork().parked.get()).take() };
-        if let Some(Parked { lock, moved, .. }) = parked {
+        // SAFETY: it has parked something, as said above, and that is not looked at any more.
+        if let Some(Parked { lock, moved, .. }) = unsafe { self.fork().unpark() } {
             drop(ManuallyDrop::into_inner(lock));
             if !moved {
-                end();
+                forking::end();
             }
         }
     }
@@ -432,138 +319,4 @@ unsafe fn recount(table: &Table, parts: &mut GuardParts, counted_in: u32) {
     // SAFETY: (1) and (2).
     unsafe { guard.recount(counted_in) };
     *parts = guard.into_parts();
-}
-
-/// Sets the calling thread's signal mask and returns the one it had.
-fn swap_mask(mask: &SigSet) -> SigSet {
-    mask.thread_swap_mask(SigmaskHow::SIG_SETMASK).expect("SIG_SETMASK is a way to set a mask")
-}
-
-/// Has every `fork` of the C library call the three functions for `registry`, with no guards kept but those of ensure
-/// levels. A program that keeps others calls the three itself as well; they nest.
-///
-/// Such a program forks on one thread at a time where the C library holds a lock of its own while it calls what
-/// `pthread_atfork` installed (glibc before 2.36), or where another library's such function takes a lock. A thread between its
-/// `before_fork` and its `fork` would wait for that lock, and the thread in `fork` that has it for this one's answer.
-///
-/// Context: normal. Stays in force as long as the process.
-///
-/// # Safety
-/// In every child that is forked from here on, requirement 2 of [`Registry::after_fork_child`] holds, with what the
-/// program itself keeps. No thread forks in a signal handler. (`vfork`, `posix_spawn` and a raw `clone` call no such
-/// handlers: their children do not call this library.)
-///
-/// # Errors
-/// The error number of `pthread_atfork`: `ENOMEM`.
-///
-/// ```
-/// # use interp_guard::Registry;
-/// static INTERPRETERS: Registry<String> = Registry::new();
-/// // SAFETY: nothing in this program uses a guard in a child that was taken in its parent.
-/// unsafe { interp_guard::fork::install_atfork(&INTERPRETERS) }?;
-/// # Ok::<(), std::io::Error>(())
-/// ```
-pub unsafe fn install_atfork<T: Send + Sync + 'static>(
-    registry: &'static Registry<T>,
-) -> std::io::Result<()> {
-    static REGISTERED: Mutex<bool> = Mutex::new(false);
-    let mut registered = REGISTERED.lock().unwrap_or_else(PoisonError::into_inner);
-    if !*registered {
-        // SAFETY: functions of the expected type, and of no context.
-        match unsafe { libc::pthread_atfork(Some(prepare), Some(in_parent), Some(in_child)) } {
-            0 => *registered = true,
-            errno => return Err(std::io::Error::from_raw_os_error(errno)),
-        }
-    }
-    let node = Box::leak(Box::new(Installed { registry, older: INSTALLED.load(Ordering::Relaxed) }));
-    // Release: pairs with the Acquire in `prepare`. One thread at a time: the mutex is held.
-    INSTALLED.store(node, Ordering::Release);
-    Ok(())
-}
-
-/// A registry that every `fork` is told to.
-struct Installed {
-    registry: &'static dyn AroundFork,
-    older: *const Installed,
-}
-
-/// The latest one installed.
-static INSTALLED: AtomicPtr<Installed> = AtomicPtr::new(null_mut());
-
-thread_local! {
-    /// The list as it was when this thread prepared to fork: what is installed since knows nothing of that.
-    static PREPARED: Cell<*const Installed> = const { Cell::new(null()) };
-}
-
-trait AroundFork: Sync {
-    fn before(&self);
-    fn in_parent(&self);
-    /// # Safety
-    /// As for [`Registry::after_fork_child`].
-    unsafe fn in_child(&self);
-}
-
-impl<T: Send + Sync + 'static> AroundFork for Registry<T> {
-    fn before(&self) {
-        self.before_fork();
-    }
-    fn in_parent(&self) {
-        self.after_fork_parent();
-    }
-    unsafe fn in_child(&self) {
-        // SAFETY: the caller's promise.
-        unsafe { self.after_fork_child(&mut []) }
-    }
-}
-
-extern "C" fn prepare() {
-    // Acquire: pairs with the Release in `install_atfork`.
-    let newest = INSTALLED.load(Ordering::Acquire).cast_const();
-    PREPARED.set(newest);
-    let mut node = newest;
-    // SAFETY: null, or leaked by `install_atfork` and never changed.
-    while let Some(installed) = unsafe { node.as_ref() } {
-        installed.registry.before();
-        node = installed.older;
-    }
-}
-
-extern "C" fn in_parent() {
-    oldest_first(PREPARED.replace(null()), &|registry| registry.in_parent());
-}
-
-extern "C" fn in_child() {
-    // SAFETY: the C library calls this in the child, on the thread that forked and that `prepare` ran on; the rest was
-    // promised to `install_atfork`.
-    oldest_first(PREPARED.replace(null()), &|registry| unsafe { registry.in_child() });
-}
-
-/// The opposite order of `prepare`, as the C library calls its own.
-fn oldest_first(node: *const Installed, call: &dyn Fn(&dyn AroundFork)) {
-    // SAFETY: as in `prepare`.
-    if let Some(installed) = unsafe { node.as_ref() } {
-        oldest_first(installed.older, call);
-        call(installed.registry);
-    }
-}
-
-/// From here on [`process::number`] differs in every forked child.
-///
-/// # Errors
-/// Neither the kernel nor the C library sees to it: `ENOMEM`.
-pub(crate) fn tell_processes_apart() -> std::io::Result<()> {
-    extern "C" fn forget() {
-        process::forget();
-    }
-    static AT_C_LIBRARY: AtomicBool = AtomicBool::new(false);
-    // Relaxed, both: once is enough, and twice does no harm.
-    if sys::wipe_on_fork(process::page()).is_ok() || AT_C_LIBRARY.load(Ordering::Relaxed) {
-        return Ok(());
-    }
-    // SAFETY: a function of the expected type, which only stores.
-    match unsafe { libc::pthread_atfork(None, None, Some(forget)) } {
-        0 => AT_C_LIBRARY.store(true, Ordering::Relaxed),
-        errno => return Err(std::io::Error::from_raw_os_error(errno)),
-    }
-    Ok(())
 }

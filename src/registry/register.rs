@@ -1,0 +1,110 @@
+//! Registering interpreters, and naming the main one.
+
+use super::error::RegisterError;
+use super::set::Registry;
+use crate::signal_safe::LookupError;
+use crate::signal_safe::word::InterpreterId;
+
+/// From normal context. These may block, allocate, and take the registry's mutex.
+impl<T: Send + Sync + 'static> Registry<T> {
+    /// Registers an interpreter under a fresh ID.
+    ///
+    /// Context: normal.
+    ///
+    /// # Errors
+    /// [`RegisterError`], with the interpreter in it. Nothing changed.
+    ///
+    /// ```
+    /// # use interp_guard::Registry;
+    /// let registry = Registry::new();
+    /// let first = registry.register("first")?;
+    /// let second = registry.register("second")?;
+    /// assert_ne!(first, second);
+    /// # Ok::<(), interp_guard::RegisterError<&str>>(())
+    /// ```
+    pub fn register(&self, interpreter: T) -> Result<InterpreterId, RegisterError<T>> {
+        self.insert(None, interpreter)
+    }
+
+    /// Registers an interpreter under an ID of the caller's choice.
+    ///
+    /// Context: normal.
+    ///
+    /// # Errors
+    /// [`RegisterError`], with the interpreter in it. Nothing changed.
+    ///
+    /// ```
+    /// # use interp_guard::{InterpreterId, Registry};
+    /// let registry = Registry::new();
+    /// let seven = InterpreterId::try_from(7)?;
+    /// registry.register_with_id(seven, "seven").unwrap();
+    /// let refused = registry.register_with_id(seven, "another").unwrap_err();
+    /// assert_eq!(refused.into_inner(), "another");
+    /// # Ok::<(), interp_guard::InvalidId>(())
+    /// ```
+    pub fn register_with_id(&self, id: InterpreterId, interpreter: T) -> Result<(), RegisterError<T>> {
+        self.insert(Some(id), interpreter).map(drop)
+    }
+
+    fn insert(
+        &self,
+        asked: Option<InterpreterId>,
+        interpreter: T,
+    ) -> Result<InterpreterId, RegisterError<T>> {
+        if let Err(why) = self.be_known() {
+            return Err(RegisterError::Unavailable(interpreter, why));
+        }
+        let mut book = self.lock();
+        if self.is_shutting_down() {
+            return Err(RegisterError::ShuttingDown(interpreter));
+        }
+        let Some(book) = &mut *book else { unreachable!("set up above, once and for all") };
+        if let Some(id) = asked.filter(|&id| book.was_used(id)) {
+            return Err(match book.entries.contains_key(&id) {
+                true => RegisterError::DuplicateId(interpreter),
+                false => RegisterError::RetiredId(interpreter),
+            });
+        }
+        if book.entries.len() >= self.capacity() {
+            return Err(RegisterError::RegistryFull(interpreter));
+        }
+        let Some(id) = asked.or_else(|| book.fresh_id()) else {
+            return Err(RegisterError::RetiredId(interpreter)); // all 2^63 - 1 of them
+        };
+        let payload = Box::into_raw(Box::new(interpreter));
+        // SAFETY: (1) the mutex is held; (2) `id` is in the book of used IDs neither as live nor as retired.
+        let Some(slot) = (unsafe { self.table().insert(id, payload.cast()) }) else {
+            // SAFETY: `payload` was boxed above and the table did not take it.
+            return Err(RegisterError::RegistryFull(unsafe { *Box::from_raw(payload) }));
+        };
+        if book.entries.is_empty() {
+            self.table().set_main(Some(id));
+        }
+        book.enter(id, slot, asked.is_none());
+        Ok(id)
+    }
+
+    /// Names the main interpreter.
+    ///
+    /// Context: normal.
+    ///
+    /// # Errors
+    /// [`LookupError::NotFound`], or [`LookupError::Finalizing`] if it is closing. Nothing changed.
+    ///
+    /// ```
+    /// # use interp_guard::{InterpreterId, LookupError, Registry};
+    /// let registry: Registry<String> = Registry::new();
+    /// let unknown = InterpreterId::try_from(7)?;
+    /// assert_eq!(registry.set_main(unknown), Err(LookupError::NotFound));
+    /// # Ok::<(), interp_guard::InvalidId>(())
+    /// ```
+    pub fn set_main(&self, id: InterpreterId) -> Result<(), LookupError> {
+        let book = self.lock();
+        let entry = book.as_ref().and_then(|book| book.entries.get(&id)).ok_or(LookupError::NotFound)?;
+        if self.table().is_closing(entry.slot) {
+            return Err(LookupError::Finalizing);
+        }
+        self.table().set_main(Some(id));
+        Ok(())
+    }
+}
