@@ -43,7 +43,6 @@ pub mod status {
 /// been called directly.
 ///
 /// ```
-///
 /// /// Where this was called from.
 /// #[unsafe(naked)]
 /// unsafe extern "C" fn called_from() -> usize {
