@@ -6,13 +6,15 @@
 
 use super::blockers;
 use super::error::{Finalized, ReleaseError};
-use super::levels::{self, Before, Erased, Hold, Keep, Level, TableRef};
+use super::levels::{
+    self, At, BUSY, CREATED, Erased, Hold, Keep, LOST, Left, Level, NO_STATE, REUSES, Release,
+};
 use super::owner::{self, Owner};
 use super::{CreateError, Runtime, Token};
 use crate::registry::known;
 use crate::signal_safe::guard::{GuardParts, RawGuard};
 use crate::signal_safe::table::Table;
-use crate::signal_safe::this_thread::{self, Noted};
+use crate::signal_safe::this_thread::{Noted, ThisThread, this_thread};
 use crate::{Guard, InterpreterId, LookupError, Site};
 use std::any::TypeId;
 use std::fmt;
@@ -60,7 +62,7 @@ use std::mem;
 pub struct Attached<'r, T: Runtime> {
     table: &'r Table,
     id: InterpreterId,
-    serial: u64,
+    at: At,
     /// Invariant in `T`: a level is of the runtime that entered it, and a subtype may be another one.
     interpreter: PhantomData<fn(T) -> T>,
     /// Levels belong to their thread.
@@ -70,105 +72,156 @@ pub struct Attached<'r, T: Runtime> {
 const CHANGED: CreateError =
     CreateError::new("what was attached on this thread changed while the runtime made a thread state");
 
-impl<'r, T: Runtime> Attached<'r, T> {
-    /// Enters a level. On an error nothing changed, and `hold` is the caller's to give up.
-    ///
-    /// # Safety
-    /// 1. `table` is a `Registry<T>`'s, and `interpreter` the payload of `id` in it, which stays until this has returned.
-    /// 2. `hold` is right: a guard of `id` that is handed over, or there is another level's, or nothing.
-    pub(super) unsafe fn enter(
-        table: &'r Table,
-        id: InterpreterId,
-        interpreter: &T,
-        hold: Hold,
-        site: Site,
-    ) -> Result<Self, CreateError> {
-        let mut level = Level {
-            serial: 0,
-            table: TableRef::new(table),
-            id,
-            hold,
-            runtime: TypeId::of::<T>(),
-            state: Erased::new(()),
-            has_state: true,
-            busy: false,
-            created: false,
-            lost: false,
-            before: Before::Same,
-            noted_before: None,
-            release: release::<T>,
-        };
-        let noted = Some(Noted { id, registry: level.table.serial });
-        let attached = match T::attached() {
-            // The common case of a nested ensure, and the same as what `Owner::of` would come to.
-            // SAFETY: the levels of this table are of its registry's T.
-            Some(state) if unsafe { levels::top_is(&level, state) } => {
-                level.state = Erased::new(state);
-                level.noted_before = this_thread::set_attached(noted);
-                return Ok(Self::of(table, id, levels::push(level)));
-            }
-            Some(state) => Some((state, Owner::of(table, state, Some((id, interpreter)))?)),
-            None => None,
-        };
-        let left = match attached {
-            Some((state, owner)) if owner.is(id) => {
-                level.state = Erased::new(state);
-                level.noted_before = this_thread::set_attached(noted);
-                return Ok(Self::of(table, id, levels::push(level)));
-            }
-            Some((left, owner)) => {
-                owner.may_be_left::<T>(left)?;
-                Some((left, owner))
-            }
-            None => None,
-        };
-        // From here on the runtime's code runs, and may come back here. What it finds is this level, which holds what it holds:
-        // the one around it is not the innermost any more, and cannot give up a guard that this one counts on.
-        (level.has_state, level.busy) = (false, true);
-        let serial = levels::push(level);
-        // SAFETY: the levels of this table are of its registry's T.
-        let known = levels::state_of(table, id).map(|state| unsafe { state.get::<T::ThreadState>() });
-        let (state, created) = match known.or_else(|| interpreter.remembered()) {
-            Some(state) => (state, false),
-            None => match interpreter.create() {
-                Ok(state) => (state, true),
-                Err(refused) => {
-                    levels::pop(serial);
-                    return Err(refused);
-                }
-            },
-        };
-        if T::attached() != left.map(|(left, _)| left) {
-            // What they run has left something behind: an ensure that it forgot, or a detached thread. Nothing can be said of
-            // what would be restored.
-            levels::pop(serial);
-            return Err(CHANGED);
-        }
-        let before = left.map_or(Before::Nothing, |(left, owner)| Before::State {
-            state: Erased::new(left),
-            id: owner.id,
-            registry: owner.registry(table),
-            keep: owner.keep(table, site),
-        });
-        let noted_before = this_thread::set_attached(None);
-        levels::change(serial, |level| (level.before, level.noted_before) = (before, noted_before));
-        if let Some((left, _)) = left {
-            // SAFETY: it is attached, says `attached`.
-            unsafe { T::detach(left) };
-        }
-        // SAFETY: (1) nothing is attached now; the state is this thread's: created above, remembered by the runtime, or used by
-        // an outer level; (2) the caller's promise (1).
-        unsafe { T::attach(state) };
-        this_thread::set_attached(noted);
-        levels::change(serial, |level| {
-            (level.state, level.created) = (Erased::new(state), created);
-            (level.has_state, level.busy) = (true, false);
-        });
-        Ok(Self::of(table, id, serial))
-    }
+/// What is attached on this thread.
+#[inline(always)]
+pub(super) fn attached_here<T: Runtime>(here: &ThisThread) -> Option<T::ThreadState> {
+    let top = levels::top(here).filter(|top| top.runtime == TypeId::of::<T>() && !top.is(NO_STATE | LOST));
+    // SAFETY: the level is of this runtime.
+    let ours = top.map(|top| unsafe { top.state.get().get::<T::ThreadState>() });
+    ours.filter(|&ours| T::is_attached(ours)).or_else(T::attached)
+}
 
-    fn of(table: &'r Table, id: InterpreterId, serial: u64) -> Self {
-        Self { table, id, serial, interpreter: PhantomData, not_send: PhantomData }
+/// Counts one more ensure in the innermost level, if that is one of this table that `is` accepts, guarded and attached.
+#[inline(always)]
+pub(super) fn nest<T: Runtime>(table: &Table, is: impl FnOnce(&Level) -> bool) -> Option<At> {
+    let here = this_thread();
+    let top = levels::top(here)?;
+    if top.table.serial != table.serial() || !is(top) || !top.counts(here) {
+        return None;
+    }
+    // SAFETY: the levels of this table are of its registry's T.
+    if !T::is_attached(unsafe { top.state.get().get() }) {
+        return None;
+    }
+    top.count()
+}
+
+/// Enters a level. On an error nothing changed, and `hold` is the caller's to give up.
+///
+/// # Safety
+/// 1. `table` is a `Registry<T>`'s, and `interpreter` the payload of `id` in it, which stays until this has returned.
+/// 2. `hold` is right: a guard of `id` that is handed over, or there is another level's, or nothing.
+#[inline(always)]
+pub(super) unsafe fn enter<T: Runtime>(
+    table: &Table,
+    id: InterpreterId,
+    interpreter: &T,
+    hold: Hold,
+    site: Site,
+) -> Result<At, CreateError> {
+    let here = this_thread();
+    let kind = (TypeId::of::<T>(), release::<T> as Release);
+    let Some(state) = attached_here::<T>(here) else {
+        let level = levels::begin(here, table, id, kind, hold, NO_STATE | BUSY);
+        // SAFETY: as there; nothing is attached.
+        return unsafe { attach::<T>(here, level, interpreter, None, site) };
+    };
+    let owner = Owner::of(table, state, Some((id, interpreter)))?;
+    if owner.is(id) {
+        let level = levels::begin(here, table, id, kind, hold, REUSES);
+        level.state.set(Erased::new(state));
+        level.noted_before.set(here.set_attached(Some(level.noted())));
+        return Ok(level.latest());
+    }
+    owner.may_be_left::<T>(state)?;
+    let level = levels::begin(here, table, id, kind, hold, NO_STATE | BUSY);
+    // SAFETY: as there; this is attached.
+    unsafe { attach_beside::<T>(here, level, interpreter, (state, owner), site) }
+}
+
+/// See [`attach`].
+///
+/// # Safety
+/// As there.
+#[inline(never)]
+unsafe fn attach_beside<T: Runtime>(
+    here: &ThisThread,
+    level: &Level,
+    interpreter: &T,
+    left: (T::ThreadState, Owner),
+    site: Site,
+) -> Result<At, CreateError> {
+    // SAFETY: the caller's promise.
+    unsafe { attach(here, level, interpreter, Some(left), site) }
+}
+
+/// Attaches for `level`, which has just begun: its own thread state, or a remembered one, or a new one. Ends the level if
+/// there is none.
+///
+/// From here on the runtime's code runs, and may come back here. What it finds is this level, which holds what it holds: the one
+/// around it is not the innermost any more, and cannot give up a guard that this one counts on.
+///
+/// # Safety
+/// 1. As for [`enter`], of what the level was begun with.
+/// 2. `left` is what is attached, with its owner.
+#[inline(always)]
+unsafe fn attach<T: Runtime>(
+    here: &ThisThread,
+    level: &Level,
+    interpreter: &T,
+    left: Option<(T::ThreadState, Owner)>,
+    site: Site,
+) -> Result<At, CreateError> {
+    // SAFETY: by (1) it lives.
+    let table = unsafe { level.table() };
+    let own = T::own();
+    // The level itself is in no state yet; without another there is none to ask.
+    let known = level.outer().and_then(|_| levels::state_of(table, level.id));
+    // SAFETY: the levels of this table are of its registry's T.
+    let known = known.map(|state| unsafe { state.get::<T::ThreadState>() });
+    let is_its = |own: &T::ThreadState| interpreter.owns(*own) == Some(true);
+    let known = known.or_else(|| own.filter(is_its)).or_else(|| interpreter.remembered());
+    match (left, own) {
+        (Some((state, owner)), _) => level.left.set(Some(owner.leave(table, state, true, site))),
+        (None, Some(own)) if known != Some(own) => leave_unbound(level, interpreter, own, site),
+        _ => {}
+    }
+    let refused = match known.map_or_else(|| interpreter.create(), Ok) {
+        // What they run may have left something behind: an ensure that it forgot, or a detached thread. Nothing can be said of what
+        // would be restored.
+        Ok(_) if !T::CREATES_ALONE && T::attached() != left.map(|(left, _)| left) => CHANGED,
+        Ok(state) => {
+            level.noted_before.set(here.set_attached(None));
+            if let Some((left, _)) = left {
+                // SAFETY: it is attached, as asked above.
+                unsafe { T::detach(left) };
+            }
+            // SAFETY: (1) nothing is attached now; the state is this thread's: just created, remembered by the runtime, or used by
+            // an outer level; (2) the caller's promise (1).
+            unsafe { T::attach(state) };
+            here.set_attached(Some(level.noted()));
+            level.state.set(Erased::new(state));
+            level.set(CREATED, known.is_none());
+            level.set(NO_STATE | BUSY, false);
+            return Ok(level.latest());
+        }
+        Err(refused) => refused,
+    };
+    let left = level.left.get();
+    levels::end(here, level);
+    // SAFETY: taken out above: put together once.
+    unsafe { give_up_left(table, left) };
+    Err(refused)
+}
+
+/// `own` is what the runtime takes for this thread's own thread state, with nothing attached. Attaching another one will change
+/// that.
+#[cold]
+#[inline(never)]
+fn leave_unbound<T: Runtime>(level: &Level, interpreter: &T, own: T::ThreadState, site: Site) {
+    // SAFETY: the level was entered with its table, which lives.
+    let table = unsafe { level.table() };
+    if let Ok(owner) = Owner::of(table, own, Some((level.id, interpreter))) {
+        level.left.set(Some(owner.leave(table, own, false, site)));
+    }
+}
+
+impl<'r, T: Runtime> Attached<'r, T> {
+    /// # Safety
+    /// `at` was entered for `id` of `table`, a `Registry<T>`'s, and is no other handle's.
+    #[inline(always)]
+    pub(super) unsafe fn new(table: &'r Table, id: InterpreterId, at: At) -> Self {
+        Self { table, id, at, interpreter: PhantomData, not_send: PhantomData }
     }
 
     /// The interpreter that this level is attached to.
@@ -207,7 +260,7 @@ impl<'r, T: Runtime> Attached<'r, T> {
     pub fn is_attached(&self) -> bool {
         let level = self.level();
         // SAFETY: this level's state is a T's.
-        !level.lost && T::attached() == Some(unsafe { level.state.get() })
+        !level.is(NO_STATE | LOST) && T::attached() == Some(unsafe { level.state.get().get() })
     }
 
     /// The runtime's thread state that this level uses.
@@ -225,7 +278,7 @@ impl<'r, T: Runtime> Attached<'r, T> {
     /// ```
     pub fn thread_state(&self) -> T::ThreadState {
         // SAFETY: this level's state is a T's.
-        unsafe { self.level().state.get() }
+        unsafe { self.level().state.get().get() }
     }
 
     /// A guard of the interpreter; `None` in a daemon, which has none to clone.
@@ -267,7 +320,7 @@ impl<'r, T: Runtime> Attached<'r, T> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn is_daemon(&self) -> bool {
-        matches!(self.level().hold, Hold::Daemon)
+        matches!(self.level().hold.get(), Hold::Daemon)
     }
 
     /// Gives up this level's guard, or takes one. Other levels keep what they have, and the release of this one restores
@@ -296,8 +349,7 @@ impl<'r, T: Runtime> Attached<'r, T> {
     /// ```
     #[track_caller]
     pub fn set_daemon(&self, daemon: bool) -> Result<(), LookupError> {
-        let level = self.innermost();
-        set_daemon(self.table, &level, daemon)
+        set_daemon(self.table, self.innermost(), daemon, Site::caller())
     }
 
     /// Detaches, runs `f`, attaches again, also where `f` unwinds. While a guard is held, this cannot fail.
@@ -370,11 +422,11 @@ impl<'r, T: Runtime> Attached<'r, T> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub unsafe fn allow_threads_unchecked<R>(&self, f: impl FnOnce() -> R) -> Result<R, Finalized<R>> {
+        let attached = T::attached();
         let level = self.innermost();
         // SAFETY: this level's state is a T's.
-        let state = unsafe { level.state.get::<T::ThreadState>() };
-        let attached = T::attached();
-        if has_lost::<T>(self.table, &level, attached, state) {
+        let state = unsafe { level.state.get().get::<T::ThreadState>() };
+        if has_lost::<T>(self.table, level, attached, state) {
             return Err(Finalized { result: f() });
         }
         if attached != Some(state) {
@@ -431,7 +483,10 @@ impl<'r, T: Runtime> Attached<'r, T> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn release(self) -> Result<(), ReleaseError> {
-        self.into_token().release_own()
+        let at = self.at;
+        mem::forget(self);
+        // SAFETY: (1) this level is a T's; (2) `table` is borrowed.
+        unsafe { release::<T>(at) }
     }
 
     /// This level as a number, for callers that cannot use RAII. It is not released until [`Token::release`].
@@ -451,22 +506,22 @@ impl<'r, T: Runtime> Attached<'r, T> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn into_token(self) -> Token {
-        let token = Token::new(self.serial);
+        let token = Token::of(self.level(), self.at.depth);
         mem::forget(self);
         token
     }
 
-    fn level(&self) -> Level {
-        levels::find(self.serial).expect("only this handle releases the level")
+    fn level(&self) -> &Level {
+        levels::find(self.at).expect("only this handle releases the level")
     }
 
     fn is_innermost(&self) -> bool {
-        levels::top().is_some_and(|top| top.serial == self.serial)
+        levels::top(this_thread()).is_some_and(|top| top.latest() == self.at)
     }
 
     #[track_caller]
-    fn innermost(&self) -> Level {
-        let level = levels::top().filter(|top| top.serial == self.serial && !top.busy);
+    fn innermost(&self) -> &Level {
+        let level = levels::top(this_thread()).filter(|top| top.latest() == self.at && !top.is(BUSY));
         level.expect(
             "a later ensure of this thread has not been released, or the runtime is attaching or detaching",
         )
@@ -478,21 +533,23 @@ impl<'r, T: Runtime> Attached<'r, T> {
 }
 
 impl<T: Runtime> Drop for Attached<'_, T> {
+    #[inline(always)]
     fn drop(&mut self) {
-        let attached = T::attached();
-        // SAFETY: this level's states are Ts'.
-        let reused = |level: &Level| unsafe { level.reuses(attached) };
-        if let Some((noted, hold)) = levels::pop_if(self.serial, reused) {
-            // Nothing to restore: what `release` comes to as well, without copying the level.
-            this_thread::set_attached(noted);
-            // SAFETY: popped: put together once.
-            return unsafe { give_up_hold(self.table, hold) };
-        }
         // SAFETY: (1) this level is a T's; (2) `table` is borrowed.
-        match unsafe { release::<T>(self.serial) } {
-            Ok(()) | Err(ReleaseError::Gone) => {}
-            Err(_) if std::thread::panicking() => {}
-            Err(error) => panic!("{error}"),
+        if let Err(error) = unsafe { release::<T>(self.at) } {
+            error.panic();
+        }
+    }
+}
+
+impl ReleaseError {
+    /// What a drop says of it.
+    #[cold]
+    fn panic(self) {
+        match self {
+            Self::Gone => {}
+            _ if std::thread::panicking() => {}
+            error => panic!("{error}"),
         }
     }
 }
@@ -520,7 +577,7 @@ impl<T: Runtime> Drop for Detached<'_, '_, T> {
 
 /// The beginning of an allow-threads section. `state` is attached.
 pub(super) fn detach_for_now<T: Runtime>(state: T::ThreadState) {
-    this_thread::set_attached(None);
+    this_thread().set_attached(None);
     // SAFETY: it is attached, say the callers, who have just asked.
     levels::busy_while(|| unsafe { T::detach(state) });
 }
@@ -532,7 +589,7 @@ pub(super) fn attach_again<T: Runtime>(
     state: T::ThreadState,
 ) -> Result<(), LookupError> {
     attach_kept::<T>(table, id, state).inspect_err(|_| levels::lose(table.serial(), id))?;
-    this_thread::set_attached(Some(Noted { id, registry: table.serial() }));
+    this_thread().set_attached(Some(Noted { id, registry: table.serial() }));
     Ok(())
 }
 
@@ -554,58 +611,95 @@ fn attach_kept<T: Runtime>(
     Ok(())
 }
 
-/// Releases the innermost level of this thread, if that is `serial`.
+/// Releases an ensure, if it is the innermost of this thread.
 ///
 /// # Safety
-/// 1. The level is of runtime `T`.
+/// 1. Its level is of runtime `T`, if there is one.
 /// 2. Its table lives.
-unsafe fn release<T: Runtime>(serial: u64) -> Result<(), ReleaseError> {
-    let level = innermost(serial)?;
-    // SAFETY: by (1) the level's states are Ts'.
-    let state = unsafe { level.state.get::<T::ThreadState>() };
-    // SAFETY: (2).
-    let table = unsafe { level.table() };
+#[inline(always)]
+pub(super) unsafe fn release<T: Runtime>(at: At) -> Result<(), ReleaseError> {
+    let here = this_thread();
+    if let Some(level) = levels::top(here).filter(|top| top.latest() == at && !top.is(NO_STATE | BUSY | LOST))
+        // SAFETY: by (1) the level's states are Ts'.
+        && T::is_attached(unsafe { level.state.get().get() })
+        // What a daemon has attached may be another one's, of the same name.
+        && !matches!(level.hold.get(), Hold::Daemon)
+    {
+        // SAFETY: the caller's promises; it is attached.
+        return unsafe { leave::<T>(here, level) };
+    }
+    // SAFETY: the caller's promises.
+    unsafe { release_otherwise::<T>(at) }
+}
+
+/// [`release`], of what is not simply attached.
+///
+/// # Safety
+/// As there.
+#[cold]
+#[inline(never)]
+unsafe fn release_otherwise<T: Runtime>(at: At) -> Result<(), ReleaseError> {
     let attached = T::attached();
-    let lost = has_lost::<T>(table, &level, attached, state);
+    let here = this_thread();
+    let level = innermost(at)?;
+    // SAFETY: by (1) the level's states are Ts'.
+    let state = unsafe { level.state.get().get::<T::ThreadState>() };
+    // SAFETY: (2).
+    let lost = has_lost::<T>(unsafe { level.table() }, level, attached, state);
     if attached != (!lost).then_some(state) {
         return Err(ReleaseError::Detached);
     }
-    if !lost && !matches!(level.before, Before::Same) && T::in_use(state) {
+    // SAFETY: the caller's promises; it is attached, or lost.
+    unsafe { leave::<T>(here, level) }
+}
+
+/// Takes the latest ensure off the innermost level, and ends that with its first.
+///
+/// # Safety
+/// As for [`release`]; and the level's thread state is attached, or the level has lost it.
+#[inline(always)]
+unsafe fn leave<T: Runtime>(here: &ThisThread, level: &Level) -> Result<(), ReleaseError> {
+    if level.count_off() {
+        here.set_attached(Some(level.noted()));
+        return Ok(());
+    }
+    let lost = level.is(LOST);
+    // SAFETY: by (1) the level's states are Ts'.
+    let state = unsafe { level.state.get().get::<T::ThreadState>() };
+    if !lost && !level.is(REUSES) && T::in_use(state) {
         return Err(ReleaseError::InUse);
     }
-    levels::change(serial, |level| level.busy = true);
-    let restored = match level.before {
-        Before::Same => match lost {
-            true => Err(ReleaseError::Gone),
-            false => Ok(()),
-        },
-        Before::Nothing | Before::State { .. } => {
-            if !lost {
-                this_thread::set_attached(None);
-                if level.created {
-                    // SAFETY: attached, as asked above; this level created it and is on its way out, and the levels
-                    // further in that used it are gone.
-                    unsafe { T::destroy(state) };
-                    levels::change(serial, |level| level.has_state = false);
-                } else {
-                    // SAFETY: attached, as asked above.
-                    unsafe { T::detach(state) };
-                }
-            }
-            match level.before {
-                Before::State { state, id, registry, keep } => {
-                    // SAFETY: by (1) a T's state.
-                    restore::<T>(table, unsafe { state.get() }, id, registry, keep)
-                }
-                _ => Ok(()),
+    // SAFETY: (2).
+    let table = unsafe { level.table() };
+    let mut restored = Ok(());
+    if level.is(REUSES) {
+        if lost {
+            restored = Err(ReleaseError::Gone);
+        }
+    } else {
+        level.set(BUSY, true);
+        if !lost {
+            here.set_attached(None);
+            if level.is(CREATED) {
+                // SAFETY: attached, says the caller; this level created it and is on its way out, and the levels further in that
+                // used it are gone.
+                unsafe { T::destroy(state) };
+                level.set(NO_STATE, true);
+            } else {
+                // SAFETY: attached, says the caller.
+                unsafe { T::detach(state) };
             }
         }
-    };
-    this_thread::set_attached(level.noted_before.filter(|_| restored.is_ok()));
-    if let Some(level) = levels::take(serial) {
-        // SAFETY: taken out above: put together once.
-        unsafe { give_up(table, &level) };
+        if let Some(left) = level.left.get() {
+            restored = restore::<T>(table, left);
+        }
     }
+    here.set_attached(level.noted_before.get().filter(|_| restored.is_ok()));
+    // What the level holds at the end: guards may have been counted anew, in a child forked meanwhile.
+    let (left, hold) = (level.left.get(), level.hold.get());
+    levels::end(here, level);
+    // SAFETY: taken out above: put together once.
+    unsafe { give_up(table, left, hold) };
     restored
 }
 
@@ -617,10 +711,10 @@ fn has_lost<T: Runtime>(
     attached: Option<T::ThreadState>,
     state: T::ThreadState,
 ) -> bool {
-    if level.lost {
+    if level.is(LOST) {
         return true;
     }
-    let is_there = !matches!(level.hold, Hold::Daemon)
+    let is_there = !matches!(level.hold.get(), Hold::Daemon)
         || levels::guard_of(table, level.id).is_some()
         || table.find(level.id).is_some();
     if is_there || attached == Some(state) && T::interpreter_of(state) == level.id {
@@ -646,44 +740,69 @@ fn attach_through_gate<T: Runtime>(
     }
 }
 
-/// Attaches what a level has left behind, or notes that it is gone.
-fn restore<T: Runtime>(
-    table: &Table,
-    state: T::ThreadState,
-    id: InterpreterId,
-    registry: u64,
-    keep: Keep,
-) -> Result<(), ReleaseError> {
-    let restored = match keep {
+/// Puts back what a level has left behind, or notes that it is gone. Nothing is attached.
+#[inline(never)]
+fn restore<T: Runtime>(table: &Table, left: Left) -> Result<(), ReleaseError> {
+    // SAFETY: the levels that leave Ts' states behind are Ts'.
+    let state = unsafe { left.state.get::<T::ThreadState>() };
+    if !left.was_attached {
+        bind_again::<T>(table, left, state);
+        return Ok(());
+    }
+    let restored = match left.keep {
         Keep::Own(_) | Keep::Covered => {
             // SAFETY: (1) nothing is attached; the state was on this thread before; (2) guarded by this level or one
             // further out.
             unsafe { T::attach(state) };
             Ok(())
         }
-        Keep::Gate => attach_through_gate::<T>(table, id, registry, state),
-        Keep::Runtime => match owner::now_in::<T>(table, id, state) {
+        Keep::Gate => attach_through_gate::<T>(table, left.id, left.registry, state),
+        Keep::Runtime => match owner::now_in::<T>(table, left.id, state) {
             Ok(None) => {
                 // SAFETY: (1) as above; (2) no registry has it: the runtime's own affair.
                 unsafe { T::attach(state) };
                 Ok(())
             }
-            Ok(Some(registry)) => attach_through_gate::<T>(table, id, registry, state),
+            Ok(Some(registry)) => attach_through_gate::<T>(table, left.id, registry, state),
             Err(gone) => Err(gone),
         },
         Keep::Gone => Err(LookupError::NotFound),
     };
+    if restored.is_err() && T::LIVES_ON {
+        // SAFETY: (1) as above; (2) no registry has it, or none will much longer: the runtime's own affair, as it says.
+        unsafe { T::attach(state) };
+        return Ok(());
+    }
     restored.map_err(|_| {
-        levels::lose(registry, id);
+        levels::lose(left.registry, left.id);
         ReleaseError::Gone
     })
 }
 
-/// The innermost level, if that is `serial`.
-pub(super) fn innermost(serial: u64) -> Result<Level, ReleaseError> {
-    match levels::top() {
-        Some(top) if top.serial == serial && !top.busy => Ok(top),
-        _ if levels::find(serial).is_some() => Err(ReleaseError::OutOfOrder),
+/// Has the runtime take `state` for this thread's own again, where its interpreter is kept meanwhile. (Else it may end, and nobody
+/// could say whether it can be attached.)
+fn bind_again<T: Runtime>(table: &Table, left: Left, state: T::ThreadState) {
+    let is_bound = T::own() == Some(state);
+    let is_kept = || match left.keep {
+        Keep::Own(_) | Keep::Covered => {
+            // SAFETY: (1) nothing is attached; the state is this thread's; (2) guarded by this level or one further out.
+            unsafe { T::attach(state) };
+            true
+        }
+        Keep::Gate => attach_through_gate::<T>(table, left.id, left.registry, state).is_ok(),
+        Keep::Runtime | Keep::Gone => false,
+    };
+    if !is_bound && is_kept() {
+        // SAFETY: attached right above.
+        unsafe { T::detach(state) };
+    }
+}
+
+/// The level that stands for an ensure, if it is the innermost.
+pub(super) fn innermost<'l>(at: At) -> Result<&'l Level, ReleaseError> {
+    match levels::top(this_thread()) {
+        Some(top) if top.latest() == at && !top.is(BUSY) => Ok(top),
+        _ if levels::find(at).is_some() => Err(ReleaseError::OutOfOrder),
         _ => Err(ReleaseError::Unknown),
     }
 }
@@ -692,17 +811,29 @@ pub(super) fn innermost(serial: u64) -> Result<Level, ReleaseError> {
 ///
 /// # Safety
 /// `table` is the level's. The guards are used no more.
-unsafe fn give_up(table: &Table, level: &Level) {
-    if let Before::State { keep: Keep::Own(parts), .. } = level.before {
+#[inline(always)]
+unsafe fn give_up(table: &Table, left: Option<Left>, hold: Hold) {
+    if left.is_some() {
+        // SAFETY: the caller's promise.
+        unsafe { give_up_left(table, left) };
+    }
+    // SAFETY: the caller's promise.
+    unsafe { give_up_hold(table, hold) };
+}
+
+/// # Safety
+/// As for [`give_up`].
+#[inline(never)]
+unsafe fn give_up_left(table: &Table, left: Option<Left>) {
+    if let Some(Left { keep: Keep::Own(parts), .. }) = left {
         // SAFETY: the caller's promise.
         drop(unsafe { RawGuard::from_parts(table, parts) });
     }
-    // SAFETY: the caller's promise.
-    unsafe { give_up_hold(table, level.hold) };
 }
 
 /// # Safety
 /// `hold` is one of `table`, and used no more.
+#[inline(always)]
 pub(super) unsafe fn give_up_hold(table: &Table, hold: Hold) {
     if let Hold::Own(parts) = hold {
         // SAFETY: the caller's promise.
@@ -711,27 +842,27 @@ pub(super) unsafe fn give_up_hold(table: &Table, hold: Hold) {
 }
 
 /// See [`Attached::set_daemon`]. `level` is the innermost, and of `table`.
-#[track_caller]
-pub(super) fn set_daemon(table: &Table, level: &Level, daemon: bool) -> Result<(), LookupError> {
-    let site = Site::caller();
-    let hold = match (daemon, level.hold) {
+pub(super) fn set_daemon(table: &Table, level: &Level, daemon: bool, site: Site) -> Result<(), LookupError> {
+    let hold = match (daemon, level.hold.get()) {
         (true, _) => Hold::Daemon,
-        (false, Hold::Daemon) if level.lost => return Err(LookupError::NotFound),
+        (false, Hold::Daemon) if level.is(LOST) => return Err(LookupError::NotFound),
         (false, Hold::Daemon) => {
             cover(table, level.id, || table.lookup(level.id, site).map(RawGuard::into_parts))?
         }
-        (false, hold @ (Hold::Own(_) | Hold::Covered)) => hold,
+        (false, Hold::Own(_) | Hold::Covered) => return Ok(()),
     };
-    levels::change(level.serial, |level| level.hold = hold);
+    // Those that it was counted with keep what they have.
+    let level = levels::split(level, level.latest().depth);
+    let before = level.hold.replace(hold);
     if daemon {
         // SAFETY: taken out of the level above.
-        unsafe { give_up_hold(table, level.hold) };
+        unsafe { give_up_hold(table, before) };
     }
     Ok(())
 }
 
 /// Under the guard of another level of this thread, or else the one that `take` takes.
-#[inline]
+#[inline(always)]
 pub(super) fn cover<E>(
     table: &Table,
     id: InterpreterId,
