@@ -1,50 +1,30 @@
 #![doc = include_str!("../README.md")]
-#![cfg_attr(loom, allow(dead_code))]
 
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
 compile_error!(
     "interp-guard supports Linux on x86-64 only: its system calls and restartable sequences are written for it"
 );
 
-#[cfg(not(loom))]
 mod blockers;
-#[cfg(not(loom))]
 mod drain_options;
-#[cfg(not(loom))]
 mod finalize_all;
-#[cfg(not(loom))]
 mod finalizer;
-#[cfg(not(loom))]
 pub mod fork;
-#[cfg(not(loom))]
 pub mod gilstate;
-#[cfg(not(loom))]
 mod ledger;
-#[cfg(not(loom))]
 pub mod pending;
-#[cfg(not(loom))]
 pub mod platform;
-#[cfg(not(loom))]
 mod registry;
-#[cfg(not(loom))]
 pub mod signal;
 mod signal_safe;
-#[cfg(not(loom))]
 pub mod thread_state;
-#[cfg(not(loom))]
 mod threads;
-#[cfg(not(loom))]
 mod unwind;
 
-#[cfg(not(loom))]
 pub use drain_options::{DrainOptions, Phase};
-#[cfg(not(loom))]
 pub use finalizer::{Closing, DrainError, DrainTimeout, FinalizeError};
-#[cfg(not(loom))]
 pub use ledger::{Holder, Holders};
-#[cfg(not(loom))]
 pub use platform::Missing;
-#[cfg(not(loom))]
 pub use registry::{CloseError, Layout, RegisterError, Registry, SetupError, Stats};
 pub use signal_safe::LookupError;
 pub use signal_safe::counters::{Counters, UnknownCounters};

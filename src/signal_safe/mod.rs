@@ -10,6 +10,7 @@
 //! | [`word`] | the interpreter ID; a slot's ID and lifecycle as one value |
 //! | [`state`] | what every lookup and drop must know of its table, as one word |
 //! | [`table`] | slots, probing, the four transitions of a slot, acquire and exit |
+//! | [`LookupError`] | why there is no guard |
 //! | [`counters`] | guards that are out, counted per CPU or shared, and the fences that go with it |
 //! | [`guard`] | what a lookup hands out |
 //! | [`ledger`] | who holds each guard, where that is asked for |
@@ -19,7 +20,7 @@
 //! | [`process`] | which process this is: told apart from the one that forked it |
 //! | [`this_thread`] | what is attached on the calling thread |
 //! | [`sys`] | the raw system call |
-//! | [`sync`] | the atomics; loom's under `--cfg loom` |
+//! | [`sync`] | the atomics |
 
 #![deny(clippy::std_instead_of_core, clippy::alloc_instead_of_core, clippy::indexing_slicing)]
 #![deny(clippy::panic, clippy::unwrap_used, clippy::expect_used)]
@@ -28,59 +29,15 @@ pub mod counters;
 pub mod gate;
 pub mod guard;
 pub mod ledger;
+mod lookup_error;
 pub mod pending;
-#[cfg(not(loom))]
 pub mod process;
 pub mod state;
 pub mod sync;
 pub mod sys;
 pub mod table;
-#[cfg(not(loom))]
 pub mod this_thread;
 pub mod wake;
 pub mod word;
 
-use core::fmt;
-
-/// Why there is no guard.
-///
-/// ```
-/// use interp_guard::{LookupError, Registry};
-///
-/// let registry = Registry::new();
-/// let id = registry.register("an interpreter").unwrap();
-/// let closing = registry.close(id)?;
-/// assert_eq!(registry.lookup(id).unwrap_err(), LookupError::Finalizing);
-/// closing.drain(None).unwrap();
-/// assert_eq!(registry.lookup(id).unwrap_err(), LookupError::NotFound);
-/// # Ok::<(), interp_guard::CloseError>(())
-/// ```
-// As wide as the ID that a guard has in the same place of the `Result`: where the two ways meet, no field is pieced
-// together from bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u64)]
-pub enum LookupError {
-    /// No interpreter has this ID: it was never registered, or it has been finalized.
-    NotFound,
-    /// The interpreter is closing; it gives out no more guards.
-    Finalizing,
-}
-
-impl LookupError {
-    /// What a word other than that of a live `id` says of it.
-    #[inline(always)]
-    fn because_of(word: word::Word, id: word::InterpreterId) -> Self {
-        if word == word::Word::closing(id) { Self::Finalizing } else { Self::NotFound }
-    }
-}
-
-impl fmt::Display for LookupError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NotFound => "no interpreter has this ID: it was never registered, or it has been finalized",
-            Self::Finalizing => "the interpreter is finalizing and gives out no more guards",
-        })
-    }
-}
-
-impl core::error::Error for LookupError {}
+pub use lookup_error::LookupError;

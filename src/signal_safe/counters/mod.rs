@@ -21,30 +21,21 @@
 //! a line. Within a stripe a slot's two counters are neighbours: one line serves a lookup and its drop. The last stripe
 //! is the spare one, for increments that belong to no CPU.
 
-#[cfg(not(loom))]
 mod per_cpu;
 mod shared;
 
 use super::state::State;
 use super::sync::{Atomic, Ordering};
-#[cfg(not(loom))]
 use super::sys;
 use core::fmt;
 use core::ptr::NonNull;
 
 /// One slot's counters on one stripe.
+#[derive(Default)]
 #[repr(C)]
 pub struct Cell {
     acquired: Atomic<u64>,
     released: Atomic<u64>,
-}
-
-#[cfg(loom)]
-impl Cell {
-    /// Nothing was counted yet.
-    pub fn zero() -> Self {
-        Self { acquired: Atomic::new(0), released: Atomic::new(0) }
-    }
 }
 
 /// Which of the two counters of a cell.
@@ -143,7 +134,6 @@ impl Stripes {
     pub unsafe fn add(&self, state: State, slot: u32, side: Side) {
         // SAFETY: by (1) the cell of `slot` on stripe 0 is inside the counters.
         let cell = unsafe { self.cells.add(slot as usize) };
-        #[cfg(not(loom))]
         if !state.is_shared() {
             // SAFETY: (1) to (3) are the callee's requirements.
             return unsafe { per_cpu::add(state, self.rseq, cell, side) };
@@ -160,7 +150,6 @@ impl Stripes {
     /// # Errors
     /// What the kernel said to `membarrier`. `ENOMEM` may pass, and was tried again a few times: who has time waits and calls again.
     pub fn heavy_fence(&self) -> Result<(), super::sys::Errno> {
-        #[cfg(not(loom))]
         if matches!(self.mode, Counters::PerCpu) {
             const TRIES: usize = 8;
             let mut last = sys::membarrier_private_expedited();
