@@ -1,5 +1,4 @@
 #![doc = include_str!("../README.md")]
-#![cfg_attr(loom, allow(dead_code, unused_imports))]
 
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
 compile_error!(
@@ -10,53 +9,34 @@ compile_error!(
 
 mod signal_safe;
 
-#[cfg(not(loom))]
 pub mod platform;
-#[cfg(not(loom))]
 mod processes;
-#[cfg(not(loom))]
 mod threads;
-#[cfg(not(loom))]
 mod unwind;
 
-#[cfg(not(loom))]
 mod ledger;
 
-#[cfg(not(loom))]
 mod registry;
 
-#[cfg(not(loom))]
 pub mod thread_state;
 
-#[cfg(not(loom))]
 pub mod pending;
 
-#[cfg(not(loom))]
 mod ending;
 
-#[cfg(not(loom))]
 mod inspect;
 
-#[cfg(not(loom))]
 pub mod fork;
-#[cfg(not(loom))]
 pub mod gilstate;
-#[cfg(not(loom))]
 pub mod signal;
 
-#[cfg(not(loom))]
 pub mod bindings;
-#[cfg(not(loom))]
 #[doc(hidden)]
 pub mod foreign;
 
-#[cfg(not(loom))]
 pub use ending::{Closing, DrainError, DrainOptions, DrainTimeout, FinalizeError, Phase};
-#[cfg(not(loom))]
 pub use ledger::{Holder, Holders};
-#[cfg(not(loom))]
 pub use platform::Missing;
-#[cfg(not(loom))]
 pub use registry::{CloseError, Layout, RegisterError, Registry, SetupError, Stats};
 pub use signal_safe::LookupError;
 pub use signal_safe::counters::{Counters, UnknownCounters};

@@ -5,8 +5,6 @@
 //! misuse is *detected* and noted as a [violation](Probe::violations), where a real one would corrupt memory or hang.
 //! For that, the memory of interpreters and thread states is never freed.
 
-#![cfg(not(loom))]
-
 mod interpreter;
 mod lock;
 mod object;

@@ -24,6 +24,7 @@
 use super::sync::{Atomic, Ordering};
 
 /// See the module. Zero: open, nobody inside.
+#[derive(Default)]
 pub struct Gate {
     /// Who is inside, and the seal.
     word: Atomic<u32>,
@@ -36,12 +37,6 @@ const SEALED: u32 = 1 << 31;
 const ONE_LESS: u32 = u32::MAX;
 
 impl Gate {
-    /// What zero-filled memory is elsewhere.
-    #[cfg(loom)]
-    pub fn new() -> Self {
-        Self { word: Atomic::new(0), attaching: Atomic::new(0) }
-    }
-
     /// GE1 and GE2. `true`: inside; [`leave`](Self::leave) is owed.
     pub fn enter(&self, sealed_while_entering: impl FnOnce()) -> bool {
         // Relaxed: a shortcut, for progress; GE2 decides.

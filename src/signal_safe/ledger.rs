@@ -29,7 +29,7 @@
 //! exchange and one bit. Re-entrant: a handler that interrupts either finds an entry in use that shows nothing yet.
 //! When no bit can be claimed, the guard gets [`Ticket::NONE`]: it counts as any other, and is not recorded.
 
-use super::sync::{Atomic, Ordering, fence};
+use super::sync::{self, Atomic, Ordering, fence};
 use super::sys;
 use super::word::InterpreterId;
 use core::panic::Location;
@@ -224,8 +224,7 @@ pub struct Record {
 }
 
 /// One guard's facts, a cache line of its own. Zero-filled memory is a free entry.
-#[repr(C)]
-#[cfg_attr(not(loom), repr(align(64)))]
+#[repr(C, align(64))]
 struct Entry {
     /// Even: free. Odd: stands for a guard.
     sequence: Atomic<u64>,
@@ -418,9 +417,8 @@ impl Entry {
     }
 }
 
-#[cfg(not(loom))]
-const _: () = {
+static_assertions::const_assert!(align_of::<Location<'static>>() > CODE_BIT as usize);
+static_assertions::assert_impl_all!(Ledger: Send, Sync);
+sync::layout! {
     static_assertions::const_assert_eq!(size_of::<Entry>(), 64);
-    static_assertions::const_assert!(align_of::<Location<'static>>() > CODE_BIT as usize);
-    static_assertions::assert_impl_all!(Ledger: Send, Sync);
-};
+}

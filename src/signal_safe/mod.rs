@@ -11,6 +11,7 @@
 //! | [`word`] | the interpreter ID; a slot's ID and lifecycle as one value |
 //! | [`state`] | what every lookup and drop must know of its table, as one word |
 //! | [`table`] | slots, probing, the four transitions of a slot, acquire and exit |
+//! | [`LookupError`] | why there is no guard |
 //! | [`counters`] | guards that are out, counted per CPU or shared, and the fences that go with it |
 //! | [`guard`] | what a lookup hands out |
 //! | [`ledger`] | who holds each guard, where that is asked for |
@@ -20,7 +21,7 @@
 //! | [`process`] | which process this is: told apart from the one that forked it |
 //! | [`this_thread`] | what is attached on the calling thread |
 //! | [`sys`] | the raw system call |
-//! | [`sync`] | the atomics; loom's under `--cfg loom` |
+//! | [`sync`] | the atomics |
 
 #![deny(clippy::std_instead_of_core, clippy::alloc_instead_of_core, clippy::indexing_slicing)]
 #![deny(clippy::panic, clippy::unwrap_used, clippy::expect_used)]
@@ -31,13 +32,11 @@ pub mod guard;
 pub mod ledger;
 mod lookup_error;
 pub mod pending;
-#[cfg(not(loom))]
 pub mod process;
 pub mod state;
 pub mod sync;
 pub mod sys;
 pub mod table;
-#[cfg(not(loom))]
 pub mod this_thread;
 pub mod wake;
 pub mod word;

@@ -39,7 +39,6 @@
 
 use super::guard::raw::{GuardParts, RawGuard};
 use super::sync::{Atomic, Ordering, Plain, fence};
-#[cfg(not(loom))]
 use super::sys;
 use super::word::InterpreterId;
 use core::num::NonZeroU64;
@@ -132,21 +131,18 @@ impl Ring {
     }
 
     /// Has it an eventfd of this process's own?
-    #[cfg(not(loom))]
     pub fn has_eventfd(&self) -> bool {
         // Relaxed: whoever needs to know changes it, or comes after.
         self.eventfd.load(Ordering::Relaxed) != sys::NO_EVENTFD
     }
 
     /// In a forked child, before anybody can push: the eventfd is the parent's.
-    #[cfg(not(loom))]
     pub fn forget_eventfd(&self) {
         // Relaxed: the only thread.
         self.eventfd.store(sys::NO_EVENTFD, Ordering::Relaxed);
     }
 
     /// Gives it an eventfd, under the promise made to [`new`](Self::new), and makes that readable: calls may wait.
-    #[cfg(not(loom))]
     pub fn set_eventfd(&self, eventfd: libc::c_int) {
         self.eventfd.store(eventfd, Ordering::Relaxed);
         // SeqCst: pairs with the fence of P5 (edge Q-own): either P6 finds this eventfd, or what was pushed is Ready for whoever
@@ -214,11 +210,8 @@ impl Ring {
     ///
     /// Context: any, async-signal-safe.
     pub fn wake(&self) {
-        #[cfg(not(loom))]
         // Relaxed: ordered by the fence of P5 (edge Q-own).
         sys::eventfd_add_one(self.eventfd.load(Ordering::Relaxed));
-        #[cfg(loom)]
-        let _ = &self.eventfd;
     }
 
     /// R1: calls with tickets below this are due.

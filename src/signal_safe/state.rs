@@ -90,18 +90,6 @@ impl State {
     pub const fn records(self) -> bool {
         self.0 & RECORDS != 0
     }
-
-    /// The state as the number in memory.
-    #[cfg(loom)]
-    pub const fn to_bits(self) -> u64 {
-        self.0
-    }
-
-    /// The state that has this number in memory.
-    #[cfg(loom)]
-    pub const fn from_bits(bits: u64) -> Self {
-        Self(bits)
-    }
 }
 
 // Every field reads back as it was put in, at the ends of its range too.

@@ -70,7 +70,6 @@ const REFUSED: timespec = timespec { tv_sec: 0, tv_nsec: 1_000_000 };
 ///
 /// # Errors
 /// `EINVAL` from kernels before 4.14, or what a seccomp filter decides.
-#[cfg(not(loom))]
 pub fn wipe_on_fork(page: &'static super::process::Page) -> Result<(), Errno> {
     let args =
         [core::ptr::from_ref(page) as usize, size_of_val(page), libc::MADV_WIPEONFORK as usize, 0, 0, 0];
@@ -177,4 +176,43 @@ pub fn thread_pointer() -> usize {
     // SAFETY: on x86-64 Linux the ABI puts the thread pointer itself at %fs:0, readable in every thread.
     unsafe { asm!("mov {}, fs:[0]", out(reg) pointer, options(nostack, preserves_flags, readonly)) };
     pointer
+}
+
+/// How many bytes behind stripe 0 the stripe of the current CPU lies, `1 << shift` for each. Where the CPU is not known, or has
+/// none of the `cpus` stripes, a hash of the thread pointer picks one: thread pointers are aligned and far apart, and a
+/// multiplication spreads them.
+///
+/// Context: any, async-signal-safe.
+///
+/// # Safety
+/// `rseq` is where the C library keeps `struct rseq`, relative to the thread pointer, or `NO_RSEQ`.
+#[inline(always)]
+pub unsafe fn stripe_offset(rseq: isize, cpus: u32, shift: u64) -> usize {
+    let offset: usize;
+    // SAFETY: only loads. `cpu_id` is the second u32 of the thread's `struct rseq`; a thread without registration has
+    // u32::MAX or the like there. With `NO_RSEQ` it is the upper half of the thread pointer, which the ABI keeps where it
+    // points to. Either way a number below `cpus` is a stripe, and any stripe will do.
+    unsafe {
+        asm!(
+            "mov {t:e}, dword ptr fs:[{rseq} + 4]",
+            "cmp {t:e}, {cpus:e}",
+            "jae 3f",
+            "2:",
+            "shl {t}, cl",
+            ".subsection 1",
+            "3:",
+            "mov {t:e}, dword ptr fs:[0]",
+            "imul {t:e}, {t:e}, -1640531535", // 2^32 divided by the golden ratio
+            "imul {t}, {cpus}",
+            "shr {t}, 32",
+            "jmp 2b",
+            ".subsection 0",
+            t = out(reg) offset,
+            rseq = in(reg) rseq,
+            cpus = in(reg) u64::from(cpus),
+            in("rcx") shift,
+            options(nostack, readonly),
+        );
+    }
+    offset
 }

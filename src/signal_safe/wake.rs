@@ -6,20 +6,14 @@
 //! to the same number needs 2^32 releases between D0 and the sleep.
 
 use super::sync::{Atomic, Ordering};
-#[cfg(not(loom))]
 use super::sys;
 use libc::timespec;
 
 /// See the module.
+#[derive(Default)]
 pub struct Wake(Atomic<u32>);
 
 impl Wake {
-    /// What zero-filled memory is elsewhere.
-    #[cfg(loom)]
-    pub fn new() -> Self {
-        Self(Atomic::new(0))
-    }
-
     /// W0 (D0): the number to wait on. Read before the sums.
     #[inline]
     pub fn value(&self) -> u32 {
@@ -37,24 +31,13 @@ impl Wake {
         // AcqRel: pairs with the Acquire in `value` (edge E6; E7 with the wake below). A locked add, so that the release
         // counted before it is visible to whoever reads the new number, in per-CPU mode too.
         self.0.fetch_add(1, Ordering::AcqRel);
-        #[cfg(not(loom))]
         sys::futex_wake_all(core::ptr::from_ref(&self.0).cast());
     }
 
     /// Sleeps while the word holds `seen`, until woken, interrupted, or past `deadline` (absolute, monotonic clock).
     ///
     /// Context: normal, blocks.
-    #[cfg(not(loom))]
     pub fn wait(&self, seen: u32, deadline: Option<timespec>) {
         sys::futex_wait(&self.0, seen, deadline);
-    }
-
-    /// Loom has no futex: a model lets the others run until the word has changed. Notifying changes the word before it
-    /// wakes, so this ends where the futex call does; a lost wake-up is an execution without end, which loom reports.
-    #[cfg(loom)]
-    pub fn wait(&self, seen: u32, _deadline: Option<timespec>) {
-        while self.0.load(Ordering::Acquire) == seen {
-            loom::thread::yield_now();
-        }
     }
 }

@@ -80,7 +80,7 @@ impl fmt::Display for InvalidId {
 impl core::error::Error for InvalidId {}
 
 /// The state of one slot as a value. See the module for its layout.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct Word(u64);
 
@@ -125,18 +125,6 @@ impl Word {
             Some(bits) => Some(InterpreterId(bits as i64)),
             None => None,
         }
-    }
-
-    /// The word as the number in memory.
-    #[cfg(loom)]
-    pub const fn to_bits(self) -> u64 {
-        self.0
-    }
-
-    /// The word that has this number in memory.
-    #[cfg(loom)]
-    pub const fn from_bits(bits: u64) -> Self {
-        Self(bits)
     }
 }
 

@@ -3,18 +3,11 @@
 use super::super::sync::Atomic;
 
 /// One slot's counters on one stripe.
+#[derive(Default)]
 #[repr(C)]
 pub struct Cell {
     acquired: Atomic<u64>,
     released: Atomic<u64>,
-}
-
-#[cfg(loom)]
-impl Cell {
-    /// Nothing was counted yet.
-    pub fn zero() -> Self {
-        Self { acquired: Atomic::new(0), released: Atomic::new(0) }
-    }
 }
 
 /// Which of the two counters of a cell.

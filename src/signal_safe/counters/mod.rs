@@ -10,7 +10,6 @@
 
 pub mod cell;
 pub mod mode;
-#[cfg(not(loom))]
 mod per_cpu;
 mod shared;
 pub mod stripes;

@@ -26,7 +26,6 @@ use super::super::sync::{Atomic, Ordering, fence};
 use super::super::sys::{self, Errno};
 use super::cell::{Cell, Side};
 use super::mode::Counters;
-#[cfg(not(loom))]
 use super::per_cpu;
 use super::shared;
 use core::ptr::NonNull;
@@ -63,7 +62,6 @@ impl Stripes {
     pub unsafe fn add(&self, state: State, slot: u32, side: Side) {
         // SAFETY: by (1) the cell of `slot` on stripe 0 is inside the counters.
         let cell = unsafe { self.cells.add(slot as usize) };
-        #[cfg(not(loom))]
         if !state.is_shared() {
             // SAFETY: (1) to (3) are the callee's requirements.
             return unsafe { per_cpu::add(state, self.rseq, cell, side) };
@@ -80,7 +78,6 @@ impl Stripes {
     /// # Errors
     /// What the kernel said to `membarrier`. `ENOMEM` may pass, and was tried again a few times: who has time waits and calls again.
     pub fn heavy_fence(&self) -> Result<(), Errno> {
-        #[cfg(not(loom))]
         if matches!(self.mode, Counters::PerCpu) {
             const TRIES: usize = 8;
             let mut last = sys::membarrier_private_expedited();

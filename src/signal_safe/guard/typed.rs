@@ -254,7 +254,6 @@ impl<T> fmt::Debug for View<'_, T> {
     }
 }
 
-#[cfg(not(loom))]
 const _: () = {
     static_assertions::assert_impl_all!(Guard<'static, u8>: Send, Sync);
     static_assertions::assert_impl_all!(View<'static, u8>: Send, Sync, Copy);

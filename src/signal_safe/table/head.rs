@@ -4,7 +4,7 @@ use super::super::counters::{Side, Stripes};
 use super::super::gate::Gate;
 use super::super::ledger::{Ledger, Site, Ticket};
 use super::super::state::State;
-use super::super::sync::{Atomic, AtomicPtr, Ordering};
+use super::super::sync::{self, Atomic, AtomicPtr, Ordering};
 use super::super::wake::Wake;
 use super::super::word::{InterpreterId, Word};
 use super::hash::home;
@@ -13,8 +13,8 @@ use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
 /// One place in the table. Zero-filled memory is a vacant slot.
-#[repr(C)]
-#[cfg_attr(not(loom), repr(align(32)))]
+#[derive(Default)]
+#[repr(C, align(32))]
 pub struct Slot {
     pub(super) word: Atomic<Word>,
     pub(super) payload: AtomicPtr<()>,
@@ -22,20 +22,6 @@ pub struct Slot {
     /// Of the IDs whose *home* this slot is: see T2.
     pub(super) displacement: Atomic<u32>,
     pub(super) gate: Gate,
-}
-
-#[cfg(loom)]
-impl Slot {
-    /// What zero-filled memory is elsewhere.
-    pub fn vacant() -> Self {
-        Self {
-            word: Atomic::new(Word::VACANT),
-            payload: AtomicPtr::new(core::ptr::null_mut()),
-            wake: Wake::new(),
-            displacement: Atomic::new(0),
-            gate: Gate::new(),
-        }
-    }
 }
 
 /// What is fixed when the table is published.
@@ -54,7 +40,7 @@ impl Geometry {
     /// The same, packed.
     fn state(&self) -> State {
         let Stripes { stride, cpus, mode, .. } = self.stripes;
-        debug_assert!(cfg!(loom) || stride.is_power_of_two());
+        debug_assert!(stride.is_power_of_two());
         State::new(self.shift, stride.trailing_zeros(), cpus, mode)
     }
 }
@@ -101,15 +87,8 @@ impl Default for Table {
     }
 }
 
-macro_rules! const_unless_loom {
-    ($(#[$doc:meta])* $vis:vis fn $name:ident() -> $ret:ty $body:block) => {
-        #[cfg(not(loom))] $(#[$doc])* $vis const fn $name() -> $ret $body
-        #[cfg(loom)] $(#[$doc])* $vis fn $name() -> $ret $body
-    };
-}
-
 impl Table {
-    const_unless_loom! {
+    sync::const_fn! {
         /// A table in which nothing was ever registered: every lookup says `NotFound`.
         pub fn new() -> Self {
             Self {
@@ -264,8 +243,7 @@ impl<'t> Mapped<'t> {
     }
 }
 
-#[cfg(not(loom))]
-const _: () = {
+sync::layout! {
     // Two slots share a line; the head that a lookup reads is one line.
     static_assertions::const_assert_eq!(size_of::<Slot>(), 32);
     static_assertions::const_assert_eq!(core::mem::offset_of!(Table, ledger), 64);
@@ -273,5 +251,5 @@ const _: () = {
     static_assertions::const_assert!(Atomic::<Word>::is_lock_free());
     static_assertions::const_assert!(Atomic::<u64>::is_lock_free());
     static_assertions::const_assert!(Atomic::<u32>::is_lock_free());
-    static_assertions::assert_impl_all!(Table: Send, Sync);
-};
+}
+static_assertions::assert_impl_all!(Table: Send, Sync);
