@@ -48,7 +48,7 @@ pub mod signal;
 pub mod bindings;
 
 #[cfg(not(loom))]
-pub use ending::{Closing, DrainError, DrainOptions, DrainTimeout, FinalizeError, Phase};
+pub use ending::{Closing, DrainError, DrainOptions, FinalizeError, Phase, Report, Undrained};
 #[cfg(not(loom))]
 pub use ledger::{Holder, Holders};
 #[cfg(not(loom))]

@@ -12,7 +12,7 @@ use crate::residents::{self, Asks, LOOK_EVERY, STAY_AT_MOST};
 use crate::table::{self, Interpreter, REGISTRY};
 use crate::threads::Names;
 use crate::{fork, keeper, levels, on_close, python, report, selfhold, signals};
-use interp_guard::{CloseError, Closing, DrainError, DrainOptions, DrainTimeout, InterpreterId};
+use interp_guard::{CloseError, Closing, DrainError, DrainOptions, InterpreterId, Undrained};
 use pyo3_ffi as ffi;
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -422,7 +422,7 @@ impl Wait {
 }
 
 /// A line for each guard, by the attached interpreter's names of threads.
-fn lines_of(timeout: &DrainTimeout<'_, Interpreter>) -> String {
+fn lines_of(timeout: &Undrained<'_, Interpreter>) -> String {
     report::holder_lines(timeout, &names_to_show())
 }
 
