@@ -34,7 +34,7 @@ pub mod bindings;
 #[doc(hidden)]
 pub mod foreign;
 
-pub use ending::{Closing, DrainError, DrainOptions, DrainTimeout, FinalizeError, Phase};
+pub use ending::{Closing, DrainError, DrainOptions, FinalizeError, Phase, Report, Undrained};
 pub use ledger::{Holder, Holders};
 pub use platform::Missing;
 pub use registry::{CloseError, Layout, RegisterError, Registry, SetupError, Stats};

@@ -2,7 +2,7 @@
 #![allow(missing_docs)]
 
 use interp_guard::thread_state::Finalized;
-use interp_guard::{CloseError, Closing, DrainError, DrainTimeout, FinalizeError, Guard};
+use interp_guard::{CloseError, Closing, DrainError, FinalizeError, Guard, Undrained};
 use interp_guard::{InterpreterId, LookupError, RegisterError, Registry};
 use std::error::Error;
 use std::panic::UnwindSafe;
@@ -71,7 +71,7 @@ fn a_timeout_gives_the_closing_back_and_the_interpreter_stays_closed() {
     assert_eq!(registry.close(id).map(drop), Err(CloseError::AlreadyClosing));
     drop(clone);
     let again = late.into_closing().drain(NOW).expect_err("one guard is out");
-    assert_eq!(again.timeout().outstanding(), 1);
+    assert_eq!(again.undrained().outstanding(), 1);
     assert_eq!(*guard, 7, "the guard still protects");
     drop(guard);
     assert_eq!(again.into_closing().drain(NOW).ok(), Some(7));
@@ -237,7 +237,7 @@ fn every_error_says_what_was_wrong() {
     let guard = registry.lookup(id).expect("live");
     let timeout = registry.finalize(id, NOW).expect_err("a guard is out");
     assert!(timeout.to_string().contains("interpreter 0: 1 guard is out"), "{timeout}");
-    assert!(format!("{timeout:?}").starts_with("Drain(Timeout(DrainTimeout"), "{timeout:?}");
+    assert!(format!("{timeout:?}").starts_with("Drain(Timeout(Undrained"), "{timeout:?}");
     let told = registry.close(id).expect_err("held").to_string();
     assert!(told.contains("somebody else") && told.contains("drains it or drops it"), "{told}");
     assert!(registry.finalize(unknown(), NOW).expect_err("unknown").to_string().contains("no interpreter"));
@@ -248,7 +248,7 @@ fn every_error_says_what_was_wrong() {
 /// Neither `Debug` nor `Clone`.
 struct Opaque;
 
-static_assertions::assert_impl_all!(DrainTimeout<'static, Opaque>: Error);
+static_assertions::assert_impl_all!(Undrained<'static, Opaque>: Error);
 static_assertions::assert_impl_all!(DrainError<'static, Opaque>: Error);
 static_assertions::assert_impl_all!(FinalizeError<'static, Opaque>: Error);
 static_assertions::assert_impl_all!(RegisterError<Opaque>: Error);
@@ -265,7 +265,7 @@ fn errors_are_displayed_whatever_the_interpreter_is() {
     let guard = registry.lookup(id).expect("live");
     let late = registry.finalize(id, NOW).map(drop).expect_err("a guard is out");
     let FinalizeError::Drain(late) = late else { panic!("{late:?}") };
-    let late: Box<dyn Error + '_> = Box::new(late.into_timeout());
+    let late: Box<dyn Error + '_> = Box::new(late.into_undrained());
     assert!(late.to_string().contains("1 guard is out"), "{late}");
     drop(guard);
 }

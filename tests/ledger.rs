@@ -59,7 +59,7 @@ fn the_report_names_thread_call_site_and_age() {
         std::thread::Builder::new().name("the-worker".into()).spawn_scoped(scope, worker).expect("spawned");
         taken.wait();
         let late = report(&registry, id);
-        let holders = late.timeout().holders();
+        let holders = late.undrained().holders();
         let [holder] = holders.iter().collect::<Vec<_>>()[..] else { panic!("{holders}") };
         assert_eq!(holder.thread_name, "the-worker");
         assert_ne!(holder.thread_id, nix::unistd::gettid().as_raw() as u32);
@@ -70,7 +70,7 @@ fn the_report_names_thread_call_site_and_age() {
         for part in ["the-worker", &format!("{}:{lookup_line}:", file!()), "1 guard is out", " s "] {
             assert!(shown.contains(part), "{part:?} is missing:\n{shown}");
         }
-        assert_eq!(late.timeout().outstanding(), 1);
+        assert_eq!(late.undrained().outstanding(), 1);
         done.wait();
     });
     assert_eq!(registry.finalize(id, None).unwrap(), 7);
@@ -114,7 +114,7 @@ fn guards_of_the_thread_that_waits_are_marked() {
     let (registry, id) = registry();
     let _mine = registry.lookup(id).expect("live");
     let late = report(&registry, id);
-    let holders: Vec<_> = late.timeout().holders().iter().map(|holder| holder.by_this_thread).collect();
+    let holders: Vec<_> = late.undrained().holders().iter().map(|holder| holder.by_this_thread).collect();
     assert_eq!(holders, [true]);
     assert!(late.to_string().contains("by the thread that waits"), "{late}");
 }
@@ -136,7 +136,7 @@ fn without_a_ledger_the_report_says_how_many_and_how_to_learn_more() {
     let id = registry.register(7).expect("registered");
     let guards = [registry.lookup(id).expect("live"), registry.lookup(id).expect("live")];
     let late = report(&registry, id);
-    let holders = late.timeout().holders();
+    let holders = late.undrained().holders();
     assert!(!holders.is_recorded());
     assert_eq!((holders.iter().count(), holders.unrecorded()), (0, 2));
     let shown = late.to_string();

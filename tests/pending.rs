@@ -6,7 +6,9 @@ mod refuse;
 use again::{again, in_child};
 use interp_guard::bindings::RegistryExt as _;
 use interp_guard::pending::{PendingCall, PendingQueue, PushError, QueueError, QueueOptions, Ran};
-use interp_guard::{DrainError, DrainTimeout, FinalizeError, Guard, InterpreterId, LookupError, Registry};
+use interp_guard::{
+    DrainError, FinalizeError, Guard, InterpreterId, LookupError, Registry, Report, Undrained,
+};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -55,7 +57,7 @@ fn ran(calls: u64, panics: u64) -> Ran {
     ran
 }
 
-fn timeout<T: Send + Sync>(error: FinalizeError<'_, T>) -> DrainTimeout<'_, T> {
+fn timeout<T: Send + Sync>(error: FinalizeError<'_, T>) -> Undrained<'_, T> {
     match error {
         FinalizeError::Drain(DrainError::Timeout(timeout)) => timeout,
         other => panic!("{other:?}"),
@@ -352,7 +354,7 @@ fn finalize_inside_a_pending_call_of_that_interpreter_would_deadlock_and_leaves_
     fn call(guard: &Guard<'_, Interpreter>, _: usize) {
         let id = guard.id();
         let refused = REGISTRY.finalize(id, None).unwrap_err();
-        let FinalizeError::Drain(DrainError::WouldDeadlock(report)) = refused else { panic!("{refused:?}") };
+        let FinalizeError::WouldDeadlock(report) = refused else { panic!("{refused:?}") };
         assert_eq!(report.outstanding(), 1);
         assert!(!guard.is_closing());
         drop(report);
@@ -367,10 +369,7 @@ fn finalize_inside_a_pending_call_of_that_interpreter_would_deadlock_and_leaves_
         assert!(matches!(again, DrainError::WouldDeadlock(_)), "{again:?}");
         assert!(matches!(REGISTRY.finalize(id, None), Err(FinalizeError::AlreadyClosing)));
         drop(again);
-        assert!(matches!(
-            REGISTRY.finalize(id, None),
-            Err(FinalizeError::Drain(DrainError::WouldDeadlock(_)))
-        ));
+        assert!(matches!(REGISTRY.finalize(id, None), Err(FinalizeError::WouldDeadlock(_))));
         guard.calls.lock().unwrap().push(1);
     }
     let id = registered(&REGISTRY);
@@ -381,14 +380,12 @@ fn finalize_inside_a_pending_call_of_that_interpreter_would_deadlock_and_leaves_
 }
 
 #[test]
-fn into_closing_of_a_finalize_that_would_deadlock_closes_it_then() {
-    static KEPT: Mutex<Vec<DrainTimeout<'static, Interpreter>>> = Mutex::new(Vec::new());
+fn a_finalize_that_would_deadlock_owns_nothing_and_closes_nothing() {
+    static KEPT: Mutex<Vec<Report>> = Mutex::new(Vec::new());
     fn call(guard: &Guard<'_, Interpreter>, _: usize) {
         let refused = REGISTRY.finalize(guard.id(), None).unwrap_err();
-        let FinalizeError::Drain(error @ DrainError::WouldDeadlock(_)) = refused else {
-            panic!("{refused:?}")
-        };
-        KEPT.lock().unwrap().push(error.into_timeout());
+        let FinalizeError::WouldDeadlock(report) = refused else { panic!("{refused:?}") };
+        KEPT.lock().unwrap().push(report);
     }
     let id = registered(&REGISTRY);
     let queue = PendingQueue::new(&REGISTRY).unwrap();
@@ -396,15 +393,16 @@ fn into_closing_of_a_finalize_that_would_deadlock_closes_it_then() {
         queue.push(REGISTRY.lookup(id).unwrap(), call, 0).unwrap();
     }
     assert_eq!(queue.run_pending(), ran(2, 0));
-    assert!(REGISTRY.lookup(id).is_ok());
-    let mut kept = KEPT.lock().unwrap();
-    let (second, first) = (kept.pop().unwrap(), kept.pop().unwrap());
-    let closing = first.into_closing();
+    let guard = REGISTRY.lookup(id).expect("it is as it was");
+    let kept = KEPT.lock().unwrap();
+    assert_eq!(kept.iter().map(|report| report.outstanding()).collect::<Vec<_>>(), [2, 1]);
+    // Neither is in the way of whoever closes it now, nor of who tries again.
+    let [first, second] = [(); 2].map(|()| timeout(REGISTRY.finalize(id, Some(Duration::ZERO)).unwrap_err()));
     assert_eq!(REGISTRY.lookup(id).unwrap_err(), LookupError::Finalizing);
-    // Too late: it is owned. What comes back owns nothing, and says so instead of waiting.
-    let empty = second.into_closing();
-    assert!(matches!(empty.drain(None), Err(DrainError::Superseded(_))));
-    closing.drain(LONG).unwrap();
+    // The second took up what the first had. What that gives owns nothing, and says so instead of waiting.
+    assert!(matches!(first.into_closing().drain(None), Err(DrainError::Superseded(_))));
+    drop(guard);
+    second.into_closing().drain(LONG).unwrap();
 }
 
 /// The worker that would run B's calls is the thread that waits for them.

@@ -19,6 +19,11 @@ fn two() -> (Registry<Interpreter>, InterpreterId, InterpreterId) {
 }
 
 fn would_deadlock<T: Send + Sync>(refused: &FinalizeError<'_, T>) -> bool {
+    matches!(refused, FinalizeError::WouldDeadlock(_))
+}
+
+/// The same of an interpreter that was closed first.
+fn drain_would_deadlock<T: Send + Sync>(refused: &FinalizeError<'_, T>) -> bool {
     matches!(refused, FinalizeError::Drain(DrainError::WouldDeadlock(_)))
 }
 
@@ -36,11 +41,13 @@ fn finalize_inside_an_ensure_leaves_the_interpreter_live() {
 }
 
 #[test]
-fn the_answer_gives_the_closing_on_request() {
+fn the_answer_owns_nothing_and_says_what_is_in_the_way() {
     let (registry, id, _) = two();
     let attached = thread_state::ensure_id(&registry, id).unwrap();
-    let FinalizeError::Drain(refused) = registry.finalize(id, None).unwrap_err() else { panic!() };
-    let closing = refused.into_closing();
+    let FinalizeError::WouldDeadlock(report) = registry.finalize(id, None).unwrap_err() else { panic!() };
+    assert_eq!((report.outstanding(), report.attaching()), (1, 0));
+    assert!(report.to_string().contains(&format!("interpreter {id}: 1 guard is out")), "{report}");
+    let closing = registry.close(id).unwrap(); // with the report at hand
     assert_eq!(registry.lookup(id).unwrap_err(), LookupError::Finalizing, "closed now");
     drop(attached);
     assert!(closing.drain(Some(Duration::ZERO)).is_ok());
@@ -120,7 +127,7 @@ fn finalize_all_inside_an_ensure_closes_everything_and_says_who_blocks() {
     let attached = thread_state::ensure_id(&registry, sub).unwrap();
     let mut outcomes = registry.finalize_all(None).into_iter();
     let (id, blocked) = outcomes.next().unwrap();
-    assert!(id == sub && would_deadlock(&blocked.unwrap_err()));
+    assert!(id == sub && drain_would_deadlock(&blocked.unwrap_err()));
     let (id, done) = outcomes.next().unwrap();
     assert!(id == main && done.is_ok());
     assert_eq!(registry.lookup(sub).unwrap_err(), LookupError::Finalizing);
@@ -187,10 +194,10 @@ fn drain_and_finalize_all_attached_with_a_daemon_attaching_leave_it_closing() {
     assert_eq!(closing.outstanding(), 0, "a daemon holds no guard");
     let refused = closing.drain(LONG).unwrap_err();
     assert!(matches!(refused, DrainError::WouldDeadlock(_)), "{refused}");
-    assert_eq!((refused.timeout().outstanding(), refused.timeout().attaching()), (0, 1));
+    assert_eq!((refused.undrained().outstanding(), refused.undrained().attaching()), (0, 1));
     drop(refused);
     for (_, outcome) in registry.finalize_all(LONG) {
-        assert!(would_deadlock(&outcome.unwrap_err()));
+        assert!(drain_would_deadlock(&outcome.unwrap_err()));
     }
     native.detached(|| daemon.join().unwrap());
     assert!(registry.finalize(id, LONG).is_ok());
@@ -205,7 +212,7 @@ fn a_guard_that_is_out_besides_changes_nothing() {
     let daemon = daemon(registry, &armed, &told);
     let refused = registry.close(id).unwrap().drain(LONG).unwrap_err();
     assert!(matches!(refused, DrainError::WouldDeadlock(_)), "{refused}");
-    assert_eq!((refused.timeout().outstanding(), refused.timeout().attaching()), (1, 1));
+    assert_eq!((refused.undrained().outstanding(), refused.undrained().attaching()), (1, 1));
     drop(guard);
     native.detached(|| daemon.join().unwrap());
     assert!(refused.into_closing().drain(LONG).is_ok());

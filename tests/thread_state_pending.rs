@@ -1,7 +1,7 @@
 //! Pending calls, run attached.
 
 use interp_guard::pending::{self, PendingQueue, QueueOptions};
-use interp_guard::{DrainError, FinalizeError, Guard, Registry, thread_state};
+use interp_guard::{FinalizeError, Guard, Registry, thread_state};
 use refruntime::{Interpreter, Object};
 use std::sync::Mutex;
 
@@ -41,7 +41,7 @@ fn finalize_from_inside_a_call_of_that_interpreter_would_deadlock() {
     static REGISTRY: Registry<Interpreter> = Registry::new();
     fn finalize(guard: &Guard<'_, Interpreter>, _: usize) {
         let refused = REGISTRY.finalize(guard.id(), None).unwrap_err();
-        assert!(matches!(refused, FinalizeError::Drain(DrainError::WouldDeadlock(_))), "{refused}");
+        assert!(matches!(refused, FinalizeError::WouldDeadlock(_)), "{refused}");
     }
     let id = Interpreter::locking().register(&REGISTRY).unwrap();
     let queue = PendingQueue::with(&REGISTRY, QueueOptions::new().runner(pending::attached)).unwrap();

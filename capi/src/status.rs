@@ -177,6 +177,7 @@ impl<T: Send + Sync> From<FinalizeError<'_, T>> for ig_status {
         match error {
             FinalizeError::NotFound => IG_NOT_FOUND,
             FinalizeError::AlreadyClosing => IG_ALREADY_CLOSING,
+            FinalizeError::WouldDeadlock(_) => IG_WOULD_DEADLOCK,
             FinalizeError::Drain(unfinished) => unfinished.into(),
         }
     }

@@ -32,9 +32,6 @@ pub(crate) enum TakeUp {
     OrOwn,
 }
 
-/// The number of a `Closing` that owns nothing. The book counts from one.
-const UNCLAIMED: u64 = 0;
-
 impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
     /// C1, or taking up what is closed. What is left to the caller, in this order, with the mutex released: C2, and the
     /// callbacks.
@@ -90,11 +87,6 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
         closing.fenced = registry.table().heavy_fence();
         run_on_close(callbacks);
         Ok(closing)
-    }
-
-    /// Owns nothing.
-    pub(super) fn unclaimed(registry: &'r Registry<T>, id: InterpreterId) -> Self {
-        Self { registry, id, slot: 0, number: UNCLAIMED, fenced: Ok(()) }
     }
 
     /// The interpreter that is closing.

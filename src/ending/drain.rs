@@ -7,7 +7,7 @@ use super::blockers;
 use super::closing::Closing;
 use super::error::DrainError;
 use super::options::{DrainOptions, Enough, Phase, Watch};
-use super::report::DrainTimeout;
+use super::undrained::Undrained;
 use crate::pending::{self, Left};
 use std::mem::ManuallyDrop;
 use std::time::Duration;
@@ -74,17 +74,17 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
     /// handed over at any time.
     pub(super) fn until_drained(mut self, watch: &mut Watch<'_>) -> Result<Self, DrainError<'r, T>> {
         if !self.confirm() {
-            return Err(DrainError::Superseded(DrainTimeout::new(self, watch.began)));
+            return Err(DrainError::Superseded(Undrained::new(self, watch.began)));
         }
         if blockers::this_thread_blocks(self.registry.table(), self.id) {
-            return Err(DrainError::WouldDeadlock(DrainTimeout::new(self, watch.began)));
+            return Err(DrainError::WouldDeadlock(Undrained::new(self, watch.began)));
         }
         if self.fenced.is_err() {
             self.fenced = watch.fence(self.registry.table());
             if self.fenced.is_err() {
                 let interrupted = matches!(watch.enough(), Some(Enough::Interrupted));
                 let refused = if interrupted { DrainError::Interrupted } else { DrainError::FenceFailed };
-                return Err(refused(DrainTimeout::new(self, watch.began)));
+                return Err(refused(Undrained::new(self, watch.began)));
             }
         }
         while let Some(wake) = self.registry.table().wake(self.slot) {
@@ -93,7 +93,7 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
             match self.registry.table().out(self.slot) {
                 0 if self.registry.table().seal(self.slot) => break, // D3, G2
                 0.. => {}
-                _ => return Err(DrainError::Unbalanced(DrainTimeout::new(self, watch.began))),
+                _ => return Err(DrainError::Unbalanced(Undrained::new(self, watch.began))),
             }
             let over = watch.enough();
             // Not when the time is over: one call could push the next one for ever.
@@ -109,16 +109,16 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
             // An interrupt check may let others attach for a moment: with one, nobody can say that they never will.
             if !watch.has_interrupt() && self.registry.table().is_kept_from_attaching_here(self.slot, self.id)
             {
-                return Err(DrainError::WouldDeadlock(DrainTimeout::new(self, watch.began)));
+                return Err(DrainError::WouldDeadlock(Undrained::new(self, watch.began)));
             }
             match over {
                 None => {}
                 Some(Enough::Deadline) => {
                     self.note(|stats| stats.timeouts += 1);
-                    return Err(DrainError::Timeout(DrainTimeout::new(self, watch.began)));
+                    return Err(DrainError::Timeout(Undrained::new(self, watch.began)));
                 }
                 Some(Enough::Interrupted) => {
-                    return Err(DrainError::Interrupted(DrainTimeout::new(self, watch.began)));
+                    return Err(DrainError::Interrupted(Undrained::new(self, watch.began)));
                 }
             }
             wake.wait(seen, watch.next_look(left == Left::ToOthers));
@@ -135,7 +135,7 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
                 watch.tell(Phase::Finalized(closing.id));
                 Ok(interpreter)
             }
-            None => Err(DrainError::Superseded(DrainTimeout::new(self, watch.began))),
+            None => Err(DrainError::Superseded(Undrained::new(self, watch.began))),
         }
     }
 }

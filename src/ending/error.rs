@@ -1,51 +1,52 @@
 //! Why a drain, or `finalize`, handed nothing back.
 
 use super::closing::Closing;
-use super::report::DrainTimeout;
+use super::report::Report;
+use super::undrained::Undrained;
 use crate::registry::CloseError;
 use crate::threads;
 use std::error::Error;
 use std::fmt;
 
+const WOULD_DEADLOCK: &str = "the drain would wait for its own thread";
+
 /// Why a drain handed nothing back. The interpreter is closed and otherwise untouched.
 #[non_exhaustive]
 pub enum DrainError<'r, T: Send + Sync + 'static> {
     /// The deadline passed with guards out.
-    Timeout(DrainTimeout<'r, T>),
+    Timeout(Undrained<'r, T>),
     /// The interrupt check of [`DrainOptions`](crate::DrainOptions) ended the waiting with guards out.
-    Interrupted(DrainTimeout<'r, T>),
+    Interrupted(Undrained<'r, T>),
     /// The calling thread itself is what the drain would wait for: it is inside an ensure or a pending call of the interpreter; or
     /// it is attached to it, and a daemon is attaching. Release, return or detach, and try again.
-    WouldDeadlock(DrainTimeout<'r, T>),
+    WouldDeadlock(Undrained<'r, T>),
     /// More guards were given up than taken: somewhere a guard was released twice, and nobody can say whether one is
     /// still out.
-    Unbalanced(DrainTimeout<'r, T>),
+    Unbalanced(Undrained<'r, T>),
     /// The kernel refuses the fence that makes lookups of other threads visible to this one. A want of memory
     /// ([`fence_error`](Closing::fence_error) says `ENOMEM`) may pass: it is waited out until the deadline, but for a second at
     /// most. A later drain tries again.
-    FenceFailed(DrainTimeout<'r, T>),
+    FenceFailed(Undrained<'r, T>),
     /// Somebody else has taken this drain up meanwhile: another `finalize` of the thread that got the error in which it was; or, in
     /// a forked child, where what belonged to threads that are gone can be taken up.
-    Superseded(DrainTimeout<'r, T>),
+    Superseded(Undrained<'r, T>),
 }
 
 impl<'r, T: Send + Sync + 'static> DrainError<'r, T> {
     /// As `finalize` and `finalize_all` give it to the calling thread, which may try again while it has the error.
     pub(super) fn for_finalize(self) -> FinalizeError<'r, T> {
-        self.timeout().closing.note_error_of(Some(threads::number()));
+        self.undrained().closing.note_error_of(Some(threads::number()));
         FinalizeError::Drain(self)
     }
 
-    fn parts(&self) -> (&'static str, &'static str, &DrainTimeout<'r, T>) {
+    fn parts(&self) -> (&'static str, &'static str, &Undrained<'r, T>) {
         match self {
-            Self::Timeout(timeout) => ("Timeout", "the drain timed out", timeout),
-            Self::Interrupted(timeout) => ("Interrupted", "the drain was interrupted", timeout),
-            Self::WouldDeadlock(timeout) => {
-                ("WouldDeadlock", "the drain would wait for its own thread", timeout)
-            }
-            Self::Unbalanced(timeout) => ("Unbalanced", "more guards were released than taken", timeout),
-            Self::FenceFailed(timeout) => ("FenceFailed", "the kernel refuses the memory barrier", timeout),
-            Self::Superseded(timeout) => ("Superseded", "somebody else has taken the drain up", timeout),
+            Self::Timeout(left) => ("Timeout", "the drain timed out", left),
+            Self::Interrupted(left) => ("Interrupted", "the drain was interrupted", left),
+            Self::WouldDeadlock(left) => ("WouldDeadlock", WOULD_DEADLOCK, left),
+            Self::Unbalanced(left) => ("Unbalanced", "more guards were released than taken", left),
+            Self::FenceFailed(left) => ("FenceFailed", "the kernel refuses the memory barrier", left),
+            Self::Superseded(left) => ("Superseded", "somebody else has taken the drain up", left),
         }
     }
 
@@ -58,10 +59,10 @@ impl<'r, T: Send + Sync + 'static> DrainError<'r, T> {
     /// # let id = registry.register("an interpreter").unwrap();
     /// # let guard = registry.lookup(id)?;
     /// let late = registry.close(id)?.drain(Some(Duration::ZERO)).unwrap_err();
-    /// println!("{}", late.timeout());
+    /// println!("{}", late.undrained());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn timeout(&self) -> &DrainTimeout<'r, T> {
+    pub fn undrained(&self) -> &Undrained<'r, T> {
         self.parts().2
     }
 
@@ -74,17 +75,17 @@ impl<'r, T: Send + Sync + 'static> DrainError<'r, T> {
     /// # let id = registry.register("an interpreter").unwrap();
     /// # let guard = registry.lookup(id)?;
     /// let late = registry.close(id)?.drain(Some(Duration::ZERO)).unwrap_err();
-    /// assert_eq!(late.into_timeout().outstanding(), 1);
+    /// assert_eq!(late.into_undrained().outstanding(), 1);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn into_timeout(self) -> DrainTimeout<'r, T> {
+    pub fn into_undrained(self) -> Undrained<'r, T> {
         match self {
-            Self::Timeout(timeout)
-            | Self::Interrupted(timeout)
-            | Self::WouldDeadlock(timeout)
-            | Self::Unbalanced(timeout)
-            | Self::FenceFailed(timeout)
-            | Self::Superseded(timeout) => timeout,
+            Self::Timeout(left)
+            | Self::Interrupted(left)
+            | Self::WouldDeadlock(left)
+            | Self::Unbalanced(left)
+            | Self::FenceFailed(left)
+            | Self::Superseded(left) => left,
         }
     }
 
@@ -102,26 +103,26 @@ impl<'r, T: Send + Sync + 'static> DrainError<'r, T> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn into_closing(self) -> Closing<'r, T> {
-        self.into_timeout().into_closing()
+        self.into_undrained().into_closing()
     }
 }
 
 impl<T: Send + Sync + 'static> fmt::Debug for DrainError<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (name, _, timeout) = self.parts();
-        f.debug_tuple(name).field(timeout).finish()
+        let (name, _, left) = self.parts();
+        f.debug_tuple(name).field(left).finish()
     }
 }
 
 impl<T: Send + Sync + 'static> fmt::Display for DrainError<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (_, what, timeout) = self.parts();
+        let (_, what, left) = self.parts();
         match self {
             // Without a fence, or in somebody else's hands, nobody here can say what is out.
             Self::FenceFailed(_) | Self::Superseded(_) => {
-                write!(f, "interpreter {}: {what}", timeout.closing.id)
+                write!(f, "interpreter {}: {what}", left.id())
             }
-            _ => write!(f, "{what}: {timeout}"),
+            _ => write!(f, "{what}: {left}"),
         }
     }
 }
@@ -134,6 +135,9 @@ pub enum FinalizeError<'r, T: Send + Sync + 'static> {
     NotFound,
     /// Somebody else holds the [`Closing`] of this interpreter, or an error with one in it.
     AlreadyClosing,
+    /// The calling thread itself is what the drain would wait for: it is inside an ensure or a pending call of the interpreter; or
+    /// it is attached to it, and a daemon is attaching. The interpreter is as it was. Release, return or detach, and try again.
+    WouldDeadlock(Report),
     /// It was closed, and the drain did not finish.
     Drain(DrainError<'r, T>),
 }
@@ -152,6 +156,7 @@ impl<T: Send + Sync + 'static> fmt::Debug for FinalizeError<'_, T> {
         match self {
             Self::NotFound => f.write_str("NotFound"),
             Self::AlreadyClosing => f.write_str("AlreadyClosing"),
+            Self::WouldDeadlock(report) => f.debug_tuple("WouldDeadlock").field(report).finish(),
             Self::Drain(error) => f.debug_tuple("Drain").field(error).finish(),
         }
     }
@@ -162,6 +167,7 @@ impl<T: Send + Sync + 'static> fmt::Display for FinalizeError<'_, T> {
         match self {
             Self::NotFound => CloseError::NotFound.fmt(f),
             Self::AlreadyClosing => CloseError::AlreadyClosing.fmt(f),
+            Self::WouldDeadlock(report) => write!(f, "{WOULD_DEADLOCK}: {report}"),
             Self::Drain(error) => error.fmt(f),
         }
     }

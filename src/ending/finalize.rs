@@ -4,7 +4,7 @@ use super::blockers;
 use super::closing::{Closing, TakeUp};
 use super::error::{DrainError, FinalizeError};
 use super::options::DrainOptions;
-use super::report::DrainTimeout;
+use super::report::Report;
 use crate::pending;
 use crate::registry::{CloseError, Registry};
 use crate::signal_safe::ledger::Site;
@@ -49,8 +49,7 @@ impl<T: Send + Sync + 'static> Registry<T> {
     /// interpreter is closed and otherwise untouched, and the error has the [`Closing`] in it. The thread that got such an error
     /// may call this again, while it has the error or later: it takes the `Closing` up. Others may when the error is dropped.
     ///
-    /// [`WouldDeadlock`](crate::DrainError::WouldDeadlock) is answered at once, and leaves the interpreter as it was, where the
-    /// calling thread itself blocks it: inside an ensure or a pending call of it, or attached to it while a daemon is attaching.
+    /// [`FinalizeError::WouldDeadlock`] is answered at once, and leaves the interpreter as it was, where the calling thread itself blocks it: inside an ensure or a pending call of it, or attached to it while a daemon is attaching.
     /// (A daemon that begins to attach after that is seen by the drain, and the interpreter is closed then.)
     ///
     /// ```
@@ -60,10 +59,10 @@ impl<T: Send + Sync + 'static> Registry<T> {
     /// let id = registry.register("an interpreter").unwrap();
     /// let guard = registry.lookup(id)?;
     /// let refused = registry.finalize(id, Some(Duration::ZERO)).unwrap_err();
-    /// let FinalizeError::Drain(DrainError::Timeout(timeout)) = refused else { panic!("{refused}") };
-    /// assert_eq!(timeout.outstanding(), 1);
+    /// let FinalizeError::Drain(DrainError::Timeout(late)) = refused else { panic!("{refused}") };
+    /// assert_eq!(late.outstanding(), 1);
     /// drop(guard);
-    /// assert_eq!(timeout.into_closing().drain(None).unwrap(), "an interpreter");
+    /// assert_eq!(late.into_closing().drain(None).unwrap(), "an interpreter");
     /// # Ok::<(), interp_guard::LookupError>(())
     /// ```
     pub fn finalize(&self, id: InterpreterId, timeout: Option<Duration>) -> Result<T, FinalizeError<'_, T>> {
@@ -112,8 +111,7 @@ impl<T: Send + Sync + 'static> Registry<T> {
                 keeps_out()
             };
         if blocks && !self.is_taken(id, take_up) {
-            let unclaimed = DrainTimeout::new(Closing::unclaimed(self, id), Instant::now());
-            return Err(FinalizeError::Drain(DrainError::WouldDeadlock(unclaimed)));
+            return Err(FinalizeError::WouldDeadlock(Report::new(self, id, Instant::now())));
         }
         let closing = Closing::begin(self, id, take_up).map_err(FinalizeError::from)?;
         closing.drain_with(options).map_err(DrainError::for_finalize)

@@ -10,7 +10,8 @@
 //! | [`all`] | the same for a whole registry |
 //! | [`blockers`] | what a drain would wait for in vain |
 //! | [`options`] | how long to wait, what may interrupt it, who watches |
-//! | [`report`], [`error`] | what a drain that did not finish leaves behind, and why it did not |
+//! | [`report`] | how things stand with an interpreter that is waited for |
+//! | [`undrained`], [`error`] | what a drain that did not finish leaves behind, and why it did not |
 
 // In the order in which the documentation of `Registry` shows what they give it.
 mod finalize;
@@ -25,10 +26,12 @@ mod drain;
 mod error;
 mod options;
 mod report;
+mod undrained;
 
 pub use closing::Closing;
 pub use error::{DrainError, FinalizeError};
 pub use options::{DrainOptions, Phase};
-pub use report::DrainTimeout;
+pub use report::Report;
+pub use undrained::Undrained;
 
 pub(crate) use closing::TakeUp;

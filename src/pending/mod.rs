@@ -11,7 +11,7 @@
 //! A queue does not block its interpreters' finalizers. Closing an interpreter wakes whoever serves the queue; a drain
 //! runs itself what only its own thread would run; and where nobody serves the queue, a drain's report names it. `finalize` from
 //! inside a pending call *of that interpreter* could never end, and says so at once:
-//! [`WouldDeadlock`](crate::DrainError::WouldDeadlock).
+//! [`WouldDeadlock`](crate::FinalizeError::WouldDeadlock).
 //!
 //! # An event loop of one's own
 //!

@@ -13,7 +13,7 @@ pub(crate) type OnClose = Box<dyn FnOnce(InterpreterId) + Send>;
 
 /// One registered interpreter.
 pub(crate) struct Entry {
-    /// It is the so-manyeth that was registered.
+    /// Its number among all that were ever registered, from 1 on: whoever was registered later has a larger one.
     pub registration: u64,
     /// Its place in the table.
     pub slot: u32,

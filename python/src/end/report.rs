@@ -2,7 +2,7 @@
 
 use crate::ground::registry::Interpreter;
 use crate::ground::threads::Names;
-use interp_guard::{DrainTimeout, Holder, Holders, InterpreterId};
+use interp_guard::{Holder, Holders, InterpreterId, Undrained};
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ pub fn still_out(id: InterpreterId, out: u64) -> String {
 }
 
 /// A line for each guard that the ledger has, or how to get them; and for each queue with calls of the interpreter.
-pub fn holder_lines(timeout: &DrainTimeout<'_, Interpreter>, names: &Names) -> String {
+pub fn holder_lines(timeout: &Undrained<'_, Interpreter>, names: &Names) -> String {
     let mut text = recorded(timeout.holders(), names, "the thread that waits");
     for waiting in timeout.pending() {
         let _ = write!(text, "\n  {waiting}"); // a String takes everything
@@ -94,14 +94,14 @@ fn place_of(holder: &Holder, here: Option<&std::path::Path>) -> String {
 }
 
 /// More guards were closed than taken: there is no saying what is out.
-pub fn unbalanced(timeout: &DrainTimeout<'_, Interpreter>, id: InterpreterId, names: &Names) -> String {
+pub fn unbalanced(timeout: &Undrained<'_, Interpreter>, id: InterpreterId, names: &Names) -> String {
     let (out, lines) = (still_out(id, timeout.outstanding()), holder_lines(timeout, names));
     format!("more guards were closed than taken: {out}{lines}")
 }
 
 /// What `drain` raises with `TimeoutError`.
 pub fn timed_out(
-    timeout: &DrainTimeout<'_, Interpreter>,
+    timeout: &Undrained<'_, Interpreter>,
     id: InterpreterId,
     waited: Duration,
     names: &Names,

@@ -21,7 +21,7 @@ pub fn retire(id: InterpreterId) {
         && !state::has_gone_on()
     {
         let (out, lines) =
-            (left.timeout().outstanding(), report::holder_lines(left.timeout(), &Names::said()));
+            (left.undrained().outstanding(), report::holder_lines(left.undrained(), &Names::said()));
         let out = report::still_out(id, out);
         say(&format!("the interpreter ends, and nobody can wait any more: {out}{lines}"));
     }

@@ -8,7 +8,7 @@ use crate::ground::helpers::{detached, run_signal_handlers, say};
 use crate::ground::registry::{Interpreter, REGISTRY};
 use crate::ground::threads::Names;
 use crate::keeper;
-use interp_guard::{Closing, DrainError, DrainOptions, DrainTimeout, InterpreterId};
+use interp_guard::{Closing, DrainError, DrainOptions, InterpreterId, Undrained};
 use pyo3_ffi as ffi;
 use std::ops::ControlFlow;
 use std::ptr::{null, null_mut};
@@ -223,7 +223,7 @@ impl Wait {
 }
 
 /// A line for each guard, by the attached interpreter's names of threads.
-fn lines_of(timeout: &DrainTimeout<'_, Interpreter>) -> String {
+fn lines_of(timeout: &Undrained<'_, Interpreter>) -> String {
     report::holder_lines(timeout, &names_to_show())
 }
 
