@@ -1,3 +1,4 @@
+// May import: ground, levels.
 //! What of the calling thread keeps an interpreter from finalizing: its levels, and the calls of `calls::callbacks` that
 //! it is in.
 
