@@ -1,18 +1,16 @@
+// May import: end, first_version, ground, holding, levels, signals.
 //! Forks: what a child finds.
 //!
 //! Two sets of hooks, which do different things and so may both run for one fork. The C library's (`pthread_atfork`) touch
 //! only our table, in every fork: the child counts anew, with the guards of the forking thread's own levels and no others.
 //! Python's (`os.register_at_fork`) run in `os.fork` alone. Up to 3.11 they keep other threads from being inside
 //! `PyThreadState_New` while the process forks (`ground::creating`).
-//!
-//! May import: attach, end, first_version, ground, levels, signals.
 
-use crate::attach::holding;
 use crate::end::{interrupt, on_close, residents};
 use crate::ground::creating;
 use crate::ground::helpers::{Methods, no_arguments, none, say};
 use crate::ground::registry::REGISTRY;
-use crate::{first_version, levels, signals};
+use crate::{first_version, holding, levels, signals};
 use pyo3_ffi::{self as ffi, PyObject};
 use std::ptr::null_mut;
 use std::sync::Once;

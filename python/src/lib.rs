@@ -10,7 +10,8 @@
 //! | `levels` | ensure and release: thread states, nested and across interpreters |
 //! | `this_thread` | where a thread keeps its levels |
 //! | `keeper` | a bug of CPython 3.13, kept away from |
-//! | `attach` | a call inside a level; what of a thread keeps an interpreter |
+//! | `inside` | where this thread is, and a call inside a level |
+//! | `holding` | what of this thread keeps an interpreter from finalizing |
 //! | `signals` | real handlers that leave a call for an interpreter |
 //! | `end` | the `atexit` hook, closing and draining, and what is said meanwhile |
 //! | `calls` | C function pointers for ctypes and cffi that ask before Python is entered |
@@ -21,7 +22,6 @@
 //! | `registering` | how interpreters get into the registry |
 //! | `package` | the functions under the Python package |
 
-mod attach;
 mod c;
 mod c_api;
 mod calls;
@@ -29,6 +29,8 @@ mod end;
 mod first_version;
 mod fork;
 mod ground;
+mod holding;
+mod inside;
 mod keeper;
 mod levels;
 mod package;

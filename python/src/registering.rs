@@ -1,6 +1,5 @@
+// May import: end, fork, ground, keeper.
 //! How CPython's interpreters get into the registry, and what becomes of them when Python is gone.
-//!
-//! May import: end, fork, ground, keeper.
 
 use crate::end::retire::retire;
 use crate::end::{closing, hook, residents, state};

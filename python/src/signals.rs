@@ -1,3 +1,4 @@
+// May import: ground, inside, levels.
 //! `interp_guard.on_signal`: a real handler leaves a pending call, and a thread of ours runs it in its interpreter.
 //!
 //! The callable stays in the interpreter in which it runs: `interp_guard._signals` of that interpreter keeps it under a
@@ -6,12 +7,10 @@
 //!
 //! CPython, when it finalizes, sets every signal that Python code had handled back to its default action, also where another
 //! handler is on top, and the next signal would end the process. [`before_main_ends`] has CPython ignore those first.
-//!
-//! May import: attach, ground, levels.
 
-use crate::attach::inside::inside;
 use crate::ground::helpers::{installed, none, raise, say, text};
 use crate::ground::registry::{Interpreter, REGISTRY};
+use crate::inside::inside;
 use crate::levels;
 use interp_guard::pending::{PendingQueue, QueueOptions, Worker};
 use interp_guard::signal::{self, Handler};

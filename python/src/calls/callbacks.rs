@@ -20,13 +20,12 @@
 //!   or with its guard. A call that has neither (see [`Callback::is_safe_without`]) leaves the owner for good.
 
 use super::trampoline::{self, Frame, Gate};
-use crate::attach::holding;
 use crate::end::state;
 use crate::ground::helpers::{Methods, method, raise, say, site_from};
 use crate::ground::registry;
 use crate::levels::{self, Level};
-use crate::python;
 use crate::word::{GuardWord, Held};
+use crate::{holding, python};
 use interp_guard::{InterpreterId, Site};
 use pyo3_ffi::{self as ffi, PyMethodDef, PyObject};
 use std::ffi::{CStr, c_char, c_int};

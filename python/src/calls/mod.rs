@@ -1,11 +1,10 @@
+// May import: end, ground, holding, levels, python, word.
 //! C function pointers that ask before Python is entered.
 //!
 //! | file | concept |
 //! |---|---|
 //! | `callbacks` | such pointers for ctypes and cffi |
 //! | `trampoline` | the machine code in front of them, which knows nothing of Python |
-//!
-//! May import: attach, end, ground, levels, python, word.
 
 pub mod callbacks;
 mod trampoline;

@@ -12,9 +12,9 @@
 //! `multiprocessing` clears the list in its children, from 3.13 on; that is no news to the program.
 
 use super::closing;
-use crate::attach::inside::inside;
 use crate::ground::helpers::{Methods, call, keeping_exception, no_arguments, none, say};
 use crate::ground::registry::{self, REGISTRY};
+use crate::inside::inside;
 use crate::{levels, python};
 use interp_guard::{InterpreterId, Site};
 use pyo3_ffi::{self as ffi, PyObject};

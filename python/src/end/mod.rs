@@ -1,3 +1,4 @@
+// May import: ground, holding, inside, keeper, levels, python, signals.
 //! The end of an interpreter: closing it, waiting for who has it, and saying so.
 //!
 //! | file | concept |
@@ -15,8 +16,6 @@
 //! | `selfhold` | a wait that nobody could end |
 //! | `interrupt` | Ctrl-C during a drain |
 //! | `report` | what there is to say of guards that are out |
-//!
-//! May import: attach, ground, keeper, levels, python, signals.
 
 pub mod closing;
 pub mod deadline;

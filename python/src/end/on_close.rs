@@ -7,10 +7,10 @@
 //!
 //! A callable stays in its interpreter, under a number that `interp_guard._on_close` gives it.
 
-use crate::attach::inside::{here, inside};
 use crate::ground::helpers::{none, number_in, say};
 use crate::ground::registry::{self, Interpreter, REGISTRY};
 use crate::ground::status::status_of;
+use crate::inside::{here, inside};
 use crate::levels::{self, InterpreterGuard};
 use interp_guard::{CloseError, Closing, InterpreterId, LookupError};
 use pyo3_ffi::{self as ffi, PyObject};

@@ -1,3 +1,4 @@
+// May import: python.
 //! What every room stands on: the registry, and what is asked of Python or told to it in the same way everywhere.
 //!
 //! | file | concept |
@@ -8,8 +9,6 @@
 //! | `refusals` | what is raised where there is no guard |
 //! | `threads` | threads' names |
 //! | `creating` | no fork falls into `PyThreadState_New` |
-//!
-//! May import: python.
 
 pub mod creating;
 pub mod helpers;

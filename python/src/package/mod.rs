@@ -1,3 +1,4 @@
+// May import: c_api, calls, end, ground, levels, python, registering, signals, word.
 //! What is under the Python package `interp_guard`.
 //!
 //! | file | concept |
@@ -8,8 +9,6 @@
 //! | `machine` | what the machine offers |
 //! | `stress` | the native part of `python -m interp_guard stress` |
 //! | `only_copy` | one table per process |
-//!
-//! May import: c_api, calls, end, ground, levels, python, registering, signals, word.
 
 mod guards;
 mod holders;

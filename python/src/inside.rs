@@ -1,3 +1,4 @@
+// May import: ground, levels.
 //! Where this thread is, and a call inside a level.
 
 use crate::ground::registry;

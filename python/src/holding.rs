@@ -1,3 +1,4 @@
+// May import: ground, levels.
 //! What of the calling thread keeps an interpreter from finalizing: its levels, and the calls of `calls::callbacks` that
 //! it is in.
 
@@ -12,13 +13,15 @@ thread_local! {
 }
 
 /// A call begins that has a guard of the main interpreter, and is in no level.
+#[inline]
 pub fn begin_call() {
-    CALLS_WITH_GUARDS.set(CALLS_WITH_GUARDS.get() + 1);
+    CALLS_WITH_GUARDS.with(|calls| calls.set(calls.get() + 1));
 }
 
 /// Such a call ends.
+#[inline]
 pub fn end_call() {
-    CALLS_WITH_GUARDS.set(CALLS_WITH_GUARDS.get().saturating_sub(1));
+    CALLS_WITH_GUARDS.with(|calls| calls.set(calls.get().saturating_sub(1)));
 }
 
 /// Is the calling thread inside a level, or a callback, that keeps interpreter `id` from finalizing?
