@@ -20,7 +20,7 @@ impl Wake {
         Self(Atomic::new(0))
     }
 
-    /// W0 (D0): the number to wait on. Read before the sums.
+    /// The number to wait on (D0). Read before the sums.
     #[inline]
     pub fn value(&self) -> u32 {
         // Acquire: pairs with the AcqRel in `notify` (edge E6); a finalizer that reads the new number sees the release
@@ -28,7 +28,7 @@ impl Wake {
         self.0.load(Ordering::Acquire)
     }
 
-    /// W1 (end of X3): a guard of a closing interpreter is gone; let the finalizers look again.
+    /// A guard of a closing interpreter is gone: lets the finalizers look again (end of X3).
     ///
     /// Context: any, async-signal-safe.
     #[cold]
@@ -45,14 +45,14 @@ impl Wake {
     ///
     /// Context: normal, blocks.
     #[cfg(not(loom))]
-    pub fn wait(&self, seen: u32, deadline: Option<timespec>) {
+    pub fn wait_for_change(&self, seen: u32, deadline: Option<timespec>) {
         sys::futex_wait(&self.0, seen, deadline);
     }
 
     /// Loom has no futex: a model lets the others run until the word has changed. Notifying changes the word before it
     /// wakes, so this ends where the futex call does; a lost wake-up is an execution without end, which loom reports.
     #[cfg(loom)]
-    pub fn wait(&self, seen: u32, _deadline: Option<timespec>) {
+    pub fn wait_for_change(&self, seen: u32, _deadline: Option<timespec>) {
         while self.0.load(Ordering::Acquire) == seen {
             loom::thread::yield_now();
         }

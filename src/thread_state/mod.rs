@@ -179,7 +179,7 @@ pub fn ensure_id<T: Runtime>(
     let Some(parts) = levels::guard_of(table, id) else {
         return ensure_owned(registry.lookup(id)?).map_err(|refused| refused.error);
     };
-    let interpreter = table.interpreter(parts.slot).cast::<T>();
+    let interpreter = table.payload(parts.slot).cast::<T>();
     // SAFETY: (1) the registry's table and payload, guarded by another level; (2) by that one's guard.
     unsafe { Attached::enter(table, id, &*interpreter, Hold::Covered, Site::caller()) }
         .map_err(EnsureError::Create)
@@ -220,7 +220,7 @@ pub(crate) fn ensure_daemon<T: Runtime>(
         None => Some(table.enter(id)?.attaches(blockers::keeps_others_from_attaching::<T>)),
     };
     let slot = table.find(id).ok_or(LookupError::NotFound)?;
-    let interpreter = table.interpreter(slot).cast::<T>();
+    let interpreter = table.payload(slot).cast::<T>();
     // SAFETY: (1) the registry's table and payload, which the other level's guard or the entry keeps; (2) none.
     let attached = unsafe { Attached::enter(table, id, &*interpreter, Hold::Daemon, Site::caller()) };
     drop(entry);
