@@ -187,7 +187,7 @@ impl<T: Send + Sync + 'static> sealed::Sealed for Registry<T> {}
 impl<T: Send + Sync + 'static> RegistryExt<T> for Registry<T> {
     #[inline(always)]
     fn lookup_at_home(&self, id: InterpreterId) -> Result<Guard<'_, T>, NotAtHome> {
-        // SAFETY: every payload is a `T`, as in `lookup`.
+        // SAFETY: every payload is a `T`, as in `view`.
         self.table().lookup_at_home(id).map(|raw| unsafe { Guard::from_raw(raw) })
     }
 

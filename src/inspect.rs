@@ -118,7 +118,7 @@ impl<T: Send + Sync + 'static> Registry<T> {
     /// ```
     pub fn layout(&self) -> Option<Layout> {
         let _book = self.lock();
-        let mode = self.table().geometry()?.stripes.mode;
+        let mode = self.table().counters()?;
         Some(Layout::new(self.capacity(), mode))
     }
 

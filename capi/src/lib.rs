@@ -2,8 +2,8 @@
 //!
 //! This package translates and decides nothing: names, status codes, null checks. Two rules hold for every export.
 //!
-//! - What may run in a signal handler (`guard.rs`) is made of calls of the signal-safe core alone, whose machine code
-//!   `tests/signal_safe_audit` walks; lints keep what is around them from panicking.
+//! - What may run in a signal handler (`guard.rs`) is made of calls of the signal-safe core alone. It cannot panic or
+//!   unwind: `tests/installed/exports.rs` walks its machine code.
 //! - Everything else runs inside `boundary::contained`, where a panic ends as `IG_INTERNAL`.
 //!
 //! The library is built as `libinterp_guard_c`, so that it does not collide with the Rust library in the target folder,

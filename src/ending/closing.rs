@@ -33,7 +33,7 @@ pub(crate) enum TakeUp {
 }
 
 impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
-    /// C1, or taking up what is closed. What is left to the caller, in this order, with the mutex released: C2, and the
+    /// Closes the interpreter (C1), or takes up what is closed. What is left to the caller, in this order, with the mutex released: C2, and the
     /// callbacks.
     pub(crate) fn claim(
         registry: &'r Registry<T>,
@@ -73,7 +73,7 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
         Some(owned || take_up == TakeUp::Nothing && registry.table().is_closing(entry.slot))
     }
 
-    /// C1, C2 and the callbacks.
+    /// Closes, makes earlier lookups visible, and calls who wanted to be told (C1, C2).
     pub(crate) fn begin(
         registry: &'r Registry<T>,
         id: InterpreterId,

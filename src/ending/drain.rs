@@ -70,7 +70,7 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
         drained?.hand_over(&mut watch)
     }
 
-    /// C2, if it has not succeeded yet, and D0 to D3 until no guard is out. Zero is final: what comes back may be
+    /// Waits until no guard is out (D0 to D3, and C2 first if it has not succeeded yet). Zero is final: what comes back may be
     /// handed over at any time.
     pub(super) fn until_drained(mut self, watch: &mut Watch<'_>) -> Result<Self, DrainError<'r, T>> {
         if !self.confirm() {
@@ -90,8 +90,9 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
         while let Some(wake) = self.registry.table().wake(self.slot) {
             let seen = wake.value(); // D0
             pending::run_own(self.registry, self.id, &mut || watch.enough().is_none());
-            match self.registry.table().out(self.slot) {
-                0 if self.registry.table().seal(self.slot) => break, // D3, G2
+            let out = self.registry.table().out(self.slot); // D1, D2
+            match out {
+                0 if self.registry.table().seal(self.slot) => break, // D3, G1, G2
                 0.. => {}
                 _ => return Err(DrainError::Unbalanced(Undrained::new(self, watch.began))),
             }
@@ -121,7 +122,7 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
                     return Err(DrainError::Interrupted(Undrained::new(self, watch.began)));
                 }
             }
-            wake.wait(seen, watch.next_look(left == Left::ToOthers));
+            wake.wait_for_change(seen, watch.next_look(left == Left::ToOthers));
         }
         Ok(self)
     }

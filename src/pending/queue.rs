@@ -59,7 +59,7 @@ impl Queue {
         self.event.as_fd()
     }
 
-    /// R0: the next push makes the eventfd readable again (edge Q-wake). Leaves the parent's alone.
+    /// From here on the next push makes the eventfd readable again (R0, edge Q-wake). Leaves the parent's alone.
     ///
     /// # Errors
     /// The kernel refuses to read it: it stays readable.

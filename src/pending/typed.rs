@@ -61,7 +61,7 @@ impl<T: Send + Sync + 'static> TypedQueue<'_, T> {
         unsafe { self.queue.own_event() }
     }
 
-    /// R1 to R5, and the calls, for one interpreter or for all; each only if it `may_go_on`.
+    /// Takes out and runs what waits, for one interpreter or for all (R1 to R5); each call only if it `may_go_on`.
     pub fn run(&self, of: Option<InterpreterId>, may_go_on: &mut dyn FnMut() -> bool) -> Ran {
         let horizon = self.queue.ring.horizon();
         let mut found: Vec<_> = self.queue.ring.ready(horizon, of).collect();

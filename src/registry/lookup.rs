@@ -50,8 +50,7 @@ impl<T: Send + Sync + 'static> Registry<T> {
     /// ```
     #[inline(always)] // a call of it would cost seven instructions more
     pub fn lookup_at(&self, id: InterpreterId, site: Site) -> Result<Guard<'_, T>, LookupError> {
-        // SAFETY: every payload in this table is a `T` that `insert` boxed and `take` unboxes after vacating.
-        self.table().lookup(id, site).map(|raw| unsafe { Guard::from_raw(raw) })
+        self.view(id).guard_at(site)
     }
 
     /// A view of `id`, whether or not an interpreter has it.
@@ -67,7 +66,7 @@ impl<T: Send + Sync + 'static> Registry<T> {
     /// ```
     #[inline]
     pub fn view(&self, id: InterpreterId) -> View<'_, T> {
-        // SAFETY: as in `lookup`.
+        // SAFETY: every payload in this table is a `T` that `insert` boxed and `take` unboxes after vacating.
         unsafe { View::new(self.table(), id) }
     }
 
@@ -112,7 +111,7 @@ impl<T: Send + Sync + 'static> Registry<T> {
     /// ```
     #[inline]
     pub unsafe fn guard_from_parts(&self, parts: GuardParts) -> Guard<'_, T> {
-        // SAFETY: (1) and (2) are the requirements of `from_parts`; every payload is a `T`, as in `lookup`.
+        // SAFETY: (1) and (2) are the requirements of `from_parts`; every payload is a `T`, as in `view`.
         unsafe { Guard::from_raw(RawGuard::from_parts(self.table(), parts)) }
     }
 

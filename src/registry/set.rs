@@ -254,7 +254,7 @@ impl<T: Send + Sync + 'static> Drop for Registry<T> {
                 // registry is on its way back; from here on none is.
                 continue;
             }
-            let payload = self.table.take_payload(entry.slot).cast::<T>();
+            let payload = self.table.payload(entry.slot).cast::<T>();
             // SAFETY: `insert` boxed it and the slot was not vacated, so it is still ours. `&mut self` says that no
             // guard borrows this registry.
             drop(unsafe { Box::from_raw(payload) });

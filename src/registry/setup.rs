@@ -1,9 +1,10 @@
-//! From a registry's wishes to a published table: mode, geometry, memory.
+//! From a registry's wishes to a published table: mode, sizes, memory.
 
 use crate::platform::{self, Missing};
 use crate::signal_safe::counters::{Cell, Counters, NO_RSEQ, Stripes};
 use crate::signal_safe::ledger::Ledger;
-use crate::signal_safe::table::{Geometry, Slot, Table, home};
+use crate::signal_safe::state::State;
+use crate::signal_safe::table::{Slot, Table, home};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -178,17 +179,18 @@ impl Layout {
         let mapping = Mapping::new(self.mapped_bytes)?;
         let ledger = if ledger { Some(Mapping::new(size_of::<Ledger>())?) } else { None };
         let cells = self.mapped_bytes - (self.stripes + 1) * self.bytes_per_stripe;
-        let geometry = Geometry {
-            stripes: Stripes {
-                // SAFETY: the stripes end the mapping, so they begin inside it.
-                cells: unsafe { mapping.start.add(cells) }.cast(),
-                stride: self.bytes_per_stripe,
-                rseq: platform::rseq().map_or(NO_RSEQ, |rseq| rseq.offset),
-                cpus: self.stripes as u32,
-                mode: self.counters,
-            },
-            shift: 64 - self.slots.trailing_zeros(),
-            mask: self.slots as u32 - 1,
+        let hash_shift = 64 - self.slots.trailing_zeros();
+        debug_assert!(self.bytes_per_stripe.is_power_of_two());
+        let state = State::new(
+            hash_shift,
+            self.bytes_per_stripe.trailing_zeros(),
+            self.stripes as u32,
+            self.counters,
+        );
+        let stripes = Stripes {
+            // SAFETY: the stripes end the mapping, so they begin inside it.
+            cells: unsafe { mapping.start.add(cells) }.cast(),
+            rseq: platform::rseq().map_or(NO_RSEQ, |rseq| rseq.offset),
         };
         if let Some(ledger) = &ledger {
             // SAFETY: (1) is ours; (2) zero-filled memory is an empty ledger, a page is aligned enough, and by (2) of
@@ -201,7 +203,7 @@ impl Layout {
         let slots = unsafe { mapping.start.add(SLOTS_AT) }.cast();
         // SAFETY: (1) is ours; (2) zero-filled memory is vacant slots and zero counters, as many as the layout counted,
         // and by (2) of ours it outlives the table; (3) per-CPU mode is only chosen with the C library's registration.
-        unsafe { table.publish(slots, geometry) };
+        unsafe { table.publish(slots, stripes, state) };
         Ok(Mappings { _table: mapping, _ledger: ledger })
     }
 }

@@ -37,7 +37,7 @@ const SEALED: u32 = 1 << 31;
 const ONE_LESS: u32 = u32::MAX;
 
 impl Gate {
-    /// GE1 and GE2. `true`: inside; [`leave`](Self::leave) is owed.
+    /// Lets the calling thread in, unless the gate is sealed (GE1, GE2). `true`: inside; [`leave`](Self::leave) is owed.
     pub fn enter(&self, sealed_while_entering: impl FnOnce()) -> bool {
         // Relaxed: a shortcut, for progress; GE2 decides.
         if self.word.load(Ordering::Relaxed) & SEALED != 0 {
@@ -52,7 +52,7 @@ impl Gate {
         inside
     }
 
-    /// L1. Does a finalizer wait? Then the caller notifies the slot's wake word.
+    /// Lets it out (L1). Does a finalizer wait? Then the caller notifies the slot's wake word.
     #[must_use]
     pub fn leave(&self) -> bool {
         // AcqRel: pairs with the Acquire of G2 (edge Gate-out): what was done inside happened before the interpreter is
@@ -60,7 +60,7 @@ impl Gate {
         self.word.fetch_add(ONE_LESS, Ordering::AcqRel) & SEALED != 0
     }
 
-    /// G1 and G2: is nobody inside, for good? The one finalizer only, when no guard is out.
+    /// Lets nobody in any more. Is nobody inside, for good? (G1, G2.) The one finalizer only, when no guard is out.
     pub fn seal(&self) -> bool {
         // Relaxed: only the finalizer changes this bit.
         if self.word.load(Ordering::Relaxed) & SEALED == 0 {
@@ -95,7 +95,7 @@ impl Gate {
         self.word.load(Ordering::Acquire) & !SEALED
     }
 
-    /// G4: for the slot's next tenant. Whoever is just being refused stays counted until it has left.
+    /// Opens it for the slot's next tenant (G4). Whoever is just being refused stays counted until it has left.
     pub fn unseal(&self) {
         // Relaxed: as in `seal`.
         if self.word.load(Ordering::Relaxed) & SEALED != 0 {

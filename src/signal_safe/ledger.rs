@@ -346,7 +346,7 @@ impl Ledger {
         }
     }
 
-    /// F2.
+    /// Lets the next guard have the entry (F2).
     fn release_bit(&self, index: usize) {
         if let Some(word) = self.used.get(index / BITS) {
             // Release: pairs with R1 (L1, edge L-entry).
@@ -355,7 +355,7 @@ impl Ledger {
     }
 }
 
-/// R1: a bit of `word` that this thread has set and that was clear.
+/// A bit of `word` that this thread has set and that was clear (R1).
 fn claim(word: &Atomic<u64>) -> Option<u32> {
     // Relaxed: a hint; the read-modify-write below decides.
     let mut seen = word.load(Ordering::Relaxed);
@@ -375,7 +375,7 @@ fn claim(word: &Atomic<u64>) -> Option<u32> {
 }
 
 impl Entry {
-    /// F1: strikes the entry out if it still stands for the guard with this number.
+    /// Strikes the entry out, if it still stands for the guard with this number (F1).
     fn retire(&self, sequence: u64) -> bool {
         // AcqRel: Acquire pairs with R3 (edge L-facts), of whichever thread took the guard; Release hands the entry on
         // through F2. Relaxed when it fails: nothing is read on the strength of it.

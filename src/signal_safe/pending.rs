@@ -156,7 +156,7 @@ impl Ring {
         unsafe { self.cells.as_ref() }
     }
 
-    /// P1 to P6: leaves a call. `Err`, with the guard, if the queue is full.
+    /// Leaves a call (P1 to P6). `Err`, with the guard, if the queue is full.
     ///
     /// Context: any, async-signal-safe, wait-free, re-entrant.
     ///
@@ -186,7 +186,7 @@ impl Ring {
         Ok(())
     }
 
-    /// P2.
+    /// Makes the first free cell from the ticket's on this push's own (P2).
     fn claim(&self, ticket: u64) -> Option<&Cell> {
         let first = (ticket % self.len) as usize;
         let (before, from) = self.cells().split_at_checked(first)?;
@@ -214,13 +214,13 @@ impl Ring {
         sys::eventfd_add_one(self.eventfd.load(Ordering::Relaxed));
     }
 
-    /// R1: calls with tickets below this are due.
+    /// Calls with tickets below this are due (R1).
     pub fn horizon(&self) -> u64 {
         // Acquire: pairs with the AcqRel of P1 (Q3, edge Q-order).
         self.tickets.load(Ordering::Acquire)
     }
 
-    /// R2: the calls with tickets below `horizon` that can be taken, of one interpreter or of all; in no order.
+    /// The calls with tickets below `horizon` that can be taken, of one interpreter or of all; in no order (R2).
     pub fn ready(&self, horizon: u64, of: Option<InterpreterId>) -> impl Iterator<Item = Found> + '_ {
         self.cells().iter().enumerate().filter_map(move |(at, cell)| {
             // Acquire: pairs with P4 (edge Q-call), for the ID.
@@ -231,7 +231,7 @@ impl Ring {
         })
     }
 
-    /// R3 to R5: takes a call out, unless somebody else has. Whoever gets it owes its guard.
+    /// Takes a call out, unless somebody else has (R3 to R5). Whoever gets it owes its guard.
     pub fn take(&self, found: Found) -> Option<Entry> {
         let cell = self.cells().get(found.cell)?;
         // Acquire: pairs with P4 (edge Q-call), for the call.

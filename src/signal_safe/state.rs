@@ -85,6 +85,17 @@ impl State {
         self.0 & SHARED != 0
     }
 
+    /// How guards are counted.
+    pub const fn counters(self) -> Counters {
+        if self.is_shared() { Counters::Shared } else { Counters::PerCpu }
+    }
+
+    /// The number of slots less one.
+    #[inline(always)]
+    pub const fn mask(self) -> u32 {
+        (u64::MAX >> self.hash_shift()) as u32
+    }
+
     /// Are guards recorded in a ledger?
     #[inline(always)]
     pub const fn records(self) -> bool {
@@ -108,9 +119,11 @@ const fn reads_back(
         && state.stripe_shift_count() & 63 == stripe_shift as u64
         && state.cpus() == cpus
         && state.is_shared() == matches!(mode, Counters::Shared)
+        && state.counters() as u32 == mode as u32
         && state.records() == records
         && state.generation() == generation
 }
+const_assert!(State::new(53, 15, 1, Counters::Shared).mask() == 2047);
 const_assert!(reads_back(43, 25, 1, Counters::PerCpu, true, 0));
 const_assert!(reads_back(63, 12, 0xffff, Counters::Shared, false, u32::MAX));
 const_assert!(reads_back(0, 63, 0, Counters::Shared, true, 1));

@@ -14,7 +14,7 @@ use libc::timespec;
 pub struct Wake(Atomic<u32>);
 
 impl Wake {
-    /// W0 (D0): the number to wait on. Read before the sums.
+    /// The number to wait on (D0). Read before the sums.
     #[inline]
     pub fn value(&self) -> u32 {
         // Acquire: pairs with the AcqRel in `notify` (edge E6); a finalizer that reads the new number sees the release
@@ -22,7 +22,7 @@ impl Wake {
         self.0.load(Ordering::Acquire)
     }
 
-    /// W1 (end of X3): a guard of a closing interpreter is gone; let the finalizers look again.
+    /// A guard of a closing interpreter is gone: lets the finalizers look again (end of X3).
     ///
     /// Context: any, async-signal-safe.
     #[cold]
@@ -37,7 +37,7 @@ impl Wake {
     /// Sleeps while the word holds `seen`, until woken, interrupted, or past `deadline` (absolute, monotonic clock).
     ///
     /// Context: normal, blocks.
-    pub fn wait(&self, seen: u32, deadline: Option<timespec>) {
+    pub fn wait_for_change(&self, seen: u32, deadline: Option<timespec>) {
         sys::futex_wait(&self.0, seen, deadline);
     }
 }

@@ -9,7 +9,7 @@ use crate::signal_safe::word::InterpreterId;
 pub(super) fn keeps_others_from_attaching<T: Runtime>(table: &Table, at: u32, id: InterpreterId) -> bool {
     // SAFETY: a table that a `Runtime` came through has payloads of that type. The callers see to it that `id` is in this slot
     // and stays there.
-    let interpreter = unsafe { &*table.interpreter(at).cast::<T>() };
+    let interpreter = unsafe { &*table.payload(at).cast::<T>() };
     is_attached_to(table, id, interpreter) && interpreter.is_exclusive()
 }
 

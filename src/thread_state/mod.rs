@@ -228,7 +228,7 @@ fn enter_id<T: Runtime>(registry: &Registry<T>, id: InterpreterId, site: Site) -
         Hold::Own(parts) => parts.slot,
         _ => table.find(id).ok_or(LookupError::NotFound)?,
     };
-    let interpreter = table.interpreter(slot).cast::<T>();
+    let interpreter = table.payload(slot).cast::<T>();
     // SAFETY: (1) the registry's table and payload, guarded by `hold`; (2) `cover`.
     unsafe { attached::enter(table, id, &*interpreter, hold, site) }.map_err(|refused| {
         // SAFETY: `enter` refused it.
@@ -272,7 +272,7 @@ pub(crate) fn ensure_daemon<T: Runtime>(
         None => Some(table.enter(id)?.attaches(blockers::keeps_others_from_attaching::<T>)),
     };
     let slot = table.find(id).ok_or(LookupError::NotFound)?;
-    let interpreter = table.interpreter(slot).cast::<T>();
+    let interpreter = table.payload(slot).cast::<T>();
     // SAFETY: (1) the registry's table and payload, which the other level's guard or the entry keeps; (2) none.
     let at = unsafe { attached::enter(table, id, &*interpreter, Hold::Daemon, Site::caller()) };
     drop(entry);

@@ -25,25 +25,19 @@ use super::super::state::State;
 use super::super::sync::{Atomic, Ordering, fence};
 use super::super::sys::{self, Errno};
 use super::cell::{Cell, Side};
-use super::mode::Counters;
 use super::per_cpu;
 use super::shared;
 use core::ptr::NonNull;
 
-/// A table's counters. Written before the table is published, never changed after.
+/// Where a table's counters lie. Written before the table is published, never changed after. How many stripes there are, how far
+/// apart, and how they are counted on, the table's [`State`] says.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Stripes {
     /// The cell of slot 0 on stripe 0.
     pub cells: NonNull<Cell>,
-    /// Bytes from one stripe to the next: a power of two.
-    pub stride: usize,
     /// Bytes from the thread pointer to the thread's `struct rseq`, or [`NO_RSEQ`].
     pub rseq: isize,
-    /// Stripes that belong to a CPU. One more follows: the spare one.
-    pub cpus: u32,
-    /// Per-CPU or shared.
-    pub mode: Counters,
 }
 
 /// The C library registered no restartable sequences: stripes are chosen by a hash of the thread pointer.
@@ -55,19 +49,18 @@ impl Stripes {
     /// Context: any, async-signal-safe, wait-free.
     ///
     /// # Safety
-    /// 1. `self` describes live counters, and `slot` is one of theirs.
-    /// 2. `state` says of the stripes what `self` says.
-    /// 3. In per-CPU mode `rseq` is where the C library registered this process's threads.
+    /// 1. `self` and `state` describe live counters, and `slot` is one of theirs.
+    /// 2. In per-CPU mode `rseq` is where the C library registered this process's threads.
     #[inline(always)]
     pub unsafe fn add(&self, state: State, slot: u32, side: Side) {
         // SAFETY: by (1) the cell of `slot` on stripe 0 is inside the counters.
         let cell = unsafe { self.cells.add(slot as usize) };
         if !state.is_shared() {
-            // SAFETY: (1) to (3) are the callee's requirements.
+            // SAFETY: (1) has the callee's first two requirements, (2) is the third.
             return unsafe { per_cpu::add(state, self.rseq, cell, side) };
         }
         cold_path();
-        // SAFETY: (1) and (2) are the callee's requirements.
+        // SAFETY: as above; the C library's registration, or none.
         unsafe { shared::add(state, self.rseq, cell, side) }
     }
 
@@ -77,8 +70,8 @@ impl Stripes {
     ///
     /// # Errors
     /// What the kernel said to `membarrier`. `ENOMEM` may pass, and was tried again a few times: who has time waits and calls again.
-    pub fn heavy_fence(&self) -> Result<(), Errno> {
-        if matches!(self.mode, Counters::PerCpu) {
+    pub fn heavy_fence(state: State) -> Result<(), Errno> {
+        if !state.is_shared() {
             const TRIES: usize = 8;
             let mut last = sys::membarrier_private_expedited();
             for _ in 1..TRIES {
@@ -96,13 +89,13 @@ impl Stripes {
     /// How many guards of `slot` are out, by N2 never fewer than there are; less than zero after an over-release.
     ///
     /// # Safety
-    /// `self` describes live counters, and `slot` is one of theirs.
-    pub unsafe fn out(&self, slot: u32) -> i64 {
+    /// `self` and `state` describe live counters, and `slot` is one of theirs.
+    pub unsafe fn out(&self, state: State, slot: u32) -> i64 {
         let sum = |side: Side| {
             let mut sum = 0_u64;
-            for stripe in 0..=self.cpus {
+            for stripe in 0..=state.cpus() {
                 // SAFETY: the caller's promise; the spare stripe follows the last one.
-                let cell = unsafe { self.counter(stripe, slot, side).as_ref() };
+                let cell = unsafe { self.counter(state, stripe, slot, side).as_ref() };
                 // D1. Acquire: pairs with the Release of X1 (edge E5), so that the acquired increments of the guards whose
                 // release is counted here are visible to the sum that follows (N1, N2).
                 sum = sum.wrapping_add(cell.load(Ordering::Acquire));
@@ -116,13 +109,13 @@ impl Stripes {
     /// Sets every counter to zero.
     ///
     /// # Safety
-    /// `self` describes live counters of `slots` slots, and no other thread exists that could count: a forked child.
-    pub unsafe fn reset(&self, slots: u32) {
-        for stripe in 0..=self.cpus {
+    /// `self` and `state` describe live counters of `slots` slots, and no other thread exists that could count: a forked child.
+    pub unsafe fn reset(&self, state: State, slots: u32) {
+        for stripe in 0..=state.cpus() {
             for slot in 0..slots {
                 for side in [Side::Acquired, Side::Released] {
                     // SAFETY: the caller's promise.
-                    let counter = unsafe { self.counter(stripe, slot, side).as_ref() };
+                    let counter = unsafe { self.counter(state, stripe, slot, side).as_ref() };
                     // Relaxed load: a page nobody ever wrote is not written (and so not made real) here either.
                     if counter.load(Ordering::Relaxed) != 0 {
                         // Relaxed: the only thread of a forked child; whatever it starts later happens after.
@@ -134,10 +127,12 @@ impl Stripes {
     }
 
     /// # Safety
-    /// `self` describes live counters, `slot` is one of theirs, `stripe` at most `self.cpus`.
+    /// `self` and `state` describe live counters, `slot` is one of theirs, `stripe` at most `state.cpus()`.
     #[inline(always)]
-    unsafe fn counter(&self, stripe: u32, slot: u32, side: Side) -> NonNull<Atomic<u64>> {
-        let offset = stripe as usize * self.stride + slot as usize * size_of::<Cell>() + side as usize;
+    unsafe fn counter(&self, state: State, stripe: u32, slot: u32, side: Side) -> NonNull<Atomic<u64>> {
+        let offset = ((stripe as usize) << (state.stripe_shift_count() & 63))
+            + slot as usize * size_of::<Cell>()
+            + side as usize;
         // SAFETY: the caller's promise puts the offset inside the counters.
         unsafe { self.cells.cast::<u8>().add(offset) }.cast()
     }

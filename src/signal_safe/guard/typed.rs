@@ -234,7 +234,12 @@ impl<'r, T> View<'r, T> {
     #[inline]
     #[track_caller]
     pub fn guard(self) -> Result<Guard<'r, T>, LookupError> {
-        let site = Site::caller();
+        self.guard_at(Site::caller())
+    }
+
+    /// [`guard`](Self::guard), and has the ledger show `site` for it.
+    #[inline(always)] // a call of it would cost seven instructions more
+    pub(crate) fn guard_at(self, site: Site) -> Result<Guard<'r, T>, LookupError> {
         // SAFETY: promised to `new`.
         self.table.lookup(self.id, site).map(|raw| unsafe { Guard::from_raw(raw) })
     }

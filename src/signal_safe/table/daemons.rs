@@ -1,6 +1,7 @@
 //! Threads without a guard: how they get in to attach, and who is asked what keeps them from it. The gate itself:
 //! [`gate`](super::super::gate).
 
+use super::super::counters::Stripes;
 use super::super::lookup_error::LookupError;
 use super::super::sync::{Ordering, fence};
 use super::super::word::{InterpreterId, Word};
@@ -34,11 +35,11 @@ impl Table {
             return Err(LookupError::NotFound);
         }
         // The finalizer has not come to seal the gate yet; but zero after a heavy fence is final.
-        let drained = mapped.geometry.stripes.heavy_fence().is_ok() && self.out(at) == 0;
+        let drained = Stripes::heavy_fence(mapped.state).is_ok() && self.out(at) == 0;
         if drained { Err(LookupError::Finalizing) } else { Ok(entry) }
     }
 
-    /// L1.
+    /// The thread is not inside any more; a finalizer that waits for that is woken (L1).
     fn leave(&self, at: u32) {
         let Some(mapped) = self.mapped() else { return };
         let slot = mapped.slot(at);
@@ -73,7 +74,7 @@ impl Table {
     /// The caller is the only thread of the process.
     pub unsafe fn forget_entering(&self) {
         let Some(mapped) = self.mapped() else { return };
-        for at in 0..=mapped.geometry.mask {
+        for at in 0..=mapped.state.mask() {
             mapped.slot(at).gate.forget_inside();
         }
     }

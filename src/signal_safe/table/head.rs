@@ -1,6 +1,6 @@
 //! The head of the table and what it points to: slots, counters, ledger; how it is published.
 
-use super::super::counters::{Side, Stripes};
+use super::super::counters::{Counters, Side, Stripes};
 use super::super::gate::Gate;
 use super::super::ledger::{Ledger, Site, Ticket};
 use super::super::state::State;
@@ -24,39 +24,17 @@ pub struct Slot {
     pub(super) gate: Gate,
 }
 
-/// What is fixed when the table is published.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Geometry {
-    /// The guard counters.
-    pub stripes: Stripes,
-    /// The hash's shift: 64 less the binary logarithm of the number of slots.
-    pub shift: u32,
-    /// The number of slots less one; a power of two less one.
-    pub mask: u32,
-}
-
-impl Geometry {
-    /// The same, packed.
-    fn state(&self) -> State {
-        let Stripes { stride, cpus, mode, .. } = self.stripes;
-        debug_assert!(stride.is_power_of_two());
-        State::new(self.shift, stride.trailing_zeros(), cpus, mode)
-    }
-}
-
 /// The head of the table: everything that a lookup reads besides one slot and one counter line, on one cache line. A
 /// second line has what only a recorded guard needs.
 #[repr(C, align(64))]
 pub struct Table {
     /// Null until published (T4).
     slots: AtomicPtr<Slot>,
-    /// The geometry once more, packed for the hot paths; whether guards are recorded; the fork generation.
+    /// How many slots and stripes there are, how guards are counted, whether they are recorded; the fork generation.
     pub(super) state: Atomic<State>,
-    geometry: UnsafeCell<MaybeUninit<Geometry>>,
+    stripes: UnsafeCell<MaybeUninit<Stripes>>,
     /// The main interpreter's word, or Vacant.
     pub(super) main: Atomic<Word>,
-    // On the second line, which nobody reads who records nothing:
     /// Null if guards are not recorded. Fixed before the table is published (T4).
     ledger: AtomicPtr<Ledger>,
     /// Which of the process's tables this is: never another's, while its address may be.
@@ -65,7 +43,7 @@ pub struct Table {
     pub(super) blocks: AtomicPtr<()>,
 }
 
-// SAFETY: everything but `geometry` is atomic; `geometry` is written once, before the Release store to `slots`, and
+// SAFETY: everything but `stripes` is atomic; `stripes` is written once, before the Release store to `slots`, and
 // read only after an Acquire load of `slots` saw it (T4).
 unsafe impl Sync for Table {}
 // SAFETY: `slots` points to memory that is not tied to a thread; the rest is plain data.
@@ -73,12 +51,12 @@ unsafe impl Send for Table {}
 // A panic leaves it consistent: nothing of the caller's runs while it is being changed.
 impl core::panic::RefUnwindSafe for Table {}
 
-/// A published table: slots, state and geometry, readable.
+/// A published table: slots, state and counters, readable.
 #[derive(Clone, Copy)]
 pub(super) struct Mapped<'t> {
     slots: NonNull<Slot>,
     pub state: State,
-    pub geometry: &'t Geometry,
+    pub stripes: &'t Stripes,
 }
 
 impl Default for Table {
@@ -94,7 +72,7 @@ impl Table {
             Self {
                 slots: AtomicPtr::new(core::ptr::null_mut()),
                 state: Atomic::new(State::UNPUBLISHED),
-                geometry: UnsafeCell::new(MaybeUninit::uninit()),
+                stripes: UnsafeCell::new(MaybeUninit::uninit()),
                 main: Atomic::new(Word::VACANT),
                 ledger: AtomicPtr::new(core::ptr::null_mut()),
                 serial: Atomic::new(0),
@@ -107,14 +85,14 @@ impl Table {
     ///
     /// # Safety
     /// 1. Called once, by one thread.
-    /// 2. `slots` points to `geometry.mask + 1` slots, all vacant, and `geometry` describes counters for as many, all
+    /// 2. `slots` points to `state.mask() + 1` slots, all vacant, and `stripes` and `state` describe counters for as many, all
     ///    zero; both live until this `Table` is dropped.
     /// 3. The requirements of [`Stripes::add`] hold.
-    pub unsafe fn publish(&self, slots: NonNull<Slot>, geometry: Geometry) {
+    pub unsafe fn publish(&self, slots: NonNull<Slot>, stripes: Stripes, state: State) {
         // SAFETY: by (1) nobody else writes, and nobody reads before the store below (T4).
-        unsafe { (*self.geometry.get()).write(geometry) };
+        unsafe { (*self.stripes.get()).write(stripes) };
         // Relaxed: made visible by the store below (T4).
-        let state = geometry.state().with_records(self.ledger().is_some()).with_generation(self.generation());
+        let state = state.with_records(self.ledger().is_some()).with_generation(self.generation());
         self.state.store(state, Ordering::Relaxed);
         // Release: pairs with the Acquire in `mapped` (edge E1).
         self.slots.store(slots.as_ptr(), Ordering::Release);
@@ -142,7 +120,7 @@ impl Table {
         head.set_serial(self.serial());
         // SAFETY: (1) nobody else knows it; (2) whoever published this one promised the same of its slots and counters,
         // (1) of ours that they live, and that they are in use is nothing to a head; (3) as promised then.
-        unsafe { head.publish(mapped.slots, *mapped.geometry) };
+        unsafe { head.publish(mapped.slots, *mapped.stripes, mapped.state) };
         Some(head)
     }
 
@@ -150,9 +128,9 @@ impl Table {
     pub(super) fn mapped(&self) -> Option<Mapped<'_>> {
         // Acquire: pairs with the Release in `publish` (T4, edge E1).
         let slots = NonNull::new(self.slots.load(Ordering::Acquire))?;
-        // SAFETY: non-null, so `publish` has initialised the geometry, which nobody writes again (T4).
-        let geometry = unsafe { (*self.geometry.get()).assume_init_ref() };
-        Some(Mapped { slots, state: self.state(), geometry })
+        // SAFETY: non-null, so `publish` has initialised `stripes`, which nobody writes again (T4).
+        let stripes = unsafe { (*self.stripes.get()).assume_init_ref() };
+        Some(Mapped { slots, state: self.state(), stripes })
     }
 
     /// The same without a test, for whoever has a guard.
@@ -163,12 +141,12 @@ impl Table {
     pub(super) unsafe fn mapped_for_guard(&self, state: State) -> Mapped<'_> {
         // Relaxed: the lookup that made the guard was the Acquire, and whoever handed the guard over synchronised.
         let slots = self.slots.load(Ordering::Relaxed);
-        // SAFETY: published, so `slots` is not null and the geometry is initialised; nobody writes either again (T4).
+        // SAFETY: published, so `slots` is not null and `stripes` is initialised; nobody writes either again (T4).
         unsafe {
             Mapped {
                 slots: NonNull::new_unchecked(slots),
                 state,
-                geometry: (*self.geometry.get()).assume_init_ref(),
+                stripes: (*self.stripes.get()).assume_init_ref(),
             }
         }
     }
@@ -209,9 +187,9 @@ impl Table {
         unsafe { ledger.as_ref() }
     }
 
-    /// The geometry, once published.
-    pub fn geometry(&self) -> Option<&Geometry> {
-        self.mapped().map(|mapped| mapped.geometry)
+    /// How guards are counted, once published.
+    pub fn counters(&self) -> Option<Counters> {
+        self.mapped().map(|mapped| mapped.state.counters())
     }
 }
 
@@ -225,28 +203,28 @@ impl<'t> Mapped<'t> {
     /// The slot `distance` after `from`, round the end of the table.
     #[inline(always)]
     pub fn at(self, from: u32, distance: u32) -> u32 {
-        from.wrapping_add(distance) & self.geometry.mask
+        from.wrapping_add(distance) & self.state.mask()
     }
 
     #[inline(always)]
     pub fn slot(self, at: u32) -> &'t Slot {
-        debug_assert!(at <= self.geometry.mask);
+        debug_assert!(at <= self.state.mask());
         // SAFETY: every `at` in the core comes from `home`, `at` or a loop over the mask, or from a guard or writer who
-        // got it from there; so it is at most `mask`, and the slots live with the table (T5).
+        // got it from there; so it is at most the mask, and the slots live with the table (T5).
         unsafe { self.slots.add(at as usize).as_ref() }
     }
 
     #[inline(always)]
     pub fn add(self, at: u32, side: Side) {
         // SAFETY: (1) `at` is a slot, as in `slot`, and the counters live with the table (T5); (2) promised to `publish`.
-        unsafe { self.geometry.stripes.add(self.state, at, side) };
+        unsafe { self.stripes.add(self.state, at, side) };
     }
 }
 
 sync::layout! {
     // Two slots share a line; the head that a lookup reads is one line.
     static_assertions::const_assert_eq!(size_of::<Slot>(), 32);
-    static_assertions::const_assert_eq!(core::mem::offset_of!(Table, ledger), 64);
+    static_assertions::const_assert!(core::mem::offset_of!(Table, main) + size_of::<u64>() <= 64);
     // Lock-free, each by one instruction.
     static_assertions::const_assert!(Atomic::<Word>::is_lock_free());
     static_assertions::const_assert!(Atomic::<u64>::is_lock_free());

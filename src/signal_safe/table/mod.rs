@@ -27,7 +27,7 @@
 //!   It is raised before such an entry is published and lowered only after one is vacated. So a reader who loads it
 //!   once and looks no further misses no entry that was there before the reader began and is there when it ends.
 //! - **T3** The payload is stored before the word becomes Live. A vacant slot's payload means nothing.
-//! - **T4** The geometry and the state are written before `slots` becomes non-null, and never again, but for the state's
+//! - **T4** The state, and where the counters lie, are written before `slots` becomes non-null, and never again, but for the state's
 //!   fork generation. A reader sees null, which means that nothing was ever registered, or everything.
 //! - **T5** The memory behind a published table lives until the `Table` is dropped.
 //!
@@ -63,5 +63,5 @@ pub mod writers;
 
 pub use daemons::Blocks;
 pub use hash::home;
-pub use head::{Geometry, Slot, Table};
+pub use head::{Slot, Table};
 pub use readers::{Acquired, NotAtHome};

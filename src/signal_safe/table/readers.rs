@@ -17,7 +17,7 @@ pub struct Acquired {
 }
 
 impl Table {
-    /// A1 to A4: counts a guard on `id` in, if it is live.
+    /// Counts a guard on `id` in, if it is live (A1 to A4).
     ///
     /// Context: any, async-signal-safe, wait-free.
     #[inline(always)]
@@ -88,7 +88,7 @@ impl Table {
         self.back_out(at, word, id)
     }
 
-    /// A1 in the rest of the probe, at most `reach` slots: where `id` is, live or closing, and the word there; Vacant if it
+    /// The rest of the probe (A1), at most `reach` slots: where `id` is, live or closing, and the word there; Vacant if it
     /// is nowhere. Takes and returns nothing that would have to go through memory, so that the caller keeps what it has
     /// in registers.
     #[inline(never)]
@@ -105,7 +105,7 @@ impl Table {
         (home, Word::VACANT)
     }
 
-    /// A2 to A4.
+    /// Counts a guard in, and looks whether that came in time (A2 to A4).
     #[inline(always)]
     fn count_in(&self, mapped: Mapped<'_>, at: u32, id: InterpreterId) -> Result<Acquired, LookupError> {
         mapped.add(at, Side::Acquired); // A2, A3
@@ -133,7 +133,7 @@ impl Table {
     /// Context: any, async-signal-safe if `f` is; O(slots).
     pub fn for_each_live(&self, mut f: impl FnMut(InterpreterId)) {
         let Some(mapped) = self.mapped() else { return };
-        for at in 0..=mapped.geometry.mask {
+        for at in 0..=mapped.state.mask() {
             // Acquire: pairs with the Release in `insert` (edge E2), so that a lookup of what is reported here finds it
             // (T2).
             let word = mapped.slot(at).word.load(Ordering::Acquire);
@@ -184,7 +184,7 @@ impl Table {
         unsafe { self.mapped_for_guard(state) }.add(at, Side::Acquired);
     }
 
-    /// X1 to X3: gives up one counted guard of the slot.
+    /// Gives up one counted guard of the slot (X1 to X3).
     ///
     /// Context: any, async-signal-safe, wait-free. The interpreter is not touched from X1 on.
     ///
@@ -196,11 +196,11 @@ impl Table {
         unsafe { self.mapped_for_guard(state) }.exit(at);
     }
 
-    /// What a guard of the slot protects.
+    /// What was put into slot `at`: for who has a guard of it, or keeps it from being vacated by other means.
     #[inline(always)]
-    pub(in super::super) fn payload(&self, at: u32) -> *mut () {
+    pub fn payload(&self, at: u32) -> *mut () {
         match self.mapped() {
-            // Relaxed: the guard's A4 was the Acquire (T3), and whoever handed the guard over synchronised.
+            // Relaxed: the guard's A4 or GE3 was the Acquire (T3), and whoever handed it over synchronised. Writers put it there.
             Some(mapped) => mapped.slot(at).payload.load(Ordering::Relaxed),
             None => core::ptr::null_mut(),
         }
@@ -221,7 +221,7 @@ impl Table {
 }
 
 impl Mapped<'_> {
-    /// X1 to X3.
+    /// Counts a guard out, and wakes the finalizer of what is closing in the slot (X1 to X3).
     #[inline(always)]
     fn exit(self, at: u32) {
         self.add(at, Side::Released); // X1, X2

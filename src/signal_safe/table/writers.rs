@@ -1,5 +1,6 @@
 //! Writers: the transitions of a slot, and what a finalizer sees of it. Normal context, one at a time.
 
+use super::super::counters::Stripes;
 use super::super::sync::Ordering;
 use super::super::sys::Errno;
 use super::super::wake::Wake;
@@ -15,7 +16,7 @@ impl Table {
     pub unsafe fn insert(&self, id: InterpreterId, payload: *mut ()) -> Option<u32> {
         let mapped = self.mapped()?;
         let home = mapped.home(id);
-        let (distance, at) = (0..=mapped.geometry.mask)
+        let (distance, at) = (0..=mapped.state.mask())
             .map(|distance| (distance, mapped.at(home, distance)))
             // Relaxed: only writers change words, and there is no other (1).
             .find(|&(_, at)| mapped.slot(at).word.load(Ordering::Relaxed) == Word::VACANT)?;
@@ -32,7 +33,7 @@ impl Table {
         Some(at)
     }
 
-    /// C1, Live to Closing. [`heavy_fence`](Self::heavy_fence) must follow before the sums mean anything.
+    /// Live to Closing (C1). [`heavy_fence`](Self::heavy_fence) must follow before the sums mean anything.
     ///
     /// # Safety
     /// 1. No other writer runs.
@@ -43,21 +44,21 @@ impl Table {
         mapped.slot(at).word.store(Word::closing(id), Ordering::SeqCst);
     }
 
-    /// C2. See [`Stripes::heavy_fence`](super::super::counters::Stripes::heavy_fence).
+    /// Makes what was counted before the word changed visible to the sums (C2): see [`Stripes::heavy_fence`].
     pub fn heavy_fence(&self) -> Result<(), Errno> {
-        self.mapped().map_or(Ok(()), |mapped| mapped.geometry.stripes.heavy_fence())
+        self.mapped().map_or(Ok(()), |mapped| Stripes::heavy_fence(mapped.state))
     }
 
-    /// D1 and D2: the guards of slot `at` that are out, never too few; negative after an over-release.
+    /// The guards of slot `at` that are out, never too few; negative after an over-release (D1, D2).
     pub fn out(&self, at: u32) -> i64 {
         match self.mapped() {
             // SAFETY: the counters live with the table (T5), and `slot()` reduces `at` to one of its slots.
-            Some(mapped) => unsafe { mapped.geometry.stripes.out(at & mapped.geometry.mask) },
+            Some(mapped) => unsafe { mapped.stripes.out(mapped.state, at & mapped.state.mask()) },
             None => 0,
         }
     }
 
-    /// G1 and G2, after `out` said zero: may slot `at` be vacated? From the first call on nobody enters. Finalizers only.
+    /// After `out` said zero: may slot `at` be vacated? (G1, G2.) From the first call on nobody enters. Finalizers only.
     pub fn seal(&self, at: u32) -> bool {
         self.mapped().is_none_or(|mapped| mapped.slot(at).gate.seal())
     }
@@ -104,7 +105,7 @@ impl Table {
         self.state.store(state.with_generation(next), Ordering::Relaxed);
         if let Some(mapped) = self.mapped() {
             // SAFETY: the counters live with the table (T5) and are as many as its slots; the rest is promised.
-            unsafe { mapped.geometry.stripes.reset(mapped.geometry.mask.wrapping_add(1)) };
+            unsafe { mapped.stripes.reset(mapped.state, mapped.state.mask().wrapping_add(1)) };
         }
     }
 
@@ -113,20 +114,10 @@ impl Table {
         // Release: pairs with the Acquire in `main` (edge E8).
         self.main.store(id.map_or(Word::VACANT, Word::live), Ordering::Release);
     }
-
-    /// The payload in slot `at`, for who keeps it from being vacated.
-    pub fn interpreter(&self, at: u32) -> *mut () {
-        self.payload(at)
-    }
-
-    /// The payload in slot `at`, for the owner of the whole table.
-    pub fn take_payload(&mut self, at: u32) -> *mut () {
-        self.payload(at)
-    }
 }
 
 impl Mapped<'_> {
-    /// T2, after an entry of `home` has gone: the largest distance among those that `counts` accepts. Writers only.
+    /// After an entry of `home` has gone (T2): the largest distance among those that `counts` accepts. Writers only.
     fn lower_displacement(self, home: u32, counts: impl Fn(Word) -> bool) {
         let reach = &self.slot(home).displacement;
         // Relaxed, all of them: only writers change words and displacements. A reader may see the old, larger reach and
