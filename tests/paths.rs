@@ -1,8 +1,8 @@
 //! Every path of this repository that a document or a comment names between backticks is there.
 //!
-//! Documents and sources are found by their endings. A path is looked for from the document's own folder and from each that this
-//! lies in, up to the repository's root; and, with an ending, as the end of any file's path: a comment may say
-//! `counters/shared.rs`.
+//! Documents and sources are found by their endings. A path is looked for from the document's own folder and from
+//! each that this lies in, up to the repository's root; and, with an ending, as the end of any file's path: a
+//! comment may say `counters/shared.rs`.
 #![allow(missing_docs)]
 
 use std::collections::BTreeSet;

@@ -1,13 +1,16 @@
-//! No file of the library imports, through whatever others, a file that imports it; and no room imports what it does not say.
+//! No file of the library imports, through whatever others, a file that imports it; and no room imports what it
+//! does not say.
 //!
-//! A *room* is a folder, or a file beside `lib.rs`. The first line of a folder's `mod.rs` says what its files may import from
-//! outside of it: `// May import: signal_safe, registry/known.` (folders and files below the crate's root; `nothing` is a word
-//! for none). A file beside `lib.rs` may say so, too. What is nested in a room keeps to the room's line and to its own.
+//! A *room* is a folder, or a file beside `lib.rs`. The first line of a folder's `mod.rs` says what its files may
+//! import from outside of it: `// May import: signal_safe, registry/known.` (folders and files below the crate's
+//! root; `nothing` is a word for none). A file beside `lib.rs` may say so, too. What is nested in a room keeps to
+//! the room's line and to its own.
 //!
-//! What counts as an import: `use`, re-exports included, which are followed to the file that has the item; a path that is
-//! written out in code or in a macro; a `mod` line, of the file that it names. So a `mod.rs` that declares its children and
-//! re-exports from them is in no circle with a child, unless the child imports what the `mod.rs` itself defines. What is
-//! `#[cfg(test)]`, and comments, do not count. Nor do methods: whose they are only the compiler knows.
+//! What counts as an import: `use`, re-exports included, which are followed to the file that has the item; a path
+//! that is written out in code or in a macro; a `mod` line, of the file that it names. So a `mod.rs` that declares
+//! its children and re-exports from them is in no circle with a child, unless the child imports what the `mod.rs`
+//! itself defines. What is `#[cfg(test)]`, and comments, do not count. Nor do methods: whose they are only the
+//! compiler knows.
 
 #![allow(missing_docs)]
 

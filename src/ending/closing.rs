@@ -33,8 +33,8 @@ pub(crate) enum TakeUp {
 }
 
 impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
-    /// Closes the interpreter (C1), or takes up what is closed. What is left to the caller, in this order, with the mutex released: C2, and the
-    /// callbacks.
+    /// Closes the interpreter (C1), or takes up what is closed. What is left to the caller, in this order, with the mutex
+    /// released: C2, and the callbacks.
     pub(crate) fn claim(
         registry: &'r Registry<T>,
         book: &mut Book,

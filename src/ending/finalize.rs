@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 impl<T: Send + Sync + 'static> Registry<T> {
     /// Closes an interpreter: no new guards from here on. The ones that are out stay valid.
     ///
-    /// When this has returned, every lookup that begins says [`Finalizing`](crate::LookupError::Finalizing). Never undone: dropping the
-    /// [`Closing`] leaves the interpreter closed, for the next `close` or [`finalize`](Self::finalize) to take up.
+    /// When this has returned, every lookup that begins says [`Finalizing`](crate::LookupError::Finalizing). Never undone:
+    /// dropping the [`Closing`] leaves the interpreter closed, for the next `close` or [`finalize`](Self::finalize) to take up.
     ///
     /// Context: normal.
     ///
@@ -49,7 +49,8 @@ impl<T: Send + Sync + 'static> Registry<T> {
     /// interpreter is closed and otherwise untouched, and the error has the [`Closing`] in it. The thread that got such an error
     /// may call this again, while it has the error or later: it takes the `Closing` up. Others may when the error is dropped.
     ///
-    /// [`FinalizeError::WouldDeadlock`] is answered at once, and leaves the interpreter as it was, where the calling thread itself blocks it: inside an ensure or a pending call of it, or attached to it while a daemon is attaching.
+    /// [`FinalizeError::WouldDeadlock`] is answered at once, and leaves the interpreter as it was, where the calling thread itself
+    /// blocks it: inside an ensure or a pending call of it, or attached to it while a daemon is attaching.
     /// (A daemon that begins to attach after that is seen by the drain, and the interpreter is closed then.)
     ///
     /// ```
