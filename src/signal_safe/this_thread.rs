@@ -32,7 +32,7 @@ use core::cell::Cell;
 #[repr(C)]
 pub struct ThisThread {
     attached: Atomic<Word>,
-    /// The serial number of the table that has it; 0 if that is not known.
+    /// The serial number of the table that has it; 0 if that is not known, or nothing is attached.
     registry: Atomic<u64>,
     /// Its innermost ensure level; null if it is in none. This and what follows is `thread_state`'s, in normal context.
     pub innermost: Cell<*mut ()>,
@@ -109,6 +109,26 @@ pub struct Noted {
     pub registry: u64,
 }
 
+/// What is noted of a thread, as it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Words {
+    attached: Word,
+    registry: u64,
+}
+
+impl Words {
+    /// This.
+    pub fn of(noted: Noted) -> Self {
+        Self { attached: Word::live(noted.id), registry: noted.registry }
+    }
+
+    /// Is there nothing?
+    #[inline(always)]
+    pub fn is_nothing(self) -> bool {
+        self.attached == Word::VACANT
+    }
+}
+
 impl ThisThread {
     /// The interpreter attached on this thread, with the registry that has it.
     ///
@@ -121,33 +141,48 @@ impl ThisThread {
         Some(Noted { id, registry: self.registry.load(Ordering::Relaxed) })
     }
 
-    /// Is it this that handlers are told?
+    /// The serial number of the table that has the interpreter attached on this thread; 0 if that is not known, or none is.
     #[inline(always)]
-    pub fn is_noted(&self, noted: Noted) -> bool {
-        // Relaxed, both: as in `noted`.
-        self.attached.load(Ordering::Relaxed) == Word::live(noted.id)
-            && self.registry.load(Ordering::Relaxed) == noted.registry
+    pub fn registry(&self) -> u64 {
+        // Relaxed: as in `noted`.
+        self.registry.load(Ordering::Relaxed)
     }
 
-    /// Stores what is attached on this thread, and returns what was.
+    /// What is noted, as it is, to be [put back](Self::put_back).
+    #[inline(always)]
+    pub fn words(&self) -> Words {
+        // Relaxed, both: as in `noted`.
+        Words {
+            attached: self.attached.load(Ordering::Relaxed),
+            registry: self.registry.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Stores what was noted before.
+    #[inline(always)]
+    pub fn put_back(&self, words: Words) {
+        // Relaxed, all: as in `set_attached`.
+        self.attached.store(Word::VACANT, Ordering::Relaxed);
+        compiler_fence(Ordering::SeqCst);
+        self.registry.store(words.registry, Ordering::Relaxed);
+        compiler_fence(Ordering::SeqCst);
+        self.attached.store(words.attached, Ordering::Relaxed);
+    }
+
+    /// Stores what is attached on this thread.
     ///
     /// Context: any, async-signal-safe.
     #[inline(always)]
-    pub fn set_attached(&self, now: Option<Noted>) -> Option<Noted> {
-        let before = self.noted();
-        if before == now {
-            return before;
-        }
+    pub fn set_attached(&self, now: Option<Noted>) {
         // Relaxed, all: as in `noted`. Not one operation: a handler leaves the words as it found them. The fences keep the
         // compiler from showing one a registry with another's interpreter.
         self.attached.store(Word::VACANT, Ordering::Relaxed);
+        compiler_fence(Ordering::SeqCst);
+        self.registry.store(now.map_or(0, |now| now.registry), Ordering::Relaxed);
         if let Some(now) = now {
-            compiler_fence(Ordering::SeqCst);
-            self.registry.store(now.registry, Ordering::Relaxed);
             compiler_fence(Ordering::SeqCst);
             self.attached.store(Word::live(now.id), Ordering::Relaxed);
         }
-        before
     }
 }
 

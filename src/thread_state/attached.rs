@@ -7,7 +7,7 @@
 use super::blockers;
 use super::error::{Finalized, ReleaseError};
 use super::levels::{
-    self, At, BUSY, CREATED, Erased, Hold, Keep, LOST, Left, Level, NO_STATE, REUSES, Release,
+    self, At, BUSY, CREATED, Erased, Hold, IN_THE_WAY, Keep, Kind, LOST, Left, Level, NO_STATE, REUSES,
 };
 use super::owner::{self, Owner};
 use super::{CreateError, Runtime, Token};
@@ -72,28 +72,65 @@ pub struct Attached<'r, T: Runtime> {
 const CHANGED: CreateError =
     CreateError::new("what was attached on this thread changed while the runtime made a thread state");
 
-/// What is attached on this thread.
+/// What is attached on this thread. `level` is the innermost of its levels that is not just beginning.
 #[inline(always)]
-pub(super) fn attached_here<T: Runtime>(here: &ThisThread) -> Option<T::ThreadState> {
-    let top = levels::top(here).filter(|top| top.runtime == TypeId::of::<T>() && !top.is(NO_STATE | LOST));
+pub(super) fn attached_beside<T: Runtime>(level: Option<&Level>) -> Option<T::ThreadState> {
+    let level = level.filter(|level| level.is_of(TypeId::of::<T>()) && !level.is(NO_STATE | LOST));
     // SAFETY: the level is of this runtime.
-    let ours = top.map(|top| unsafe { top.state.get().get::<T::ThreadState>() });
+    let ours = level.map(|level| unsafe { level.state.get().get::<T::ThreadState>() });
     ours.filter(|&ours| T::is_attached(ours)).or_else(T::attached)
 }
 
-/// Counts one more ensure in the innermost level, if that is one of this table that `is` accepts, guarded and attached.
+/// Are handlers told that an interpreter of this table is attached? A table that was never used has no number, nor has what is of no
+/// registry.
+#[inline(always)]
+fn is_told_of(here: &ThisThread, table: &Table) -> bool {
+    let registry = here.registry();
+    registry != 0 && registry == table.serial()
+}
+
+/// Counts one more ensure in the innermost level, if that is one of this table that `is` accepts, guarded and attached. `is` accepts none
+/// that does not [count](Level::counts).
+///
+/// What handlers are told is of a registry only where a level of that has told them so, and then it is the innermost, unless that
+/// is busy, or has no state: on its way in a level tells them that nothing is attached, before anything is, and on its way out
+/// what the level around it has told them; and what a runtime tells them is of no registry. So one look at
+/// [`ThisThread::registry`] says that the level is of this table, and is told.
 #[inline(always)]
 pub(super) fn nest<T: Runtime>(table: &Table, is: impl FnOnce(&Level) -> bool) -> Option<At> {
     let here = this_thread();
     let top = levels::top(here)?;
-    if top.table.serial != table.serial() || !is(top) || !top.counts(here) {
+    if !is(top) || !is_told_of(here, table) {
         return None;
     }
+    debug_assert!(top.table.serial == table.serial() && here.noted() == Some(top.noted()));
     // SAFETY: the levels of this table are of its registry's T.
     if !T::is_attached(unsafe { top.state.get().get() }) {
         return None;
     }
     top.count()
+}
+
+/// Counts the latest ensure off the innermost level, if that is one of this table that `is` accepts, and attached; and if it is
+/// not the first of it.
+#[inline(always)]
+pub(super) fn count_off<T: Runtime>(table: &Table, is: impl FnOnce(&Level) -> bool) -> bool {
+    let here = this_thread();
+    // As in `nest`.
+    let Some(top) = levels::top(here) else { return false };
+    let is_it = is(top) && top.has_counted() && top.counts() && is_told_of(here, table);
+    // SAFETY: the levels of this table are of its registry's T.
+    let is_it = is_it && T::is_attached(unsafe { top.state.get().get() });
+    if is_it {
+        top.count_off();
+    }
+    is_it
+}
+
+struct KindOf<T>(PhantomData<T>);
+
+impl<T: Runtime> KindOf<T> {
+    const KIND: &'static Kind = &Kind { runtime: TypeId::of::<T>, release: release::<T> };
 }
 
 /// Enters a level. On an error nothing changed, and `hold` is the caller's to give up.
@@ -110,39 +147,46 @@ pub(super) unsafe fn enter<T: Runtime>(
     site: Site,
 ) -> Result<At, CreateError> {
     let here = this_thread();
-    let kind = (TypeId::of::<T>(), release::<T> as Release);
-    let Some(state) = attached_here::<T>(here) else {
-        let level = levels::begin(here, table, id, kind, hold, NO_STATE | BUSY);
+    let level = levels::begin(here, table, id, KindOf::<T>::KIND, hold, NO_STATE | BUSY);
+    // Most ensures are a thread's first, with nothing attached.
+    if level.outer().is_none() && T::attached().is_none() {
         // SAFETY: as there; nothing is attached.
         return unsafe { attach::<T>(here, level, interpreter, None, site) };
-    };
-    let owner = Owner::of(table, state, Some((id, interpreter)))?;
-    if owner.is(id) {
-        let level = levels::begin(here, table, id, kind, hold, REUSES);
-        level.state.set(Erased::new(state));
-        level.noted_before.set(here.set_attached(Some(level.noted())));
-        return Ok(level.latest());
     }
-    owner.may_be_left::<T>(state)?;
-    let level = levels::begin(here, table, id, kind, hold, NO_STATE | BUSY);
-    // SAFETY: as there; this is attached.
-    unsafe { attach_beside::<T>(here, level, interpreter, (state, owner), site) }
+    // SAFETY: as there.
+    unsafe { attach_beside(here, level, interpreter, site) }
 }
 
-/// See [`attach`].
+/// [`attach`], whatever this thread is in and has attached.
 ///
 /// # Safety
-/// As there.
+/// As for [`enter`], of what the level was begun with.
 #[inline(never)]
 unsafe fn attach_beside<T: Runtime>(
     here: &ThisThread,
     level: &Level,
     interpreter: &T,
-    left: (T::ThreadState, Owner),
     site: Site,
 ) -> Result<At, CreateError> {
-    // SAFETY: the caller's promise.
-    unsafe { attach(here, level, interpreter, Some(left), site) }
+    // SAFETY: by (1) it lives.
+    let (table, id) = (unsafe { level.table() }, level.id);
+    let left = match attached_beside::<T>(level.outer()) {
+        Some(state) => match Owner::of(table, state, Some((id, interpreter))) {
+            Ok(owner) if owner.is(id) => {
+                here.set_attached(Some(level.noted()));
+                level.begin_reusing(Erased::new(state));
+                return Ok(level.latest());
+            }
+            found => match found.and_then(|owner| owner.may_be_left::<T>(state).map(|()| owner)) {
+                Ok(owner) => Some((state, owner)),
+                // SAFETY: it has just begun.
+                Err(refused) => return Err(unsafe { refuse(here, level, refused) }),
+            },
+        },
+        None => None,
+    };
+    // SAFETY: the caller's promise; `left` is what is attached.
+    unsafe { attach(here, level, interpreter, left, site) }
 }
 
 /// Attaches for `level`, which has just begun: its own thread state, or a remembered one, or a new one. Ends the level if
@@ -172,36 +216,56 @@ unsafe fn attach<T: Runtime>(
     let is_its = |own: &T::ThreadState| interpreter.owns(*own) == Some(true);
     let known = known.or_else(|| own.filter(is_its)).or_else(|| interpreter.remembered());
     match (left, own) {
-        (Some((state, owner)), _) => level.left.set(Some(owner.leave(table, state, true, site))),
+        (Some((state, owner)), _) => level.leave(owner.leave(table, state, true, site)),
         (None, Some(own)) if known != Some(own) => leave_unbound(level, interpreter, own, site),
         _ => {}
     }
-    let refused = match known.map_or_else(|| interpreter.create(), Ok) {
-        // What they run may have left something behind: an ensure that it forgot, or a detached thread. Nothing can be said of what
-        // would be restored.
-        Ok(_) if !T::CREATES_ALONE && T::attached() != left.map(|(left, _)| left) => CHANGED,
-        Ok(state) => {
-            level.noted_before.set(here.set_attached(None));
-            if let Some((left, _)) = left {
-                // SAFETY: it is attached, as asked above.
-                unsafe { T::detach(left) };
-            }
-            // SAFETY: (1) nothing is attached now; the state is this thread's: just created, remembered by the runtime, or used by
-            // an outer level; (2) the caller's promise (1).
-            unsafe { T::attach(state) };
-            here.set_attached(Some(level.noted()));
-            level.state.set(Erased::new(state));
-            level.set(CREATED, known.is_none());
-            level.set(NO_STATE | BUSY, false);
-            return Ok(level.latest());
-        }
-        Err(refused) => refused,
+    let state = match known {
+        Some(state) => state,
+        None => match interpreter.create() {
+            Ok(state) => state,
+            // SAFETY: it has just begun.
+            Err(refused) => return Err(unsafe { refuse(here, level, refused) }),
+        },
     };
-    let left = level.left.get();
+    // What they run may have left something behind: an ensure that it forgot, or a detached thread. Nothing can be said of what
+    // would be restored.
+    if !T::CREATES_ALONE && T::attached() != left.map(|(left, _)| left) {
+        // SAFETY: it has just begun.
+        return Err(unsafe { refuse(here, level, CHANGED) });
+    }
+    if !level.noted_before.get().is_nothing() {
+        here.set_attached(None);
+    }
+    if let Some((left, _)) = left {
+        // SAFETY: it is attached, as asked above.
+        unsafe { T::detach(left) };
+    }
+    // SAFETY: (1) nothing is attached now; the state is this thread's: just created, remembered by the runtime, or used by
+    // an outer level; (2) the caller's promise (1).
+    unsafe { T::attach(state) };
+    here.set_attached(Some(level.noted()));
+    level.begin_attached(Erased::new(state), known.is_none());
+    Ok(level.latest())
+}
+
+/// Ends a level that has attached nothing. Returns what it is given.
+///
+/// # Safety
+/// Its table lives, and its guard is the caller's.
+#[cold]
+#[inline(never)]
+unsafe fn refuse(here: &ThisThread, level: &Level, why: CreateError) -> CreateError {
+    // SAFETY: the caller's promise.
+    let (table, left, told) = (unsafe { level.table() }, level.left(), level.noted_before.get());
     levels::end(here, level);
+    if here.words() != told {
+        // By a level that what they ran has forgotten, and that has just gone: of no registry any more (see `nest`).
+        here.set_attached(here.noted().map(|noted| Noted { registry: 0, ..noted }));
+    }
     // SAFETY: taken out above: put together once.
     unsafe { give_up_left(table, left) };
-    Err(refused)
+    why
 }
 
 /// `own` is what the runtime takes for this thread's own thread state, with nothing attached. Attaching another one will change
@@ -212,7 +276,7 @@ fn leave_unbound<T: Runtime>(level: &Level, interpreter: &T, own: T::ThreadState
     // SAFETY: the level was entered with its table, which lives.
     let table = unsafe { level.table() };
     if let Ok(owner) = Owner::of(table, own, Some((level.id, interpreter))) {
-        level.left.set(Some(owner.leave(table, own, false, site)));
+        level.leave(owner.leave(table, own, false, site));
     }
 }
 
@@ -320,7 +384,7 @@ impl<'r, T: Runtime> Attached<'r, T> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn is_daemon(&self) -> bool {
-        matches!(self.level().hold.get(), Hold::Daemon)
+        matches!(self.level().hold(), Hold::Daemon)
     }
 
     /// Gives up this level's guard, or takes one. Other levels keep what they have, and the release of this one restores
@@ -535,6 +599,9 @@ impl<'r, T: Runtime> Attached<'r, T> {
 impl<T: Runtime> Drop for Attached<'_, T> {
     #[inline(always)]
     fn drop(&mut self) {
+        if count_off::<T>(self.table, |top| top.latest() == self.at) {
+            return;
+        }
         // SAFETY: (1) this level is a T's; (2) `table` is borrowed.
         if let Err(error) = unsafe { release::<T>(self.at) } {
             error.panic();
@@ -616,20 +683,49 @@ fn attach_kept<T: Runtime>(
 /// # Safety
 /// 1. Its level is of runtime `T`, if there is one.
 /// 2. Its table lives.
-#[inline(always)]
 pub(super) unsafe fn release<T: Runtime>(at: At) -> Result<(), ReleaseError> {
     let here = this_thread();
-    if let Some(level) = levels::top(here).filter(|top| top.latest() == at && !top.is(NO_STATE | BUSY | LOST))
-        // SAFETY: by (1) the level's states are Ts'.
-        && T::is_attached(unsafe { level.state.get().get() })
-        // What a daemon has attached may be another one's, of the same name.
-        && !matches!(level.hold.get(), Hold::Daemon)
-    {
+    match levels::top(here).filter(|top| top.latest() == at) {
+        // SAFETY: the caller's promises.
+        Some(level) => unsafe { release_innermost::<T>(here, level) },
+        // SAFETY: the caller's promises.
+        None => unsafe { release_otherwise::<T>(at) },
+    }
+}
+
+/// [`release`], of the latest ensure of the innermost level.
+///
+/// # Safety
+/// As there.
+#[inline(never)]
+pub(super) unsafe fn release_innermost<T: Runtime>(
+    here: &ThisThread,
+    level: &Level,
+) -> Result<(), ReleaseError> {
+    // SAFETY: by (1) the level's states are Ts'.
+    let state = unsafe { level.state.get().get::<T::ThreadState>() };
+    // What a daemon has attached may be another one's, of the same name.
+    if level.is(IN_THE_WAY) || matches!(level.hold(), Hold::Daemon) || !T::is_attached(state) {
+        // SAFETY: the caller's promises.
+        return unsafe { release_otherwise::<T>(level.latest()) };
+    }
+    if !level.is_simple() || T::in_use(state) {
         // SAFETY: the caller's promises; it is attached.
         return unsafe { leave::<T>(here, level) };
     }
-    // SAFETY: the caller's promises.
-    unsafe { release_otherwise::<T>(at) }
+    // What `leave` comes to, without its questions.
+    let created = level.is(CREATED);
+    level.set(BUSY, true);
+    here.set_attached(None);
+    // SAFETY: attached; created by this level, which is on its way out, or else to be attached again.
+    unsafe { if created { T::destroy(state) } else { T::detach(state) } };
+    here.put_back(level.noted_before.get());
+    // SAFETY: (2).
+    let (table, hold) = (unsafe { level.table() }, level.hold());
+    levels::end(here, level);
+    // SAFETY: taken out above: put together once.
+    unsafe { give_up_hold(table, hold) };
+    Ok(())
 }
 
 /// [`release`], of what is not simply attached.
@@ -657,9 +753,10 @@ unsafe fn release_otherwise<T: Runtime>(at: At) -> Result<(), ReleaseError> {
 ///
 /// # Safety
 /// As for [`release`]; and the level's thread state is attached, or the level has lost it.
-#[inline(always)]
+#[inline(never)]
 unsafe fn leave<T: Runtime>(here: &ThisThread, level: &Level) -> Result<(), ReleaseError> {
-    if level.count_off() {
+    if level.has_counted() {
+        level.count_off();
         here.set_attached(Some(level.noted()));
         return Ok(());
     }
@@ -690,13 +787,16 @@ unsafe fn leave<T: Runtime>(here: &ThisThread, level: &Level) -> Result<(), Rele
                 unsafe { T::detach(state) };
             }
         }
-        if let Some(left) = level.left.get() {
+        if let Some(left) = level.left() {
             restored = restore::<T>(table, left);
         }
     }
-    here.set_attached(level.noted_before.get().filter(|_| restored.is_ok()));
+    match restored {
+        Ok(()) => here.put_back(level.noted_before.get()),
+        Err(_) => here.set_attached(None),
+    }
     // What the level holds at the end: guards may have been counted anew, in a child forked meanwhile.
-    let (left, hold) = (level.left.get(), level.hold.get());
+    let (left, hold) = (level.left(), level.hold());
     levels::end(here, level);
     // SAFETY: taken out above: put together once.
     unsafe { give_up(table, left, hold) };
@@ -714,7 +814,7 @@ fn has_lost<T: Runtime>(
     if level.is(LOST) {
         return true;
     }
-    let is_there = !matches!(level.hold.get(), Hold::Daemon)
+    let is_there = !matches!(level.hold(), Hold::Daemon)
         || levels::guard_of(table, level.id).is_some()
         || table.find(level.id).is_some();
     if is_there || attached == Some(state) && T::interpreter_of(state) == level.id {
@@ -843,7 +943,7 @@ pub(super) unsafe fn give_up_hold(table: &Table, hold: Hold) {
 
 /// See [`Attached::set_daemon`]. `level` is the innermost, and of `table`.
 pub(super) fn set_daemon(table: &Table, level: &Level, daemon: bool, site: Site) -> Result<(), LookupError> {
-    let hold = match (daemon, level.hold.get()) {
+    let hold = match (daemon, level.hold()) {
         (true, _) => Hold::Daemon,
         (false, Hold::Daemon) if level.is(LOST) => return Err(LookupError::NotFound),
         (false, Hold::Daemon) => {
@@ -853,7 +953,8 @@ pub(super) fn set_daemon(table: &Table, level: &Level, daemon: bool, site: Site)
     };
     // Those that it was counted with keep what they have.
     let level = levels::split(level, level.latest().depth);
-    let before = level.hold.replace(hold);
+    let before = level.hold();
+    level.set_hold(hold);
     if daemon {
         // SAFETY: taken out of the level above.
         unsafe { give_up_hold(table, before) };

@@ -20,7 +20,7 @@
 
 use crate::signal_safe::guard::{GuardParts, RawGuard};
 use crate::signal_safe::table::Table;
-use crate::signal_safe::this_thread::{Noted, ThisThread, this_thread};
+use crate::signal_safe::this_thread::{Noted, ThisThread, Words, this_thread};
 use crate::{InterpreterId, Site};
 use std::any::TypeId;
 use std::cell::Cell;
@@ -34,28 +34,34 @@ pub(crate) struct Level {
     outer: Cell<*mut Level>,
     /// Tells it from all other levels of the process, for all practical purposes, but for those that were split off from it.
     pub serial: u64,
+    /// What [`counts`](Level::counts) and [`counts_like`](Level::counts_like) look at.
+    countable: Cell<u64>,
     /// Which ensures of its serial number it stands for.
     pub first: u32,
     last: Cell<u32>,
     flags: Cell<u8>,
     pub table: TableRef,
     pub id: InterpreterId,
-    /// The runtime's type.
-    pub runtime: TypeId,
-    /// Releases it, of whatever runtime it is.
-    pub release: Release,
-    pub hold: Cell<Hold>,
+    /// Its runtime.
+    pub kind: &'static Kind,
+    hold: Cell<Hold>,
     /// The thread state that this level has attached or found attached, unless it has none ([`NO_STATE`]).
     pub state: Cell<Erased>,
     /// What handlers were told to be attached before.
-    pub noted_before: Cell<Option<Noted>>,
+    pub noted_before: Cell<Words>,
     /// The number by which C knows its first ensure, where that is not the serial number; or 0.
     name: Cell<u64>,
-    pub left: Cell<Option<Left>>,
+    /// With `LEFT`.
+    left: Cell<MaybeUninit<Left>>,
 }
 
-/// Releases an ensure of a level of its runtime, whose table lives.
-pub(crate) type Release = unsafe fn(At) -> Result<(), super::ReleaseError>;
+/// A runtime, to those who do not know its type.
+pub(crate) struct Kind {
+    /// The type's ID. (Which is no constant.)
+    pub runtime: fn() -> TypeId,
+    /// Releases an ensure of a level of this runtime, whose table lives.
+    pub release: unsafe fn(At) -> Result<(), super::ReleaseError>,
+}
 
 /// An ensure: its level's serial number, and which one it is of those that are counted under that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,10 +78,17 @@ pub(crate) const NO_STATE: u8 = 1;
 pub(crate) const BUSY: u8 = 2;
 /// A daemon's re-attach was refused: nothing is attached, and `state` has gone with its interpreter.
 pub(crate) const LOST: u8 = 4;
+/// Any of these.
+pub(crate) const IN_THE_WAY: u8 = NO_STATE | BUSY | LOST;
 /// The ensure created `state`.
 pub(crate) const CREATED: u8 = 8;
 /// It uses what it found attached.
 pub(crate) const REUSES: u8 = 16;
+/// It has left something behind.
+const LEFT: u8 = 32;
+
+/// In `countable`: it counts, and no guard is known to be like its own.
+const COUNTS: u64 = u32::MAX as u64;
 
 /// What keeps a level's interpreter from finalizing.
 #[derive(Clone, Copy)]
@@ -140,9 +153,6 @@ impl TableRef {
 pub(crate) struct Erased(MaybeUninit<[*const (); 2]>);
 
 impl Erased {
-    /// Of nothing.
-    pub const NONE: Self = Self(MaybeUninit::uninit());
-
     #[inline(always)]
     pub fn new<S: Copy>(state: S) -> Self {
         const {
@@ -286,30 +296,27 @@ pub(crate) fn begin<'l>(
     here: &ThisThread,
     table: &Table,
     id: InterpreterId,
-    (runtime, release): (TypeId, Release),
+    kind: &'static Kind,
     hold: Hold,
     flags: u8,
 ) -> &'l Level {
     let serial = new_serial(here);
     let level = take(here);
-    // SAFETY: memory for a level, which nobody else has.
+    // Field by field: what is not known yet is not written. (`state` and `left` may be anything.)
+    // SAFETY: memory for a level, which nobody else has; all others are written.
     let level: &Level = unsafe {
-        level.write(Level {
-            outer: Cell::new(here.innermost.get().cast()),
-            serial,
-            first: 0,
-            last: Cell::new(0),
-            flags: Cell::new(flags),
-            table: TableRef::new(table),
-            id,
-            runtime,
-            release,
-            hold: Cell::new(hold),
-            state: Cell::new(Erased::NONE),
-            noted_before: Cell::new(None),
-            name: Cell::new(0),
-            left: Cell::new(None),
-        });
+        (&raw mut (*level).outer).write(Cell::new(here.innermost.get().cast()));
+        (&raw mut (*level).serial).write(serial);
+        (&raw mut (*level).countable).write(Cell::new(countable(hold, flags)));
+        (&raw mut (*level).first).write(0);
+        (&raw mut (*level).last).write(Cell::new(0));
+        (&raw mut (*level).flags).write(Cell::new(flags));
+        (&raw mut (*level).table).write(TableRef::new(table));
+        (&raw mut (*level).id).write(id);
+        (&raw mut (*level).kind).write(kind);
+        (&raw mut (*level).hold).write(Cell::new(hold));
+        (&raw mut (*level).noted_before).write(Cell::new(here.words()));
+        (&raw mut (*level).name).write(Cell::new(0));
         &*level
     };
     here.innermost.set(ptr::from_ref(level).cast_mut().cast());
@@ -321,16 +328,24 @@ pub(crate) fn begin<'l>(
 #[inline(always)]
 pub(crate) fn end(here: &ThisThread, level: &Level) {
     let level = ptr::from_ref(level).cast_mut();
-    loop {
-        let innermost = here.innermost.get().cast::<Level>();
-        // SAFETY: a level of this thread: `level` is, and is not reached yet.
-        here.innermost.set(unsafe { (*innermost).outer.get() }.cast());
-        // SAFETY: from `begin` or `split`, and in no list any more.
-        unsafe { keep(here, innermost) };
-        if innermost == level {
-            return;
-        }
+    while here.innermost.get() != level.cast() {
+        end_leaked(here);
     }
+    // SAFETY: a level of this thread, from `begin` or `split`.
+    here.innermost.set(unsafe { (*level).outer.get() }.cast());
+    // SAFETY: in no list any more.
+    unsafe { keep(here, level) };
+}
+
+/// Takes the innermost level away, which is inside one that ends.
+#[cold]
+#[inline(never)]
+fn end_leaked(here: &ThisThread) {
+    let leaked = here.innermost.get().cast::<Level>();
+    // SAFETY: a level of this thread: the one that ends is, and is not reached yet.
+    here.innermost.set(unsafe { (*leaked).outer.get() }.cast());
+    // SAFETY: from `begin` or `split`, and in no list any more.
+    unsafe { keep(here, leaked) };
 }
 
 /// Has the ensure `depth` of this level's serial number, which the level stands for, begin a level of its own, and those
@@ -341,23 +356,24 @@ pub(crate) fn split(level: &Level, depth: u32) -> &Level {
     }
     let here = this_thread();
     let memory = take(here);
+    let flags = level.flags.get() & IN_THE_WAY | REUSES;
     // SAFETY: memory for a level, which nobody else has.
     let inner = unsafe {
         memory.write(Level {
             outer: Cell::new(ptr::from_ref(level).cast_mut()),
             serial: level.serial,
+            countable: Cell::new(countable(Hold::Covered, flags)),
             first: depth,
             last: Cell::new(level.last.get()),
-            flags: Cell::new(level.flags.get() & (NO_STATE | BUSY | LOST) | REUSES),
+            flags: Cell::new(flags),
             table: level.table,
             id: level.id,
-            runtime: level.runtime,
-            release: level.release,
+            kind: level.kind,
             hold: Cell::new(Hold::Covered), // nothing is counted in a level that keeps nothing
             state: Cell::new(level.state.get()),
-            noted_before: Cell::new(Some(level.noted())),
+            noted_before: Cell::new(Words::of(level.noted())),
             name: Cell::new(0),
-            left: Cell::new(None),
+            left: Cell::new(MaybeUninit::uninit()),
         });
         &*memory
     };
@@ -435,31 +451,54 @@ pub(crate) fn state_of(table: &Table, id: InterpreterId) -> Option<Erased> {
         if level.table.serial == here && level.id == id && !level.is(NO_STATE | LOST) {
             return Some(level.state.get());
         }
-        level.left.get().filter(|left| left.registry == here && left.id == id).map(|left| left.state)
+        level.left().filter(|left| left.registry == here && left.id == id).map(|left| left.state)
     })
 }
 
 /// The innermost level of runtime `runtime` that `is` accepts.
 pub(crate) fn of_runtime<'l>(runtime: TypeId, mut is: impl FnMut(&Level) -> bool) -> Option<&'l Level> {
-    all().find(|level| level.runtime == runtime && is(level))
+    all().find(|level| level.is_of(runtime) && is(level))
 }
 
 /// For a forked child: calls `f` with every guard of `table` that this thread's levels hold, to be counted anew.
 pub(crate) fn for_each_guard(table: &Table, mut f: impl FnMut(&mut GuardParts)) {
     let table = TableRef::new(table);
     for level in all().filter(|level| level.table == table) {
-        if let Hold::Own(mut parts) = level.hold.get() {
+        if let Hold::Own(mut parts) = level.hold() {
             f(&mut parts);
-            level.hold.set(Hold::Own(parts));
+            level.set_hold(Hold::Own(parts));
         }
-        if let Some(Left { keep: Keep::Own(mut parts), .. }) = level.left.get() {
+        if let Some(left @ Left { keep: Keep::Own(mut parts), .. }) = level.left() {
             f(&mut parts);
-            level.left.set(level.left.get().map(|left| Left { keep: Keep::Own(parts), ..left }));
+            level.leave(Left { keep: Keep::Own(parts), ..left });
         }
     }
 }
 
+/// The one number of a guard's place. Slots are fewer than 2^32 - 1.
+#[inline(always)]
+fn like(slot: u32, generation: u32) -> u64 {
+    u64::from(generation) << 32 | u64::from(slot.wrapping_add(1))
+}
+
+/// 0 if nothing may be counted in a level with these; else [`like`] of its own guard, or [`COUNTS`].
+#[inline(always)]
+fn countable(hold: Hold, flags: u8) -> u64 {
+    match hold {
+        _ if flags & IN_THE_WAY != 0 => 0,
+        Hold::Own(parts) if parts.ticket == 0 => like(parts.slot, parts.generation),
+        Hold::Own(_) | Hold::Covered => COUNTS,
+        Hold::Daemon => 0,
+    }
+}
+
 impl Level {
+    /// Is this its runtime's type?
+    #[inline(always)]
+    pub fn is_of(&self, runtime: TypeId) -> bool {
+        (self.kind.runtime)() == runtime
+    }
+
     /// Is one of these flags set?
     #[inline(always)]
     pub fn is(&self, flags: u8) -> bool {
@@ -469,7 +508,55 @@ impl Level {
     #[inline(always)]
     pub fn set(&self, flag: u8, on: bool) {
         let flags = self.flags.get();
-        self.flags.set(if on { flags | flag } else { flags & !flag });
+        let flags = if on { flags | flag } else { flags & !flag };
+        self.flags.set(flags);
+        self.countable.set(countable(self.hold.get(), flags));
+    }
+
+    #[inline(always)]
+    pub fn hold(&self) -> Hold {
+        self.hold.get()
+    }
+
+    pub fn set_hold(&self, hold: Hold) {
+        self.hold.set(hold);
+        self.countable.set(countable(hold, self.flags.get()));
+    }
+
+    /// It uses what it has found attached.
+    #[inline(always)]
+    pub fn begin_reusing(&self, state: Erased) {
+        self.state.set(state);
+        self.flags.set(REUSES);
+        self.countable.set(countable(self.hold.get(), REUSES));
+    }
+
+    /// Does it merely have its thread state attached, under a guard of its own or another's: with nothing left behind, nothing in the
+    /// way, and nothing counted in it?
+    #[inline(always)]
+    pub fn is_simple(&self) -> bool {
+        self.counts() && self.flags.get() & !CREATED == 0 && !self.has_counted()
+    }
+
+    /// Its thread state is attached.
+    #[inline(always)]
+    pub fn begin_attached(&self, state: Erased, created: bool) {
+        let flags = self.flags.get() & LEFT | if created { CREATED } else { 0 };
+        self.state.set(state);
+        self.flags.set(flags);
+        self.countable.set(countable(self.hold.get(), flags));
+    }
+
+    /// What it has left behind.
+    #[inline(always)]
+    pub fn left(&self) -> Option<Left> {
+        // SAFETY: written by `leave`.
+        self.is(LEFT).then(|| unsafe { self.left.get().assume_init() })
+    }
+
+    pub fn leave(&self, left: Left) {
+        self.left.set(MaybeUninit::new(left));
+        self.set(LEFT, true);
     }
 
     /// Does it stand for this ensure?
@@ -504,12 +591,17 @@ impl Level {
         Noted { id: self.id, registry: self.table.serial }
     }
 
-    /// May a nested ensure be counted in it, if its thread state is attached?
+    /// May a nested ensure be counted in it, if it is the innermost, its thread state is attached, and handlers are told so? Not while
+    /// something is in the way, nor in a daemon.
     #[inline(always)]
-    pub fn counts(&self, here: &ThisThread) -> bool {
-        !self.is(NO_STATE | BUSY | LOST)
-            && !matches!(self.hold.get(), Hold::Daemon)
-            && here.is_noted(self.noted())
+    pub fn counts(&self) -> bool {
+        self.countable.get() != 0
+    }
+
+    /// The same, if it has a guard of its own that the ledger has not recorded, counted in this slot and fork generation.
+    #[inline(always)]
+    pub fn counts_like(&self, slot: u32, generation: u32) -> bool {
+        self.countable.get() == like(slot, generation)
     }
 
     /// Counts one more ensure in it.
@@ -519,28 +611,30 @@ impl Level {
         Some(self.latest())
     }
 
-    /// Counts its latest ensure off, unless that is its first.
+    /// Is there more than its first ensure?
     #[inline(always)]
-    pub fn count_off(&self) -> bool {
-        let last = self.last.get();
-        let is_counted = last != self.first;
-        if is_counted {
-            self.last.set(last - 1);
-        }
-        is_counted
+    pub fn has_counted(&self) -> bool {
+        self.last.get() != self.first
+    }
+
+    /// Counts its latest ensure off, which is not its first.
+    #[inline(always)]
+    pub fn count_off(&self) {
+        self.last.set(self.last.get() - 1);
     }
 
     /// The guard of `id` that this level holds: its own, or that of what it left behind.
     #[inline]
     fn guard_of(&self, id: InterpreterId) -> Option<GuardParts> {
-        match (self.hold.get(), self.left.get()) {
+        match (self.hold.get(), self.left()) {
             (Hold::Own(parts), _) if self.id == id => Some(parts),
             (_, Some(Left { keep: Keep::Own(parts), id: left, .. })) if left == id => Some(parts),
             _ => None,
         }
     }
 
-    /// The level around it. For a broken twin.
+    /// The level around it.
+    #[inline(always)]
     pub fn outer(&self) -> Option<&Level> {
         // SAFETY: null or a level of this thread.
         unsafe { self.outer.get().as_ref() }

@@ -119,7 +119,7 @@ pub fn hold<T: Runtime>(registry: &Registry<T>) -> Result<Guard<'_, T>, HoldErro
 #[inline(always)]
 pub fn ensure<'r, T: Runtime>(guard: &Guard<'r, T>) -> Result<Attached<'r, T>, EnsureError> {
     let raw = guard.as_raw();
-    let at = match attached::nest::<T>(raw.table(), |top| top.id == raw.id()) {
+    let at = match attached::nest::<T>(raw.table(), |top| top.id == raw.id() && top.counts()) {
         Some(at) => at,
         None => enter(guard, Site::caller())?,
     };
@@ -211,7 +211,7 @@ pub fn ensure_id<T: Runtime>(
     id: InterpreterId,
 ) -> Result<Attached<'_, T>, EnsureError> {
     let table = registry.table();
-    let at = match attached::nest::<T>(table, |top| top.id == id) {
+    let at = match attached::nest::<T>(table, |top| top.id == id && top.counts()) {
         Some(at) => at,
         None => enter_id(registry, id, Site::caller())?,
     };
@@ -334,8 +334,12 @@ pub fn current_of<T: Runtime>(registry: &Registry<T>) -> Option<InterpreterId> {
 /// ```
 #[inline]
 pub fn note_attached(id: Option<InterpreterId>) -> Option<InterpreterId> {
-    let noted = id.map(|id| Noted { id, registry: 0 });
-    this_thread().set_attached(noted).map(|before| before.id)
+    let (here, noted) = (this_thread(), id.map(|id| Noted { id, registry: 0 }));
+    let before = here.noted();
+    if before != noted {
+        here.set_attached(noted);
+    }
+    before.map(|before| before.id)
 }
 
 static PARKED: AtomicUsize = AtomicUsize::new(0);

@@ -8,7 +8,7 @@
 //! Nothing here unwinds, so that it can be called from C, as long as the [`Runtime`] does not.
 
 use super::attached::{self, set_daemon};
-use super::levels::{self, At, Hold, Level};
+use super::levels::{self, At, Level};
 use super::{EnsureError, EnsureOwnedError, ReleaseError, Runtime};
 use crate::signal_safe::this_thread::this_thread;
 use crate::{Guard, InterpreterId, LookupError, Registry, Site};
@@ -78,7 +78,7 @@ impl RawLevel {
 /// ```
 #[inline(always)]
 pub fn nest<T: Runtime>(registry: &Registry<T>, id: i64) -> Option<RawLevel> {
-    attached::nest::<T>(registry.table(), |top| i64::from(top.id) == id).map(RawLevel::of)
+    attached::nest::<T>(registry.table(), |top| i64::from(top.id) == id && top.counts()).map(RawLevel::of)
 }
 
 /// [`nest`], if the level's own guard was counted in this slot and fork generation and is not recorded, as is one of the same
@@ -103,10 +103,7 @@ pub fn nest<T: Runtime>(registry: &Registry<T>, id: i64) -> Option<RawLevel> {
 /// ```
 #[inline(always)]
 pub fn nest_like<T: Runtime>(registry: &Registry<T>, slot: u32, generation: u32) -> Option<RawLevel> {
-    let is_like = |top: &Level| match top.hold.get() {
-        Hold::Own(parts) => parts.slot == slot && parts.generation == generation && parts.ticket == 0,
-        Hold::Covered | Hold::Daemon => false,
-    };
+    let is_like = |top: &Level| top.counts_like(slot, generation);
     attached::nest::<T>(registry.table(), is_like).map(RawLevel::of)
 }
 
@@ -131,7 +128,7 @@ pub fn nest_like<T: Runtime>(registry: &Registry<T>, slot: u32, generation: u32)
 #[inline(always)]
 pub fn ensure<T: Runtime>(guard: &Guard<'_, T>, site: Site) -> Result<RawLevel, EnsureError> {
     let raw = guard.as_raw();
-    match attached::nest::<T>(raw.table(), |top| top.id == raw.id()) {
+    match attached::nest::<T>(raw.table(), |top| top.id == raw.id() && top.counts()) {
         Some(at) => Ok(RawLevel::of(at)),
         None => super::enter(guard, site).map(RawLevel::of),
     }
@@ -164,6 +161,31 @@ pub fn ensure_id<T: Runtime>(
         Some(level) => Ok(level),
         None => super::enter_id(registry, id, site).map(RawLevel::of),
     }
+}
+
+/// [`ensure_id`], which [`nest`] has refused: in a level of its own.
+///
+/// Context, errors: as there.
+///
+/// ```
+/// # use interp_guard::{Registry, Site, thread_state::raw};
+/// # use refruntime::Interpreter;
+/// # let registry = Registry::new();
+/// # let id = Interpreter::locking().register(&registry)?;
+/// let level = match raw::nest(&registry, id.into()) {
+///     Some(level) => level,
+///     None => raw::enter_id(&registry, id, Site::caller())?,
+/// };
+/// raw::release(&registry, level)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[inline(always)]
+pub fn enter_id<T: Runtime>(
+    registry: &Registry<T>,
+    id: InterpreterId,
+    site: Site,
+) -> Result<RawLevel, EnsureError> {
+    super::enter_id(registry, id, site).map(RawLevel::of)
 }
 
 /// [`thread_state::ensure_owned`](super::ensure_owned): a level of its own, which has the guard.
@@ -225,10 +247,20 @@ pub fn innermost<T: Runtime>(registry: &Registry<T>) -> Option<RawLevel> {
 /// ```
 #[inline(always)]
 pub fn release<T: Runtime>(registry: &Registry<T>, level: RawLevel) -> Result<(), ReleaseError> {
-    let top = levels::top(this_thread());
-    match top.filter(|top| top.serial == level.to_bits() && top.table.serial == registry.table().serial()) {
+    match attached::count_off::<T>(registry.table(), |top| top.serial == level.to_bits()) {
+        true => Ok(()),
+        false => release_last(registry, level),
+    }
+}
+
+/// [`release`], of what is not merely counted.
+#[inline(never)]
+fn release_last<T: Runtime>(registry: &Registry<T>, level: RawLevel) -> Result<(), ReleaseError> {
+    let (here, serial) = (this_thread(), registry.table().serial());
+    let is_it = |top: &&Level| top.serial == level.to_bits() && top.table.serial == serial;
+    match levels::top(here).filter(is_it) {
         // SAFETY: (1), (2) it is of this registry.
-        Some(top) => unsafe { attached::release::<T>(top.latest()) },
+        Some(top) => unsafe { attached::release_innermost::<T>(here, top) },
         None => Err(not_innermost(level)),
     }
 }
@@ -332,7 +364,7 @@ pub fn set_innermost_daemon<T: Runtime>(
 /// ```
 #[inline(always)]
 pub fn attached<T: Runtime>() -> Option<T::ThreadState> {
-    attached::attached_here::<T>(this_thread())
+    attached::attached_beside::<T>(levels::top(this_thread()))
 }
 
 /// The interpreter and the thread state of the calling thread's innermost level, if it is one of this registry.

@@ -109,7 +109,7 @@ impl Token {
     pub unsafe fn release(self) -> Result<(), ReleaseError> {
         let level = self.innermost_level()?;
         // SAFETY: (1) entered for its own T's release; (2) the caller's promise.
-        unsafe { (level.release)(level.latest()) }
+        unsafe { (level.kind.release)(level.latest()) }
     }
 
     /// Ends the allow-threads section that [`allow_threads_begin`] began: attaches again. While the level holds a guard, it
@@ -142,7 +142,7 @@ impl Token {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub unsafe fn allow_threads_end<T: Runtime>(self) -> Option<Result<(), LookupError>> {
-        let level = self.innermost_level().ok().filter(|level| level.runtime == TypeId::of::<T>())?;
+        let level = self.innermost_level().ok().filter(|level| level.is_of(TypeId::of::<T>()))?;
         if level.is(LOST) {
             return Some(Err(LookupError::NotFound));
         }
@@ -179,7 +179,7 @@ pub(super) fn innermost_of<'l, T: Runtime>(registry: &Registry<T>) -> Option<&'l
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn is_daemon<T: Runtime>(registry: &Registry<T>) -> Option<bool> {
-    innermost_of(registry).map(|level| matches!(level.hold.get(), Hold::Daemon))
+    innermost_of(registry).map(|level| matches!(level.hold(), Hold::Daemon))
 }
 
 /// [`Attached::set_daemon`](super::Attached::set_daemon) on the calling thread's innermost level. `None` if that is not
@@ -235,7 +235,7 @@ pub fn set_innermost_daemon<T: Runtime>(
 /// ```
 pub unsafe fn allow_threads_begin<T: Runtime>() -> Option<Token> {
     let state = T::attached()?;
-    let level = levels::top(this_thread()).filter(|top| top.runtime == TypeId::of::<T>() && !top.is(BUSY))?;
+    let level = levels::top(this_thread()).filter(|top| top.is_of(TypeId::of::<T>()) && !top.is(BUSY))?;
     // SAFETY: the level is of this runtime, as asked above.
     if unsafe { level.state.get().get::<T::ThreadState>() } != state || T::in_use(state) {
         return None;
