@@ -698,7 +698,7 @@ const TWIN: bool =
 ///
 /// # Safety
 /// As there.
-#[inline(never)]
+#[inline(always)]
 pub(super) unsafe fn release_innermost<T: Runtime>(
     here: &ThisThread,
     level: &Level,
