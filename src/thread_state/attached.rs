@@ -705,16 +705,19 @@ pub(super) unsafe fn release_innermost<T: Runtime>(
 ) -> Result<(), ReleaseError> {
     // SAFETY: by (1) the level's states are Ts'.
     let state = unsafe { level.state.get().get::<T::ThreadState>() };
-    if TWIN || !level.is_simple() || !T::is_attached(state) || T::in_use(state) {
+    let reuses = level.is(REUSES);
+    if TWIN || !level.is_simple() || !T::is_attached(state) || !reuses && T::in_use(state) {
         // SAFETY: the caller's promises.
         return unsafe { release_otherwise::<T>(level.latest()) };
     }
     // What `leave` comes to, without its questions.
-    let created = level.is(CREATED);
-    level.set(BUSY, true);
-    note::<T>(here, None);
-    // SAFETY: attached; created by this level, which is on its way out, or else to be attached again.
-    unsafe { if created { T::destroy(state) } else { T::detach(state) } };
+    if !reuses {
+        let created = level.is(CREATED);
+        level.set(BUSY, true);
+        note::<T>(here, None);
+        // SAFETY: attached; created by this level, which is on its way out, or else to be attached again.
+        unsafe { if created { T::destroy(state) } else { T::detach(state) } };
+    }
     if T::NOTES {
         here.put_back(level.noted_before.get());
     }

@@ -536,7 +536,7 @@ impl Level {
     /// way, and nothing counted in it?
     #[inline(always)]
     pub fn is_simple(&self) -> bool {
-        self.counts() && self.flags.get() & !CREATED == 0 && !self.has_counted()
+        self.counts() && self.flags.get() & !(CREATED | REUSES) == 0 && !self.has_counted()
     }
 
     /// Its thread state is attached.
