@@ -8,7 +8,7 @@
 
 use crate::module::{Methods, no_arguments};
 use crate::table::REGISTRY;
-use crate::{callbacks, first_version, interrupt, levels, on_close, python, residents, shutdown, signals};
+use crate::{attach, callbacks, first_version, interrupt, on_close, python, residents, shutdown, signals};
 use pyo3_ffi::{self as ffi, PyObject};
 use std::ptr::null_mut;
 use std::sync::Once;
@@ -93,9 +93,8 @@ extern "C" fn parent() {
 
 extern "C" fn child() {
     // SAFETY: called by fork in the child, on its only thread, which called `before_fork`. Guards that are not kept are not
-    // dereferenced: `GuardWord::borrow` refuses them, and no level of another thread is ever looked at again. The levels'
-    // guards are one each.
-    unsafe { REGISTRY.after_fork_child_with(|keep| levels::for_each_guard(keep)) };
+    // dereferenced: `GuardWord::borrow` refuses them, and no level of another thread is ever looked at again.
+    unsafe { REGISTRY.after_fork_child(&mut []) };
     first_version::after_fork_child();
     callbacks::after_fork_child();
     on_close::after_fork_child(true);
@@ -106,7 +105,8 @@ extern "C" fn child() {
 static CREATING: AtomicU32 = AtomicU32::new(0);
 const FORKING: u32 = 1 << 31;
 
-/// Runs `PyThreadState_New` so that no `os.fork` falls into it.
+/// Runs `PyThreadState_New` so that no `os.fork` falls into it. A thread that has to wait for one lets go of the GIL, which
+/// whoever forks needs.
 pub fn creating<R>(new: impl FnOnce() -> R) -> R {
     if !python::new_is_unsafe_across_fork() {
         return new();
@@ -115,7 +115,12 @@ pub fn creating<R>(new: impl FnOnce() -> R) -> R {
         // Relaxed: the exchange decides.
         let seen = CREATING.load(Ordering::Relaxed);
         if seen & FORKING != 0 {
-            atomic_wait::wait(&CREATING, seen);
+            let wait = || atomic_wait::wait(&CREATING, seen);
+            if attach::attached().is_null() {
+                wait()
+            } else {
+                shutdown::detached(wait)
+            }
             continue;
         }
         // Acquire: after the fork that `after` ended, by its Release.

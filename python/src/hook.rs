@@ -14,7 +14,7 @@
 use crate::module::{Methods, no_arguments};
 use crate::shutdown;
 use crate::table::{self, REGISTRY};
-use crate::{levels, python, signals};
+use crate::{attach, python, signals};
 use interp_guard::{InterpreterId, Site};
 use pyo3_ffi::{self as ffi, PyObject};
 use std::collections::BTreeSet;
@@ -158,7 +158,7 @@ extern "C" fn restore(number: *mut c_void) -> c_int {
         if table::current().1 == Some(id) {
             put_back(id);
         } else {
-            signals::inside(levels::ensure_id(id, Site::default()), || put_back(id));
+            signals::inside(attach::ensure_id(id, Site::default()), || put_back(id));
         }
     }
     0

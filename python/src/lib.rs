@@ -5,8 +5,7 @@
 //! | `python` | what differs between the versions; which thread state is attached here |
 //! | `table` | the process's one registry; IDs, epochs, registration |
 //! | `word` | a guard and a view as one tagged word |
-//! | `levels` | ensure and release: thread states, nested and across interpreters |
-//! | `this_thread` | where a thread keeps its levels |
+//! | `attach` | CPython as a runtime: what of ensure and release is its own |
 //! | `shutdown` | what hooks do: close and drain; what they say while they wait |
 //! | `hook` | the `atexit` callback: whether it is still there, and whether it is the end |
 //! | `on_close` | what is called when an interpreter closes |
@@ -28,6 +27,7 @@
 //! | `stress` | the native part of `python -m interp_guard stress` |
 //! | `module` | the functions under the Python package |
 
+mod attach;
 mod c_api;
 mod callbacks;
 mod deadline;
@@ -37,7 +37,6 @@ mod hook;
 mod interrupt;
 mod keeper;
 mod late;
-mod levels;
 mod module;
 mod on_close;
 mod python;
@@ -49,7 +48,6 @@ mod shutdown;
 mod signals;
 mod stress;
 mod table;
-mod this_thread;
 mod threads;
 mod trampoline;
 mod word;

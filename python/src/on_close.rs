@@ -7,10 +7,10 @@
 //!
 //! A callable stays in its interpreter, under a number that `interp_guard._on_close` gives it.
 
-use crate::levels::InterpreterGuard;
+use crate::attach::InterpreterGuard;
 use crate::table::{self, Interpreter, REGISTRY};
-use crate::{levels, shutdown, signals};
-use interp_guard::{CloseError, Closing, InterpreterId, LookupError};
+use crate::{attach, shutdown, signals};
+use interp_guard::{CloseError, Closing, InterpreterId, LookupError, Site};
 use pyo3_ffi::{self as ffi, PyObject};
 use std::ffi::{c_int, c_longlong, c_void};
 use std::ptr::null_mut;
@@ -83,11 +83,14 @@ pub fn tell(id: InterpreterId, guard: Option<InterpreterGuard>) {
         return;
     }
     // SAFETY: asked only where this thread is attached.
-    let here = (!levels::attached().is_null()).then(|| unsafe { table::current() }.1).flatten();
+    let here = (!attach::attached().is_null()).then(|| unsafe { table::current() }.1).flatten();
     if here == Some(id) {
         drop(guard);
         call_all(id);
-    } else if guard.and_then(|guard| signals::inside(levels::enter(guard), || call_all(id))).is_none() {
+    } else if guard
+        .and_then(|guard| signals::inside(attach::enter(guard, Site::default()), || call_all(id)))
+        .is_none()
+    {
         shutdown::say(&format!("what wanted to know that interpreter {id} closes could not be called"));
     }
 }

@@ -11,7 +11,7 @@ use crate::late::Late;
 use crate::residents::{self, Asks, LOOK_EVERY, STAY_AT_MOST};
 use crate::table::{self, Interpreter, REGISTRY};
 use crate::threads::Names;
-use crate::{fork, keeper, levels, on_close, python, report, selfhold, signals};
+use crate::{attach, fork, keeper, on_close, python, report, selfhold, signals};
 use interp_guard::{CloseError, Closing, DrainError, DrainOptions, DrainTimeout, InterpreterId};
 use pyo3_ffi as ffi;
 use std::io::Write;
@@ -168,7 +168,7 @@ pub unsafe fn wait_without_closing() {
     }
     let mut wait = Wait::begin(is_main);
     for id in ids {
-        if levels::holds(id) {
+        if attach::holds(id) {
             say(&format!(
                 "atexit callbacks are run inside PyThreadState_Ensure of interpreter {id}: its guards are not waited for here"
             ));
@@ -183,7 +183,7 @@ pub unsafe fn wait_without_closing() {
 /// A level of the calling thread keeps one of the interpreters alive, and no other thread can release it. Going on would
 /// be a crash, and waiting a hang without end.
 fn refuse_to_wait_for_oneself(mut ids: impl Iterator<Item = InterpreterId>) {
-    let Some(id) = ids.find(|&id| levels::holds(id)) else { return };
+    let Some(id) = ids.find(|&id| attach::holds(id)) else { return };
     say(&format!(
         "interpreter {id} cannot finalize: this thread is inside PyThreadState_Ensure for it, and would wait for itself. \
          Release it first. The process ends with status 1"
@@ -487,12 +487,12 @@ pub enum Drained {
 /// handlers raise, which run now and then if it is attached to the main interpreter. Else, in the process's main thread, Ctrl-C is
 /// as in a hook: the first asks who holds the guards, the second ends the process.
 pub fn drain(id: InterpreterId, timeout: Option<Duration>, raises: bool) -> Drained {
-    if levels::holds(id) {
+    if attach::holds(id) {
         return Drained::WouldDeadlock;
     }
     let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     // SAFETY: asked only where this thread is attached.
-    let current = (!levels::attached().is_null()).then(|| unsafe { table::current() }.1).flatten();
+    let current = (!attach::attached().is_null()).then(|| unsafe { table::current() }.1).flatten();
     let in_main = current.is_some() && current == table::main_id();
     if raises && in_main {
         return drain_until(id, end, true, None);
@@ -513,7 +513,7 @@ fn drain_until(id: InterpreterId, end: Option<Instant>, signals: bool, watch: Op
         Err(CloseError::NotFound) => return Drained::NotFound,
         Err(CloseError::AlreadyClosing) => return Drained::AlreadyClosing,
     };
-    let (is_attached, began) = (!levels::attached().is_null(), Instant::now());
+    let (is_attached, began) = (!attach::attached().is_null(), Instant::now());
     let mut asked = 0;
     loop {
         let left = end.map(|end| end.saturating_duration_since(Instant::now()));

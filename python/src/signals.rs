@@ -7,7 +7,7 @@
 //! CPython, when it finalizes, sets every signal that Python code had handled back to its default action, also where another
 //! handler is on top, and the next signal would end the process. [`before_main_ends`] has CPython ignore those first.
 
-use crate::levels::{self, Level, Refused};
+use crate::attach::{self, Level};
 use crate::shutdown;
 use crate::table::{Interpreter, REGISTRY};
 use interp_guard::pending::{PendingQueue, QueueOptions, Worker};
@@ -15,7 +15,7 @@ use interp_guard::signal::{self, Handler};
 use interp_guard::{Guard, InterpreterId, Site};
 use pyo3_ffi::{self as ffi, PyObject};
 use std::ffi::{CStr, CString, c_char, c_int, c_long, c_longlong, c_void};
-use std::ptr::{NonNull, null, null_mut};
+use std::ptr::{null, null_mut};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU64, Ordering};
 
@@ -85,16 +85,16 @@ fn run(guard: &Guard<'_, Interpreter>, number: usize) {
     let parts = guard.clone().into_raw().into_parts();
     // SAFETY: the parts of a guard of this registry, which is the queue's, put together once.
     let own = unsafe { REGISTRY.guard_from_parts(parts) };
-    if inside(levels::enter(own), call).is_none() {
+    if inside(attach::enter(own, Site::default()), call).is_none() {
         shutdown::say(&format!("no memory to run a signal's callable in interpreter {}", guard.id()));
     }
 }
 
 /// Runs `f` inside a level, and releases that. `None` if there is none.
-pub fn inside<R>(level: Result<NonNull<Level>, Refused>, f: impl FnOnce() -> R) -> Option<R> {
-    let level = level.ok()?;
+pub fn inside<R>(level: Option<Level>, f: impl FnOnce() -> R) -> Option<R> {
+    let level = level?;
     let result = f();
-    if levels::release(level.as_ptr()).is_err() {
+    if attach::release(level).is_err() {
         // SAFETY: ends the process; callable always.
         unsafe { ffi::Py_FatalError(c"interp_guard: a callable left another thread state attached".as_ptr()) }
     }
@@ -184,7 +184,7 @@ pub unsafe extern "C" fn keep_in(_: *mut PyObject, arguments: *mut PyObject) -> 
         };
         match InterpreterId::try_from(id)
             .ok()
-            .and_then(|id| inside(levels::ensure_id(id, Site::caller()), keep))
+            .and_then(|id| inside(attach::ensure_id(id, Site::caller()), keep))
         {
             None => raise(ffi::PyExc_RuntimeError, format!("cannot attach to interpreter {id}")),
             Some(None) => none(),
@@ -212,7 +212,7 @@ pub unsafe extern "C" fn forget_in(_: *mut PyObject, arguments: *mut PyObject) -
             ffi::Py_XDECREF(done);
         };
         if let Ok(id) = InterpreterId::try_from(id) {
-            inside(levels::ensure_id(id, Site::caller()), forget);
+            inside(attach::ensure_id(id, Site::caller()), forget);
         }
         none()
     }

@@ -17,7 +17,6 @@
 //! Entries are never given back: native code may call one at any time, for as long as the process lives.
 
 use crate::callbacks::{Callback, enter, leave};
-use crate::levels::Level;
 use std::arch::naked_asm;
 use std::io;
 use std::mem::offset_of;
@@ -60,7 +59,7 @@ pub struct Frame {
     pub words: u64,
     pub callback: &'static Callback,
     /// For `leave`.
-    pub pass: (u64, *mut Level),
+    pub pass: (u64, u64),
 }
 
 /// What every entry jumps to, with its [`Entry`] in r11.
