@@ -21,7 +21,7 @@ use syn::visit::{self, Visit};
 use syn::{Attribute, Item, UseTree};
 
 /// The crates that are checked: where their `lib.rs` lies.
-const CRATES: [&str; 2] = ["src", "capi/src"];
+const CRATES: [&str; 3] = ["src", "capi/src", "python/src"];
 
 /// Rooms that count as one file as far as circles go, until they are without any.
 const NOT_OPENED: [&str; 1] = ["thread_state"];

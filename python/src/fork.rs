@@ -1,4 +1,4 @@
-// May import: end, first_version, ground, holding, levels, signals.
+// May import: c, end, ground, holding, signals.
 //! Forks: what a child finds.
 //!
 //! Two sets of hooks, which do different things and so may both run for one fork. The C library's (`pthread_atfork`) touch
@@ -6,11 +6,12 @@
 //! Python's (`os.register_at_fork`) run in `os.fork` alone. Up to 3.11 they keep other threads from being inside
 //! `PyThreadState_New` while the process forks (`ground::creating`).
 
+use crate::c::first_version;
 use crate::end::{interrupt, on_close, residents};
 use crate::ground::creating;
 use crate::ground::helpers::{Methods, no_arguments, none, say};
 use crate::ground::registry::REGISTRY;
-use crate::{first_version, holding, levels, signals};
+use crate::{holding, signals};
 use pyo3_ffi::{self as ffi, PyObject};
 use std::ptr::null_mut;
 use std::sync::Once;
@@ -93,9 +94,8 @@ extern "C" fn parent() {
 
 extern "C" fn child() {
     // SAFETY: called by fork in the child, on its only thread, which called `before_fork`. Guards that are not kept are not
-    // dereferenced: `GuardWord::borrow` refuses them, and no level of another thread is ever looked at again. The levels'
-    // guards are one each.
-    unsafe { REGISTRY.after_fork_child_with(|keep| levels::for_each_guard(keep)) };
+    // dereferenced: `GuardWord::borrow` refuses them, and no level of another thread is ever looked at again.
+    unsafe { REGISTRY.after_fork_child(&mut []) };
     first_version::after_fork_child();
     holding::after_fork_child();
     on_close::after_fork_child(true);

@@ -1,9 +1,9 @@
-// May import: ground, levels.
+// May import: attach, ground.
 //! What of the calling thread keeps an interpreter from finalizing: its levels, and the calls of `calls::callbacks` that
 //! it is in.
 
+use crate::attach;
 use crate::ground::registry;
-use crate::levels;
 use interp_guard::InterpreterId;
 use std::cell::Cell;
 
@@ -26,7 +26,7 @@ pub fn end_call() {
 
 /// Is the calling thread inside a level, or a callback, that keeps interpreter `id` from finalizing?
 pub fn holds(id: InterpreterId) -> bool {
-    levels::holds(id) || Some(id) == registry::main_id() && CALLS_WITH_GUARDS.get() > 0
+    attach::holds(id) || Some(id) == registry::main_id() && CALLS_WITH_GUARDS.get() > 0
 }
 
 /// In a forked child: the guards of the calls that this thread is in count no longer.

@@ -1,17 +1,16 @@
-// May import: ground, levels.
+// May import: attach, ground.
 //! Where this thread is, and a call inside a level.
 
+use crate::attach::{self, Level};
 use crate::ground::registry;
-use crate::levels::{self, Level, Refused};
 use interp_guard::InterpreterId;
 use pyo3_ffi as ffi;
-use std::ptr::NonNull;
 
 /// Runs `f` inside a level, and releases that. `None` if there is none.
-pub fn inside<R>(level: Result<NonNull<Level>, Refused>, f: impl FnOnce() -> R) -> Option<R> {
-    let level = level.ok()?;
+pub fn inside<R>(level: Option<Level>, f: impl FnOnce() -> R) -> Option<R> {
+    let level = level?;
     let result = f();
-    if levels::release(level.as_ptr()).is_err() {
+    if attach::release(level).is_err() {
         // SAFETY: ends the process; callable always.
         unsafe { ffi::Py_FatalError(c"interp_guard: a callable left another thread state attached".as_ptr()) }
     }
@@ -23,5 +22,5 @@ pub fn inside<R>(level: Result<NonNull<Level>, Refused>, f: impl FnOnce() -> R) 
 /// Context: normal.
 pub fn here() -> Option<InterpreterId> {
     // SAFETY: asked only where this thread is attached.
-    (!levels::attached().is_null()).then(|| unsafe { registry::current() }.1).flatten()
+    (!attach::attached().is_null()).then(|| unsafe { registry::current() }.1).flatten()
 }

@@ -9,9 +9,9 @@
 //! `Py_EndInterpreter` counts the states, and the end of the main interpreter frees the first one of each that is left. So
 //! whoever drains the interpreter, and is handed it back, deletes this one.
 
+use crate::attach;
+use crate::ground::python::{self, PyThreadState_GetInterpreter};
 use crate::ground::registry::{Interpreter, REGISTRY};
-use crate::levels;
-use crate::python::{self, PyThreadState_GetInterpreter};
 use interp_guard::InterpreterId;
 use interp_guard::bindings::RegistryExt as _;
 use pyo3_ffi::{self as ffi, PyInterpreterState, PyThreadState};
@@ -58,7 +58,7 @@ fn delete(keeper: *mut PyThreadState, state: *mut PyInterpreterState) {
     if keeper.is_null() {
         return;
     }
-    let current = levels::attached();
+    let current = attach::attached();
     // SAFETY: `begin` made the state and nobody else has it. Clearing and deleting a detached state is allowed to whoever is
     // attached to its interpreter; anybody else attaches it for that. `current` is null or attached here.
     unsafe {

@@ -4,41 +4,31 @@
 //!
 //! | room | concept |
 //! |---|---|
-//! | `python` | what differs between the versions; which thread state is attached here |
-//! | `ground` | the registry, and small helpers |
-//! | `word` | a guard and a view as one tagged word |
-//! | `levels` | ensure and release: thread states, nested and across interpreters |
-//! | `this_thread` | where a thread keeps its levels |
+//! | `ground` | what differs between the versions, the registry, guards and views as words, and small helpers |
+//! | `attach` | CPython as a runtime: what of ensure and release is its own |
 //! | `keeper` | a bug of CPython 3.13, kept away from |
 //! | `inside` | where this thread is, and a call inside a level |
 //! | `holding` | what of this thread keeps an interpreter from finalizing |
 //! | `signals` | real handlers that leave a call for an interpreter |
 //! | `end` | the `atexit` hook, closing and draining, and what is said meanwhile |
 //! | `calls` | C function pointers for ctypes and cffi that ask before Python is entered |
-//! | `c` | a guard and a view as C sees them |
-//! | `first_version` | references by pointer, for `pep788_v1.h` |
-//! | `c_api` | the function table behind `pep788.h` |
+//! | `c` | what C sees: the function table behind `pep788.h`, and references by pointer |
 //! | `fork` | what a forked child finds |
 //! | `registering` | how interpreters get into the registry |
 //! | `package` | the functions under the Python package |
 
+mod attach;
 mod c;
-mod c_api;
 mod calls;
 mod end;
-mod first_version;
 mod fork;
 mod ground;
 mod holding;
 mod inside;
 mod keeper;
-mod levels;
 mod package;
-mod python;
 mod registering;
 mod signals;
-mod this_thread;
-mod word;
 
 use package::module;
 use pyo3_ffi as ffi;
@@ -99,7 +89,7 @@ static MODULE_3_13: Definition = Definition::new(&SLOTS_3_13);
 /// Called by Python, attached.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn PyInit__native() -> *mut ffi::PyObject {
-    let definition = match python::minor_version() {
+    let definition = match ground::python::minor_version() {
         ..=11 => &MODULE_3_9,
         12 => &MODULE_3_12,
         13.. => &MODULE_3_13,

@@ -1,4 +1,4 @@
-// May import: ground, inside, levels.
+// May import: attach, ground, inside.
 //! `interp_guard.on_signal`: a real handler leaves a pending call, and a thread of ours runs it in its interpreter.
 //!
 //! The callable stays in the interpreter in which it runs: `interp_guard._signals` of that interpreter keeps it under a
@@ -8,10 +8,10 @@
 //! CPython, when it finalizes, sets every signal that Python code had handled back to its default action, also where another
 //! handler is on top, and the next signal would end the process. [`before_main_ends`] has CPython ignore those first.
 
+use crate::attach;
 use crate::ground::helpers::{installed, none, raise, say, text};
 use crate::ground::registry::{Interpreter, REGISTRY};
 use crate::inside::inside;
-use crate::levels;
 use interp_guard::pending::{PendingQueue, QueueOptions, Worker};
 use interp_guard::signal::{self, Handler};
 use interp_guard::{Guard, InterpreterId, Site};
@@ -87,7 +87,7 @@ fn run(guard: &Guard<'_, Interpreter>, number: usize) {
     let parts = guard.clone().into_raw().into_parts();
     // SAFETY: the parts of a guard of this registry, which is the queue's, put together once.
     let own = unsafe { REGISTRY.guard_from_parts(parts) };
-    if inside(levels::enter(own), call).is_none() {
+    if inside(attach::enter(own, Site::default()), call).is_none() {
         say(&format!("no memory to run a signal's callable in interpreter {}", guard.id()));
     }
 }
@@ -168,7 +168,7 @@ pub unsafe extern "C" fn keep_in(_: *mut PyObject, arguments: *mut PyObject) -> 
         };
         match InterpreterId::try_from(id)
             .ok()
-            .and_then(|id| inside(levels::ensure_id(id, Site::caller()), keep))
+            .and_then(|id| inside(attach::ensure_id(id, Site::caller()), keep))
         {
             None => raise(ffi::PyExc_RuntimeError, &format!("cannot attach to interpreter {id}")),
             Some(None) => none(),
@@ -193,7 +193,7 @@ pub unsafe extern "C" fn forget_in(_: *mut PyObject, arguments: *mut PyObject) -
             ffi::Py_XDECREF(done);
         };
         if let Ok(id) = InterpreterId::try_from(id) {
-            inside(levels::ensure_id(id, Site::caller()), forget);
+            inside(attach::ensure_id(id, Site::caller()), forget);
         }
         none()
     }

@@ -117,6 +117,9 @@ pub struct Words {
 }
 
 impl Words {
+    /// Nothing is attached.
+    pub const NOTHING: Self = Self { attached: Word::VACANT, registry: 0 };
+
     /// This.
     pub fn of(noted: Noted) -> Self {
         Self { attached: Word::live(noted.id), registry: noted.registry }

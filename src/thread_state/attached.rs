@@ -1,14 +1,12 @@
 //! One ensure: its handle, what it does on the way in, and its release.
 //!
-//! On the way in, in this order: find or create a thread state; guard the interpreter that is left behind; detach that;
+//! On the way in, in this order: guard the interpreter that is left behind; find or create a thread state; detach the old one;
 //! attach. On the way out: detach or destroy; restore; and only then give the guards up. The other order would let an
 //! interpreter finalize between the drop of its guard and the moment at which this thread attaches to it again.
 
 use super::blockers;
 use super::error::{Finalized, ReleaseError};
-use super::levels::{
-    self, At, BUSY, CREATED, Erased, Hold, IN_THE_WAY, Keep, Kind, LOST, Left, Level, NO_STATE, REUSES,
-};
+use super::levels::{self, At, BUSY, CREATED, Erased, Hold, Keep, Kind, LOST, Left, Level, NO_STATE, REUSES};
 use super::owner::{self, Owner};
 use super::{CreateError, Runtime, Token};
 use crate::registry::known;
@@ -81,29 +79,29 @@ pub(super) fn attached_beside<T: Runtime>(level: Option<&Level>) -> Option<T::Th
     ours.filter(|&ours| T::is_attached(ours)).or_else(T::attached)
 }
 
-/// Are handlers told that an interpreter of this table is attached? A table that was never used has no number, nor has what is of no
-/// registry.
+/// Is the innermost level of this table, and are handlers told of it, if they are told at all? By a level, they are told of the
+/// innermost alone, unless that is busy: on its way in a level tells them that nothing is attached, before anything is, and on
+/// its way out what the level around it has told them. What a runtime tells them is of no registry.
 #[inline(always)]
-fn is_told_of(here: &ThisThread, table: &Table) -> bool {
-    let registry = here.registry();
-    registry != 0 && registry == table.serial()
+fn is_told_of<T: Runtime>(here: &ThisThread, top: &Level, table: &Table) -> bool {
+    top.table.serial == table.serial() && (!T::NOTES || here.registry() == top.table.serial)
+}
+
+/// Tells handlers.
+#[inline(always)]
+fn note<T: Runtime>(here: &ThisThread, noted: Option<Noted>) {
+    if T::NOTES {
+        here.set_attached(noted);
+    }
 }
 
 /// Counts one more ensure in the innermost level, if that is one of this table that `is` accepts, guarded and attached. `is` accepts none
 /// that does not [count](Level::counts).
-///
-/// What handlers are told is of a registry only where a level of that has told them so, and then it is the innermost, unless that
-/// is busy, or has no state: on its way in a level tells them that nothing is attached, before anything is, and on its way out
-/// what the level around it has told them; and what a runtime tells them is of no registry. So one look at
-/// [`ThisThread::registry`] says that the level is of this table, and is told.
 #[inline(always)]
 pub(super) fn nest<T: Runtime>(table: &Table, is: impl FnOnce(&Level) -> bool) -> Option<At> {
     let here = this_thread();
-    let top = levels::top(here)?;
-    if !is(top) || !is_told_of(here, table) {
-        return None;
-    }
-    debug_assert!(top.table.serial == table.serial() && here.noted() == Some(top.noted()));
+    let top = levels::top(here).filter(|top| is(top) && is_told_of::<T>(here, top, table))?;
+    debug_assert!(!T::NOTES || here.noted() == Some(top.noted()));
     // SAFETY: the levels of this table are of its registry's T.
     if !T::is_attached(unsafe { top.state.get().get() }) {
         return None;
@@ -116,9 +114,8 @@ pub(super) fn nest<T: Runtime>(table: &Table, is: impl FnOnce(&Level) -> bool) -
 #[inline(always)]
 pub(super) fn count_off<T: Runtime>(table: &Table, is: impl FnOnce(&Level) -> bool) -> bool {
     let here = this_thread();
-    // As in `nest`.
     let Some(top) = levels::top(here) else { return false };
-    let is_it = is(top) && top.has_counted() && top.counts() && is_told_of(here, table);
+    let is_it = is(top) && top.has_counted() && top.counts() && is_told_of::<T>(here, top, table);
     // SAFETY: the levels of this table are of its registry's T.
     let is_it = is_it && T::is_attached(unsafe { top.state.get().get() });
     if is_it {
@@ -147,7 +144,7 @@ pub(super) unsafe fn enter<T: Runtime>(
     site: Site,
 ) -> Result<At, CreateError> {
     let here = this_thread();
-    let level = levels::begin(here, table, id, KindOf::<T>::KIND, hold, NO_STATE | BUSY);
+    let level = levels::begin(here, table, id, KindOf::<T>::KIND, hold, NO_STATE | BUSY, T::NOTES);
     // Most ensures are a thread's first, with nothing attached.
     if level.outer().is_none() && T::attached().is_none() {
         // SAFETY: as there; nothing is attached.
@@ -173,14 +170,14 @@ unsafe fn attach_beside<T: Runtime>(
     let left = match attached_beside::<T>(level.outer()) {
         Some(state) => match Owner::of(table, state, Some((id, interpreter))) {
             Ok(owner) if owner.is(id) => {
-                here.set_attached(Some(level.noted()));
+                note::<T>(here, Some(level.noted()));
                 level.begin_reusing(Erased::new(state));
                 return Ok(level.latest());
             }
             found => match found.and_then(|owner| owner.may_be_left::<T>(state).map(|()| owner)) {
                 Ok(owner) => Some((state, owner)),
                 // SAFETY: it has just begun.
-                Err(refused) => return Err(unsafe { refuse(here, level, refused) }),
+                Err(refused) => return Err(unsafe { refuse::<T>(here, level, refused) }),
             },
         },
         None => None,
@@ -225,17 +222,17 @@ unsafe fn attach<T: Runtime>(
         None => match interpreter.create() {
             Ok(state) => state,
             // SAFETY: it has just begun.
-            Err(refused) => return Err(unsafe { refuse(here, level, refused) }),
+            Err(refused) => return Err(unsafe { refuse::<T>(here, level, refused) }),
         },
     };
     // What they run may have left something behind: an ensure that it forgot, or a detached thread. Nothing can be said of what
     // would be restored.
     if !T::CREATES_ALONE && T::attached() != left.map(|(left, _)| left) {
         // SAFETY: it has just begun.
-        return Err(unsafe { refuse(here, level, CHANGED) });
+        return Err(unsafe { refuse::<T>(here, level, CHANGED) });
     }
     if !level.noted_before.get().is_nothing() {
-        here.set_attached(None);
+        note::<T>(here, None);
     }
     if let Some((left, _)) = left {
         // SAFETY: it is attached, as asked above.
@@ -244,7 +241,7 @@ unsafe fn attach<T: Runtime>(
     // SAFETY: (1) nothing is attached now; the state is this thread's: just created, remembered by the runtime, or used by
     // an outer level; (2) the caller's promise (1).
     unsafe { T::attach(state) };
-    here.set_attached(Some(level.noted()));
+    note::<T>(here, Some(level.noted()));
     level.begin_attached(Erased::new(state), known.is_none());
     Ok(level.latest())
 }
@@ -255,12 +252,12 @@ unsafe fn attach<T: Runtime>(
 /// Its table lives, and its guard is the caller's.
 #[cold]
 #[inline(never)]
-unsafe fn refuse(here: &ThisThread, level: &Level, why: CreateError) -> CreateError {
+unsafe fn refuse<T: Runtime>(here: &ThisThread, level: &Level, why: CreateError) -> CreateError {
     // SAFETY: the caller's promise.
     let (table, left, told) = (unsafe { level.table() }, level.left(), level.noted_before.get());
     levels::end(here, level);
-    if here.words() != told {
-        // By a level that what they ran has forgotten, and that has just gone: of no registry any more (see `nest`).
+    if T::NOTES && here.words() != told {
+        // By a level that what they ran has forgotten, and that has just gone: of no registry any more (see `is_told_of`).
         here.set_attached(here.noted().map(|noted| Noted { registry: 0, ..noted }));
     }
     // SAFETY: taken out above: put together once.
@@ -644,7 +641,7 @@ impl<T: Runtime> Drop for Detached<'_, '_, T> {
 
 /// The beginning of an allow-threads section. `state` is attached.
 pub(super) fn detach_for_now<T: Runtime>(state: T::ThreadState) {
-    this_thread().set_attached(None);
+    note::<T>(this_thread(), None);
     // SAFETY: it is attached, say the callers, who have just asked.
     levels::busy_while(|| unsafe { T::detach(state) });
 }
@@ -656,7 +653,7 @@ pub(super) fn attach_again<T: Runtime>(
     state: T::ThreadState,
 ) -> Result<(), LookupError> {
     attach_kept::<T>(table, id, state).inspect_err(|_| levels::lose(table.serial(), id))?;
-    this_thread().set_attached(Some(Noted { id, registry: table.serial() }));
+    note::<T>(this_thread(), Some(Noted { id, registry: table.serial() }));
     Ok(())
 }
 
@@ -697,29 +694,29 @@ pub(super) unsafe fn release<T: Runtime>(at: At) -> Result<(), ReleaseError> {
 ///
 /// # Safety
 /// As there.
-#[inline(never)]
+#[inline(always)]
 pub(super) unsafe fn release_innermost<T: Runtime>(
     here: &ThisThread,
     level: &Level,
 ) -> Result<(), ReleaseError> {
     // SAFETY: by (1) the level's states are Ts'.
     let state = unsafe { level.state.get().get::<T::ThreadState>() };
-    // What a daemon has attached may be another one's, of the same name.
-    if level.is(IN_THE_WAY) || matches!(level.hold(), Hold::Daemon) || !T::is_attached(state) {
+    let reuses = level.is(REUSES);
+    if !level.is_simple() || !T::is_attached(state) || !reuses && T::in_use(state) {
         // SAFETY: the caller's promises.
         return unsafe { release_otherwise::<T>(level.latest()) };
     }
-    if !level.is_simple() || T::in_use(state) {
-        // SAFETY: the caller's promises; it is attached.
-        return unsafe { leave::<T>(here, level) };
-    }
     // What `leave` comes to, without its questions.
-    let created = level.is(CREATED);
-    level.set(BUSY, true);
-    here.set_attached(None);
-    // SAFETY: attached; created by this level, which is on its way out, or else to be attached again.
-    unsafe { if created { T::destroy(state) } else { T::detach(state) } };
-    here.put_back(level.noted_before.get());
+    if !reuses {
+        let created = level.is(CREATED);
+        level.set(BUSY, true);
+        note::<T>(here, None);
+        // SAFETY: attached; created by this level, which is on its way out, or else to be attached again.
+        unsafe { if created { T::destroy(state) } else { T::detach(state) } };
+    }
+    if T::NOTES {
+        here.put_back(level.noted_before.get());
+    }
     // SAFETY: (2).
     let (table, hold) = (unsafe { level.table() }, level.hold());
     levels::end(here, level);
@@ -728,16 +725,14 @@ pub(super) unsafe fn release_innermost<T: Runtime>(
     Ok(())
 }
 
-/// [`release`], of what is not simply attached.
+/// [`release`], of whatever it is.
 ///
 /// # Safety
 /// As there.
-#[cold]
 #[inline(never)]
 unsafe fn release_otherwise<T: Runtime>(at: At) -> Result<(), ReleaseError> {
-    let attached = T::attached();
-    let here = this_thread();
-    let level = innermost(at)?;
+    let (here, level) = (this_thread(), innermost(at)?);
+    let attached = attached_beside::<T>(Some(level));
     // SAFETY: by (1) the level's states are Ts'.
     let state = unsafe { level.state.get().get::<T::ThreadState>() };
     // SAFETY: (2).
@@ -757,7 +752,7 @@ unsafe fn release_otherwise<T: Runtime>(at: At) -> Result<(), ReleaseError> {
 unsafe fn leave<T: Runtime>(here: &ThisThread, level: &Level) -> Result<(), ReleaseError> {
     if level.has_counted() {
         level.count_off();
-        here.set_attached(Some(level.noted()));
+        note::<T>(here, Some(level.noted()));
         return Ok(());
     }
     let lost = level.is(LOST);
@@ -776,7 +771,7 @@ unsafe fn leave<T: Runtime>(here: &ThisThread, level: &Level) -> Result<(), Rele
     } else {
         level.set(BUSY, true);
         if !lost {
-            here.set_attached(None);
+            note::<T>(here, None);
             if level.is(CREATED) {
                 // SAFETY: attached, says the caller; this level created it and is on its way out, and the levels further in that
                 // used it are gone.
@@ -792,8 +787,8 @@ unsafe fn leave<T: Runtime>(here: &ThisThread, level: &Level) -> Result<(), Rele
         }
     }
     match restored {
-        Ok(()) => here.put_back(level.noted_before.get()),
-        Err(_) => here.set_attached(None),
+        Ok(()) if T::NOTES => here.put_back(level.noted_before.get()),
+        _ => note::<T>(here, None),
     }
     // What the level holds at the end: guards may have been counted anew, in a child forked meanwhile.
     let (left, hold) = (level.left(), level.hold());

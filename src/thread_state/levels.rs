@@ -299,6 +299,7 @@ pub(crate) fn begin<'l>(
     kind: &'static Kind,
     hold: Hold,
     flags: u8,
+    notes: bool,
 ) -> &'l Level {
     let serial = new_serial(here);
     let level = take(here);
@@ -315,7 +316,7 @@ pub(crate) fn begin<'l>(
         (&raw mut (*level).id).write(id);
         (&raw mut (*level).kind).write(kind);
         (&raw mut (*level).hold).write(Cell::new(hold));
-        (&raw mut (*level).noted_before).write(Cell::new(here.words()));
+        (&raw mut (*level).noted_before).write(Cell::new(if notes { here.words() } else { Words::NOTHING }));
         (&raw mut (*level).name).write(Cell::new(0));
         &*level
     };
@@ -535,7 +536,7 @@ impl Level {
     /// way, and nothing counted in it?
     #[inline(always)]
     pub fn is_simple(&self) -> bool {
-        self.counts() && self.flags.get() & !CREATED == 0 && !self.has_counted()
+        self.counts() && self.flags.get() & !(CREATED | REUSES) == 0 && !self.has_counted()
     }
 
     /// Its thread state is attached.

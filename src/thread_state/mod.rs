@@ -222,6 +222,15 @@ pub fn ensure_id<T: Runtime>(
 /// [`ensure_id`], in a level of its own.
 #[inline(never)]
 fn enter_id<T: Runtime>(registry: &Registry<T>, id: InterpreterId, site: Site) -> Result<At, EnsureError> {
+    enter_id_here(registry, id, site)
+}
+
+#[inline(always)]
+fn enter_id_here<T: Runtime>(
+    registry: &Registry<T>,
+    id: InterpreterId,
+    site: Site,
+) -> Result<At, EnsureError> {
     let table = registry.table();
     let hold = attached::cover(table, id, || table.lookup(id, site).map(RawGuard::into_parts))?;
     let slot = match hold {

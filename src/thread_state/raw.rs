@@ -185,7 +185,7 @@ pub fn enter_id<T: Runtime>(
     id: InterpreterId,
     site: Site,
 ) -> Result<RawLevel, EnsureError> {
-    super::enter_id(registry, id, site).map(RawLevel::of)
+    super::enter_id_here(registry, id, site).map(RawLevel::of)
 }
 
 /// [`thread_state::ensure_owned`](super::ensure_owned): a level of its own, which has the guard.

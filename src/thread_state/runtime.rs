@@ -66,6 +66,10 @@ pub unsafe trait Runtime: Send + Sync + Sized + 'static {
     /// calling thread? Not the interpreter's code, then, nor anybody's callback. Then an ensure does not look whether they did.
     const CREATES_ALONE: bool = false;
 
+    /// Is what an ensure attaches noted for [`current_id`](super::current_id)? A runtime whose handlers ask it themselves need
+    /// not pay for that.
+    const NOTES: bool = true;
+
     /// Does an interpreter live on after its registry has handed it back, for as long as its runtime's own code has threads
     /// attached to it? Then a thread that was so attached is attached again by the release of an ensure that it made meanwhile.
     /// Where it is `false`, that release answers [`ReleaseError::Gone`](super::ReleaseError::Gone).

@@ -1,10 +1,14 @@
-// May import: ground, word.
-//! What C sees of guards and views. The functions behind the headers are in `c_api` and `first_version`.
+// May import: attach, end, ground.
+//! What C sees: the functions behind the headers.
 //!
 //! | file | concept |
 //! |---|---|
+//! | `api` | the function table behind `pep788.h` |
+//! | `first_version` | references by pointer, for `pep788_v1.h` |
 //! | `pointers` | a guard and a view as pointers |
 //! | `call_site` | a function whose caller's address is one more argument |
 
-pub mod call_site;
-pub mod pointers;
+pub mod api;
+mod call_site;
+pub mod first_version;
+mod pointers;

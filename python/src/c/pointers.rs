@@ -1,7 +1,7 @@
 //! A guard and a view as C passes them: words dressed as pointers.
 
 use crate::ground::registry::Interpreter;
-use crate::word::{GuardWord, ViewWord};
+use crate::ground::word::{GuardWord, ViewWord};
 use interp_guard::{Guard, InterpreterId};
 use std::ffi::c_void;
 use std::mem::ManuallyDrop;

@@ -20,12 +20,13 @@
 //!   or with its guard. A call that has neither (see [`Callback::is_safe_without`]) leaves the owner for good.
 
 use super::trampoline::{self, Frame, Gate};
+use crate::attach::{self, Level};
 use crate::end::state;
 use crate::ground::helpers::{Methods, method, raise, say, site_from};
+use crate::ground::python;
 use crate::ground::registry;
-use crate::levels::{self, Level};
-use crate::word::{GuardWord, Held};
-use crate::{holding, python};
+use crate::ground::word::{GuardWord, Held};
+use crate::holding;
 use interp_guard::{InterpreterId, Site};
 use pyo3_ffi::{self as ffi, PyMethodDef, PyObject};
 use std::ffi::{CStr, c_char, c_int};
@@ -92,7 +93,7 @@ impl Callback {
     /// ends, in an `atexit` callback after ours. Native code that it calls there and that calls back (`qsort`, say)
     /// goes on as it always did.
     fn is_safe_without(&self) -> bool {
-        let attached = levels::attached();
+        let attached = attach::attached();
         if !attached.is_null() {
             // SAFETY: attached here, so the state and its interpreter exist.
             return unsafe { registry::id_of(python::PyThreadState_GetInterpreter(attached)) }
@@ -108,13 +109,11 @@ impl Callback {
         }
         let site = self.site.unwrap_or(Site::code(caller));
         let pass = if self.finds_its_interpreter() {
-            levels::guard_by_id(self.id, site).map(|guard| Pass::Guard(Held::new(guard)))
+            attach::guard_by_id(self.id, site).ok().map(|guard| Pass::Guard(Held::new(guard)))
         } else {
-            let level =
-                levels::nest_by_id(self.id.into()).map_or_else(|| levels::ensure_id(self.id, site), Ok);
-            level.map(Pass::Level)
+            attach::ensure_id(self.id, site).map(Pass::Level)
         };
-        let pass = pass.ok().or_else(|| self.is_safe_without().then_some(Pass::Nothing))?;
+        let pass = pass.or_else(|| self.is_safe_without().then_some(Pass::Nothing))?;
         if matches!(pass, Pass::Level(_)) && is_not_the_threads_own() || !self.begin() {
             pass.end();
             return None;
@@ -129,7 +128,7 @@ impl Callback {
         }
         // SAFETY: reads a thread-specific value.
         let own = unsafe { ffi::PyGILState_GetThisThreadState() };
-        let attached = levels::attached();
+        let attached = attach::attached();
         // SAFETY: a state of this thread, so it exists, and so does its interpreter.
         let is_main =
             || unsafe { registry::id_of(python::PyThreadState_GetInterpreter(own)) } == Some(self.id);
@@ -140,35 +139,35 @@ impl Callback {
 /// What keeps the interpreter during a call.
 enum Pass {
     Guard(Held),
-    Level(NonNull<Level>),
+    Level(Level),
     /// See [`Callback::is_safe_without`].
     Nothing,
 }
 
 impl Pass {
     /// As plain data, for a [`Frame`].
-    fn into_words(self) -> (u64, *mut Level) {
+    fn into_words(self) -> (u64, u64) {
         match self {
             Self::Guard(guard) => {
                 let bits = guard.bits();
                 guard.leave();
                 holding::begin_call();
-                (bits, null_mut())
+                (bits, 0)
             }
-            Self::Level(level) => (0, level.as_ptr()),
-            Self::Nothing => (0, null_mut()),
+            Self::Level(level) => (0, level.to_bits()),
+            Self::Nothing => (0, 0),
         }
     }
 
     /// # Safety
     /// From [`into_words`](Self::into_words), on this thread, once.
-    unsafe fn from_words((guard, level): (u64, *mut Level)) -> Self {
+    unsafe fn from_words((guard, level): (u64, u64)) -> Self {
         if let Some(guard) = GuardWord::from_bits(guard) {
             holding::end_call();
             // SAFETY: the word of a guard that was left; the caller's promise.
             return Self::Guard(unsafe { Held::again(guard) });
         }
-        NonNull::new(level).map_or(Self::Nothing, Self::Level)
+        Level::from_bits(level).map_or(Self::Nothing, Self::Level)
     }
 
     /// Gives the owner of a callback up (C3).
@@ -178,7 +177,7 @@ impl Pass {
                 let word = GuardWord::from_bits(held.bits());
                 // SAFETY: `held` has the guard still. One from before a fork protects nothing, and is none here.
                 let guard = word.and_then(|word| unsafe { word.borrow() });
-                guard.and_then(|guard| levels::ensure(&guard, Site::default()).ok())
+                guard.and_then(|guard| attach::ensure(&guard, Site::default()))
             }
             Self::Level(_) => None,
             Self::Nothing => return,
@@ -218,8 +217,8 @@ fn is_not_the_threads_own() -> bool {
 }
 
 /// Releases a level that was just made, or is innermost again.
-fn release(level: Option<NonNull<Level>>) {
-    if level.is_some_and(|level| levels::release(level.as_ptr()).is_err()) {
+fn release(level: Option<Level>) {
+    if level.is_some_and(|level| attach::release(level).is_err()) {
         let text = c"interp_guard.callback: the call has left another thread state attached, or an ensure unreleased";
         // SAFETY: ends the process; callable always.
         unsafe { ffi::Py_FatalError(text.as_ptr()) }
@@ -240,7 +239,7 @@ fn keeping_errno<R>(body: impl FnOnce() -> R) -> R {
 
 impl Gate for Callback {
     /// From [`Pass::into_words`].
-    type Pass = (u64, *mut Level);
+    type Pass = (u64, u64);
 
     unsafe extern "C" fn enter(frame: *mut Frame<Self>, caller: usize) -> usize {
         // SAFETY: the caller's promise. Nobody else has the frame.

@@ -1,4 +1,4 @@
-// May import: end, ground, holding, levels, python, word.
+// May import: attach, end, ground, holding.
 //! C function pointers that ask before Python is entered.
 //!
 //! | file | concept |

@@ -10,7 +10,7 @@ use crate::ground::status;
 use crate::ground::threads::{Names, in_main_thread};
 use crate::holding::holds;
 use crate::inside::here;
-use crate::{keeper, levels};
+use crate::{attach, keeper};
 use interp_guard::{CloseError, DrainError, DrainOptions, InterpreterId};
 use pyo3_ffi as ffi;
 use std::ffi::c_int;
@@ -79,7 +79,7 @@ fn drain_until(id: InterpreterId, end: Option<Instant>, signals: bool, watch: Op
         Err(CloseError::NotFound) => return Drained::NotFound,
         Err(CloseError::AlreadyClosing) => return Drained::AlreadyClosing,
     };
-    let (is_attached, began) = (!levels::attached().is_null(), Instant::now());
+    let (is_attached, began) = (!attach::attached().is_null(), Instant::now());
     let mut asked = 0;
     loop {
         let left = end.map(|end| end.saturating_duration_since(Instant::now()));

@@ -12,10 +12,11 @@
 //! `multiprocessing` clears the list in its children, from 3.13 on; that is no news to the program.
 
 use super::closing;
+use crate::attach;
 use crate::ground::helpers::{Methods, call, keeping_exception, no_arguments, none, say};
+use crate::ground::python;
 use crate::ground::registry::{self, REGISTRY};
 use crate::inside::inside;
-use crate::{levels, python};
 use interp_guard::{InterpreterId, Site};
 use pyo3_ffi::{self as ffi, PyObject};
 use std::collections::BTreeSet;
@@ -147,7 +148,7 @@ extern "C" fn restore(pointer: *mut c_void) -> c_int {
         if registry::current().1 == Some(id) {
             put_back(id);
         } else {
-            inside(levels::ensure_id(id, Site::default()), || put_back(id));
+            inside(attach::ensure_id(id, Site::default()), || put_back(id));
         }
     }
     0

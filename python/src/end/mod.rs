@@ -1,4 +1,4 @@
-// May import: ground, holding, inside, keeper, levels, python, signals.
+// May import: attach, ground, holding, inside, keeper, signals.
 //! The end of an interpreter: closing it, waiting for who has it, and saying so.
 //!
 //! | file | concept |

@@ -7,12 +7,12 @@
 //!
 //! A callable stays in its interpreter, under a number that `interp_guard._on_close` gives it.
 
+use crate::attach::{self, InterpreterGuard};
 use crate::ground::helpers::{none, number_in, say};
 use crate::ground::registry::{self, Interpreter, REGISTRY};
 use crate::ground::status::status_of;
 use crate::inside::{here, inside};
-use crate::levels::{self, InterpreterGuard};
-use interp_guard::{CloseError, Closing, InterpreterId, LookupError};
+use interp_guard::{CloseError, Closing, InterpreterId, LookupError, Site};
 use pyo3_ffi::{self as ffi, PyObject};
 use std::ffi::{c_int, c_longlong, c_void};
 use std::ptr::null_mut;
@@ -87,7 +87,8 @@ pub fn tell(id: InterpreterId, guard: Option<InterpreterGuard>) {
     if here() == Some(id) {
         drop(guard);
         call_all(id);
-    } else if guard.and_then(|guard| inside(levels::enter(guard), || call_all(id))).is_none() {
+    } else if guard.and_then(|guard| inside(attach::enter(guard, Site::default()), || call_all(id))).is_none()
+    {
         say(&format!("what wanted to know that interpreter {id} closes could not be called"));
     }
 }

@@ -20,9 +20,9 @@
 
 use super::report;
 use crate::ground::helpers::keeping_exception;
+use crate::ground::python;
 use crate::ground::registry;
 use crate::ground::threads::{self, Names, this_thread};
-use crate::python;
 use interp_guard::{InterpreterId, Place, Site};
 use pyo3_ffi::{self as ffi, PyObject};
 use std::collections::BTreeMap;

@@ -3,14 +3,15 @@
 //! is done.
 
 use crate::ground::helpers::detached;
-use crate::python;
+use crate::ground::python;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// How many threads are inside `PyThreadState_New`; and `FORKING` while the process forks.
 static CREATING: AtomicU32 = AtomicU32::new(0);
 const FORKING: u32 = 1 << 31;
 
-/// Runs `PyThreadState_New` so that no `os.fork` falls into it.
+/// Runs `PyThreadState_New` so that no `os.fork` falls into it. A thread that has to wait for one lets go of the GIL,
+/// which whoever forks needs.
 pub fn creating<R>(new: impl FnOnce() -> R) -> R {
     if !python::new_is_unsafe_across_fork() {
         return new();
@@ -19,7 +20,12 @@ pub fn creating<R>(new: impl FnOnce() -> R) -> R {
         // Relaxed: the exchange decides.
         let seen = CREATING.load(Ordering::Relaxed);
         if seen & FORKING != 0 {
-            atomic_wait::wait(&CREATING, seen);
+            let wait = || atomic_wait::wait(&CREATING, seen);
+            if python::attached().is_null() {
+                wait()
+            } else {
+                detached(wait)
+            }
             continue;
         }
         // Acquire: after the fork that `after_fork` ended, by its Release.

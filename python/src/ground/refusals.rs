@@ -3,8 +3,8 @@
 //! The classes are made when an interpreter first imports the package, and are kept in its dict. They are not looked up
 //! again: C code asks for guards also while modules are torn down, when no import works any more.
 
+use crate::ground::python;
 use crate::ground::registry;
-use crate::python;
 use pyo3_ffi::{self as ffi, PyObject};
 use std::ffi::CStr;
 use std::ptr::null_mut;

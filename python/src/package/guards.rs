@@ -5,7 +5,7 @@ use crate::ground::helpers::{integer, none, site_from};
 use crate::ground::registry::{Interpreter, REGISTRY};
 use crate::ground::status::status_of;
 use crate::ground::threads;
-use crate::word::{GuardWord, Held};
+use crate::ground::word::{GuardWord, Held};
 use interp_guard::{Guard, InterpreterId, LookupError, Site};
 use pyo3_ffi::{self as ffi, PyObject};
 use std::ffi::{CStr, c_char};

@@ -1,4 +1,4 @@
-// May import: c_api, calls, end, ground, levels, python, registering, signals, word.
+// May import: attach, c, calls, end, ground, registering, signals.
 //! What is under the Python package `interp_guard`.
 //!
 //! | file | concept |

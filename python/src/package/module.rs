@@ -3,13 +3,15 @@
 use super::guards::{acquire, duplicate, release};
 use super::machine::counters_name;
 use super::{holders, machine, only_copy, stress};
+use crate::c::api;
 use crate::calls::callbacks;
 use crate::end::drain::{self, Drained};
 use crate::end::{deadline, hook, on_close};
 use crate::ground::helpers::{Methods, integer, method, no_arguments, raise, runtime_error, text};
+use crate::ground::python;
 use crate::ground::registry;
 use crate::ground::{refusals, status};
-use crate::{c_api, python, registering, signals};
+use crate::{registering, signals};
 use pyo3_ffi::{self as ffi, PyMethodDef, PyObject};
 use std::ffi::{c_int, c_void};
 use std::ptr::null_mut;
@@ -79,7 +81,7 @@ pub unsafe extern "C" fn exec(module: *mut PyObject) -> c_int {
                 return -1;
             }
         }
-        let table = (&raw const c_api::TABLE).cast_mut().cast::<c_void>();
+        let table = (&raw const api::TABLE).cast_mut().cast::<c_void>();
         let capsule = ffi::PyCapsule_New(table, c"interp_guard._C_API".as_ptr(), None);
         if capsule.is_null() || ffi::PyModule_AddObject(module, c"_C_API".as_ptr(), capsule) != 0 {
             ffi::Py_XDECREF(capsule);

@@ -12,9 +12,9 @@
 //!
 //! and a guard must be of the ID asked for, and its interpreter's own memory must say so too.
 
+use crate::attach;
 use crate::ground::helpers::{detached, none, raise, runtime_error, text};
 use crate::ground::registry::{self, Interpreter, REGISTRY};
-use crate::levels;
 use interp_guard::signal::{self, Handler};
 use interp_guard::{Guard, InterpreterId, LookupError, Site};
 use pyo3_ffi::{self as ffi, PyObject, PyThreadState};
@@ -226,7 +226,7 @@ fn call_python() {
 
 fn ensure(seat: &Seat, again: bool) {
     let Ok(id) = InterpreterId::try_from(seat.announced.load(SeqCst) >> 2) else { return };
-    let Ok(level) = levels::ensure_id(id, Site::caller()) else { return };
+    let Some(level) = attach::ensure_id(id, Site::caller()) else { return };
     count(&COUNTS.ensures);
     // SAFETY: attached; objects are checked for null and given back.
     unsafe {
@@ -245,7 +245,7 @@ fn ensure(seat: &Seat, again: bool) {
     if again {
         ensure(self::seat(), false);
     }
-    if levels::release(level.as_ptr()).is_err() {
+    if attach::release(level).is_err() {
         violated(Violation::AttachedElsewhere);
     }
 }

@@ -12,15 +12,16 @@
 //!
 //! All of it is async-signal-safe: loads, stores and exchanges in static memory.
 
-use crate::c::call_site::with_call_site;
-use crate::c::pointers::{GuardPointer, as_pointer, borrow};
+use super::call_site::with_call_site;
+use super::pointers::{GuardPointer, as_pointer, borrow};
+use crate::attach;
 use crate::ground::refusals::set_no_guard;
 use crate::ground::registry::{self, Interpreter, REGISTRY};
 use crate::ground::threads::this_thread;
-use crate::levels::{self, Misuse};
-use crate::word::GuardWord;
+use crate::ground::word::GuardWord;
 use interp_guard::bindings::RegistryExt as _;
 use interp_guard::raw::{GuardParts, LEDGER_ENTRIES};
+use interp_guard::thread_state::ReleaseError;
 use interp_guard::{Guard, InterpreterId, Site};
 use pyo3_ffi::{self as ffi, PyInterpreterState};
 use std::ffi::c_int;
@@ -213,7 +214,8 @@ unsafe extern "C" fn ensure_at(state: *mut PyInterpreterState, consume: c_int, c
     // SAFETY: the header asks for a reference that is not released yet, or null.
     let Some(id) = (unsafe { id_of(state) }) else { return -1 };
     let Some(guard) = borrow_reference(id) else { return -1 };
-    if levels::enter(guard.clone_at(Site::code(caller))).is_err() {
+    let site = Site::code(caller);
+    if attach::enter(guard.clone_at(site), site).is_none() {
         return -1;
     }
     if consume != 0 {
@@ -228,10 +230,12 @@ unsafe extern "C" fn ensure_at(state: *mut PyInterpreterState, consume: c_int, c
 /// # Safety
 /// The header asks for a thread as its innermost ensure left it. Anything else that can be noticed is a fatal error.
 pub unsafe extern "C" fn release_innermost() {
-    let what = match levels::release(levels::innermost()) {
+    let what = match attach::innermost().map_or(Err(ReleaseError::Unknown), attach::release) {
         Ok(()) => return,
-        Err(Misuse::OutOfOrder) => c"PyThreadState_Release: this thread is in no PyThreadState_Ensure",
-        Err(Misuse::NotAttached) => {
+        Err(ReleaseError::Unknown | ReleaseError::OutOfOrder) => {
+            c"PyThreadState_Release: this thread is in no PyThreadState_Ensure"
+        }
+        Err(_) => {
             c"PyThreadState_Release: the thread state of the innermost PyThreadState_Ensure is not attached"
         }
     };
@@ -240,12 +244,12 @@ pub unsafe extern "C" fn release_innermost() {
 }
 
 unsafe extern "C" fn set_daemon_at(daemon: c_int, caller: usize) -> c_int {
-    levels::set_daemon(daemon != 0, Site::code(caller)).map_or(-1, |()| 0)
+    attach::set_daemon(daemon != 0, Site::code(caller)).map_or(-1, |()| 0)
 }
 
 /// `PyThreadState_GetDaemon`: 1, 0, or -1 where nothing is attached.
 pub extern "C" fn get_daemon() -> c_int {
-    levels::is_daemon().map_or(-1, c_int::from)
+    attach::is_daemon().map_or(-1, c_int::from)
 }
 
 unsafe extern "C" fn handle_lookup_at(id: i64, caller: usize) -> GuardPointer {
@@ -265,7 +269,8 @@ unsafe extern "C" fn handle_dup_at(handle: GuardPointer, caller: usize) -> Guard
 unsafe extern "C" fn handle_ensure_at(handle: GuardPointer, caller: usize) -> c_int {
     // SAFETY: the header asks for a handle that is not closed yet, or null.
     let Some(guard) = (unsafe { borrow(handle as u64) }) else { return -1 };
-    levels::enter(guard.clone_at(Site::code(caller))).map_or(-1, |_| 0)
+    let site = Site::code(caller);
+    attach::enter(guard.clone_at(site), site).map_or(-1, |_| 0)
 }
 
 /// The interpreter of a handle; null if it protects nothing.

@@ -11,7 +11,7 @@
 
 use crate::ground::registry::{Interpreter, REGISTRY};
 use interp_guard::raw::{GuardParts, LEDGER_ENTRIES, OverRelease};
-use interp_guard::{Guard, InterpreterId, Site};
+use interp_guard::{Guard, InterpreterId};
 use std::mem::ManuallyDrop;
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -69,6 +69,12 @@ impl GuardWord {
     #[inline]
     pub fn bits(self) -> u64 {
         self.0.get()
+    }
+
+    /// The slot and the fork generation of the guard whose word has this number, if it has them in it: not if it is recorded.
+    #[inline(always)]
+    pub fn place(bits: u64) -> Option<(u32, u32)> {
+        (bits & TAG == GUARD).then_some((bits as u32 >> TAG_BITS, (bits >> 32) as u32))
     }
 
     /// The guard, to give up.
@@ -184,38 +190,6 @@ impl Held {
     /// Leaves the guard to whoever has its word.
     pub fn leave(self) {
         std::mem::forget(self);
-    }
-
-    /// Another guard of the same interpreter, which succeeds also while that is closing.
-    pub fn another(&self, site: Site) -> Guard<'static, Interpreter> {
-        // SAFETY: from `new`, and given up by `drop` alone: never dropped here.
-        let guard = ManuallyDrop::new(unsafe { self.0.into_guard_of(self.interpreter().id) });
-        guard.clone_at(site)
-    }
-
-    /// What is guarded.
-    #[inline]
-    pub fn interpreter(&self) -> &Interpreter {
-        // SAFETY: as in `another`.
-        let guard = ManuallyDrop::new(unsafe { self.0.into_guard() });
-        let interpreter: *const Interpreter = &raw const **guard;
-        // SAFETY: the interpreter stays where it is until its guards are gone, and `self` is one.
-        unsafe { &*interpreter }
-    }
-
-    /// Is `bits` the word of a guard of the same interpreter, counted as this one is? Words of guards that the ledger has
-    /// recorded are all different: of those the answer is no.
-    #[inline(always)]
-    pub fn is_like(&self, bits: u64) -> bool {
-        self.0.bits() == bits && bits & TAG == GUARD
-    }
-
-    /// In a forked child: hands out the guard's parts, and becomes what they are made into.
-    pub fn change(&mut self, change: impl FnOnce(&mut GuardParts)) {
-        let mut parts = self.0.parts(self.interpreter().id);
-        change(&mut parts);
-        // SAFETY: this one guard's parts, which the old word does not stand for any more.
-        self.0 = GuardWord::new(unsafe { REGISTRY.guard_from_parts(parts) });
     }
 }
 

@@ -122,16 +122,16 @@ pub fn new_is_unsafe_across_fork() -> bool {
     THREAD_ID.load(Ordering::Relaxed) != 0 // a constant once resolved
 }
 
-/// The thread state attached on this thread, or null. `ours` is the state of this thread's innermost level, or null.
+/// The thread state attached on this thread, or null.
 ///
 /// Context: normal; attached or not. On 3.9 to 3.11 a state attached on a thread that did not create it is not
 /// recognised.
 #[inline(always)]
-pub fn attached(ours: *mut PyThreadState) -> *mut PyThreadState {
+pub fn attached() -> *mut PyThreadState {
     let state = unchecked();
     // Relaxed: a constant once resolved.
     let thread_id = THREAD_ID.load(Ordering::Relaxed);
-    if thread_id == 0 || state.is_null() || state == ours {
+    if thread_id == 0 || state.is_null() {
         return state;
     }
     attached_if_mine(state, thread_id as usize)

@@ -3,21 +3,25 @@
 //! One static table per process, the same for every interpreter and extension. Fields are only ever appended; `size`
 //! tells an extension how many there are. The header says for each function where it may run.
 
-use crate::c::call_site::with_call_site;
-use crate::c::pointers::{GuardPointer, ViewPointer, as_pointer, borrow, view_of};
+use super::call_site::with_call_site;
+use super::first_version;
+use super::pointers::{GuardPointer, ViewPointer, as_pointer, borrow, view_of};
+use crate::attach::{self, Level};
 use crate::end::{drain, on_close};
-use crate::first_version;
 use crate::ground::refusals::set_no_guard;
 use crate::ground::registry::{self, REGISTRY};
 use crate::ground::status::{self, status_of};
-use crate::levels::{self, Level, Misuse};
-use crate::word::{GuardWord, ViewWord};
+use crate::ground::word::{GuardWord, ViewWord};
 use interp_guard::bindings::RegistryExt as _;
 use interp_guard::raw::{NotAtHome, OverRelease};
+use interp_guard::thread_state::ReleaseError;
 use interp_guard::{InterpreterId, Site};
 use pyo3_ffi::{self as ffi, PyInterpreterState};
 use std::ffi::{CStr, c_int, c_void};
 use std::ptr::null_mut;
+
+/// `PyThreadStateToken *`: a [`Level`] dressed as a pointer; or null.
+type TokenPointer = *mut c_void;
 
 /// `InterpGuard`: zeroed, it guards nothing.
 #[repr(C)]
@@ -40,17 +44,17 @@ pub struct Table {
     view_from_current: unsafe extern "C" fn() -> ViewPointer,
     view_from_main: unsafe extern "C" fn() -> ViewPointer,
     view_close: unsafe extern "C" fn(ViewPointer),
-    ensure: unsafe extern "C" fn(GuardPointer) -> *mut Level,
-    ensure_from_view: unsafe extern "C" fn(ViewPointer) -> *mut Level,
-    release: unsafe extern "C" fn(*mut Level),
+    ensure: unsafe extern "C" fn(GuardPointer) -> TokenPointer,
+    ensure_from_view: unsafe extern "C" fn(ViewPointer) -> TokenPointer,
+    release: unsafe extern "C" fn(TokenPointer),
     lookup: unsafe extern "C" fn(i64, *mut InterpGuard) -> c_int,
     dup: unsafe extern "C" fn(*const InterpGuard, *mut InterpGuard) -> c_int,
     close: unsafe extern "C" fn(*mut InterpGuard) -> c_int,
     interpreter: unsafe extern "C" fn(*const InterpGuard) -> *mut PyInterpreterState,
     id: unsafe extern "C" fn(*const InterpGuard) -> i64,
-    ensure_guard: unsafe extern "C" fn(*const InterpGuard) -> *mut Level,
-    ensure_id: unsafe extern "C" fn(i64) -> *mut Level,
-    release_checked: unsafe extern "C" fn(*mut Level) -> c_int,
+    ensure_guard: unsafe extern "C" fn(*const InterpGuard) -> TokenPointer,
+    ensure_id: unsafe extern "C" fn(i64) -> TokenPointer,
+    release_checked: unsafe extern "C" fn(TokenPointer) -> c_int,
     drain: unsafe extern "C" fn(i64, i64) -> c_int,
     current_id: unsafe extern "C" fn() -> i64,
     v1_hold: unsafe extern "C" fn() -> *mut PyInterpreterState,
@@ -106,15 +110,16 @@ pub static TABLE: Table = Table {
 
 with_call_site!(guard_from_current() -> GuardPointer, "rdi", guard_from_current_at);
 with_call_site!(guard_from_view(ViewPointer) -> GuardPointer, "rsi", guard_from_view_at);
-with_call_site!(ensure(GuardPointer) -> *mut Level, "rsi", ensure_at);
-with_call_site!(ensure_from_view(ViewPointer) -> *mut Level, "rsi", ensure_from_view_at);
+with_call_site!(ensure(GuardPointer) -> TokenPointer, "rsi", ensure_at);
+with_call_site!(ensure_from_view(ViewPointer) -> TokenPointer, "rsi", ensure_from_view_at);
 with_call_site!(lookup(i64, *mut InterpGuard) -> c_int, "rdx", lookup_at);
 with_call_site!(dup(*const InterpGuard, *mut InterpGuard) -> c_int, "rdx", dup_at);
-with_call_site!(ensure_guard(*const InterpGuard) -> *mut Level, "rsi", ensure_guard_at);
-with_call_site!(ensure_id(i64) -> *mut Level, "rsi", ensure_id_at);
+with_call_site!(ensure_guard(*const InterpGuard) -> TokenPointer, "rsi", ensure_guard_at);
+with_call_site!(ensure_id(i64) -> TokenPointer, "rsi", ensure_id_at);
 
-fn token(level: Result<std::ptr::NonNull<Level>, levels::Refused>) -> *mut Level {
-    level.map_or(null_mut(), std::ptr::NonNull::as_ptr)
+#[inline(always)]
+fn token(level: Option<Level>) -> TokenPointer {
+    as_pointer(level.map_or(0, Level::to_bits))
 }
 
 unsafe extern "C" fn guard_from_current_at(caller: usize) -> GuardPointer {
@@ -190,16 +195,26 @@ unsafe extern "C" fn view_from_main() -> ViewPointer {
 
 unsafe extern "C" fn view_close(_: ViewPointer) {}
 
-unsafe extern "C" fn ensure_at(guard: GuardPointer, caller: usize) -> *mut Level {
-    if let Some(level) = levels::nest_by_guard(guard as u64) {
-        return level.as_ptr();
+unsafe extern "C" fn ensure_at(guard: GuardPointer, caller: usize) -> TokenPointer {
+    match attach::nest_by_guard(guard as u64) {
+        Some(level) => token(Some(level)),
+        // SAFETY: the header asks for a guard that is not closed yet.
+        None => unsafe { ensure_guarded(guard, caller) },
     }
-    // SAFETY: the header asks for a guard that is not closed yet.
-    unsafe { borrow(guard as u64) }
-        .map_or(null_mut(), |guard| token(levels::ensure(&guard, Site::code(caller))))
 }
 
-unsafe extern "C" fn ensure_from_view_at(view: ViewPointer, caller: usize) -> *mut Level {
+/// A function of its own, so that nesting pays nothing for what this one needs.
+///
+/// # Safety
+/// A guard that is not closed yet.
+#[inline(never)]
+unsafe fn ensure_guarded(guard: GuardPointer, caller: usize) -> TokenPointer {
+    // SAFETY: the caller's promise.
+    let guard = unsafe { borrow(guard as u64) };
+    token(guard.and_then(|guard| attach::ensure(&guard, Site::code(caller))))
+}
+
+unsafe extern "C" fn ensure_from_view_at(view: ViewPointer, caller: usize) -> TokenPointer {
     match view_of(view) {
         Some(id) => ensure_by(id, caller),
         None => null_mut(),
@@ -207,26 +222,31 @@ unsafe extern "C" fn ensure_from_view_at(view: ViewPointer, caller: usize) -> *m
 }
 
 #[inline(always)]
-fn ensure_by(id: InterpreterId, caller: usize) -> *mut Level {
-    match levels::nest_by_id(id.into()) {
-        Some(level) => level.as_ptr(),
+fn ensure_by(id: InterpreterId, caller: usize) -> TokenPointer {
+    match attach::nest_by_id(id.into()) {
+        Some(level) => token(Some(level)),
         None => ensure_new(id, caller),
     }
 }
 
 /// A function of its own, so that nesting pays nothing for what this one needs.
 #[inline(never)]
-fn ensure_new(id: InterpreterId, caller: usize) -> *mut Level {
-    token(levels::ensure_id(id, Site::code(caller)))
+fn ensure_new(id: InterpreterId, caller: usize) -> TokenPointer {
+    token(attach::enter_id(id, Site::code(caller)))
 }
 
-unsafe extern "C" fn release(level: *mut Level) {
-    let what: &CStr = match levels::release(level) {
+#[inline(always)]
+fn release_token(level: TokenPointer) -> Result<(), ReleaseError> {
+    attach::release(Level::from_bits(level as u64).ok_or(ReleaseError::Unknown)?)
+}
+
+unsafe extern "C" fn release(level: TokenPointer) {
+    let what: &CStr = match release_token(level) {
         Ok(()) => return,
-        Err(Misuse::OutOfOrder) => {
+        Err(ReleaseError::OutOfOrder | ReleaseError::Unknown) => {
             c"PyThreadState_Release: this token is not that of the innermost PyThreadState_Ensure of this thread"
         }
-        Err(Misuse::NotAttached) => {
+        Err(_) => {
             c"PyThreadState_Release: the thread state of this PyThreadState_Ensure is not attached"
         }
     };
@@ -234,8 +254,8 @@ unsafe extern "C" fn release(level: *mut Level) {
     unsafe { ffi::Py_FatalError(what.as_ptr()) }
 }
 
-unsafe extern "C" fn release_checked(level: *mut Level) -> c_int {
-    levels::release(level).map_or(status::INVALID, |()| status::OK)
+unsafe extern "C" fn release_checked(level: TokenPointer) -> c_int {
+    release_token(level).map_or(status::INVALID, |()| status::OK)
 }
 
 unsafe extern "C" fn lookup_at(id: i64, out: *mut InterpGuard, caller: usize) -> c_int {
@@ -322,13 +342,13 @@ unsafe extern "C" fn id(guard: *const InterpGuard) -> i64 {
     guard.map_or(-1, |guard| guard.id)
 }
 
-unsafe extern "C" fn ensure_guard_at(guard: *const InterpGuard, caller: usize) -> *mut Level {
+unsafe extern "C" fn ensure_guard_at(guard: *const InterpGuard, caller: usize) -> TokenPointer {
     // SAFETY: the header asks for a readable guard, null excepted, that is zeroed or not closed yet.
     let guard = unsafe { guard.as_ref().and_then(|guard| borrow(guard.word)) };
-    guard.map_or(null_mut(), |guard| token(levels::ensure(&guard, Site::code(caller))))
+    token(guard.and_then(|guard| attach::ensure(&guard, Site::code(caller))))
 }
 
-unsafe extern "C" fn ensure_id_at(id: i64, caller: usize) -> *mut Level {
+unsafe extern "C" fn ensure_id_at(id: i64, caller: usize) -> TokenPointer {
     match InterpreterId::try_from(id) {
         Ok(id) => ensure_by(id, caller),
         Err(_) => null_mut(),
