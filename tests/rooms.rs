@@ -23,17 +23,13 @@ use syn::{Attribute, Item, UseTree};
 /// The crates that are checked: where their `lib.rs` lies.
 const CRATES: [&str; 3] = ["src", "capi/src", "python/src"];
 
-/// Rooms that count as one file as far as circles go, until they are without any.
-const NOT_OPENED: [&str; 1] = ["thread_state"];
-
 #[test]
 fn no_circle_and_no_import_that_a_room_does_not_name() {
     let mut complaints = Vec::new();
     for root in CRATES {
         let sources = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join(root));
         assert!(sources.len() > 5, "{root} has more files than that");
-        complaints
-            .extend(complaints_of(&sources, &NOT_OPENED).into_iter().map(|said| format!("{root}: {said}")));
+        complaints.extend(complaints_of(&sources).into_iter().map(|said| format!("{root}: {said}")));
     }
     assert!(complaints.is_empty(), "\n{}", complaints.join("\n"));
 }
@@ -345,11 +341,11 @@ impl<'ast> Visit<'ast> for Reader<'_> {
     fn visit_visibility(&mut self, _: &'ast syn::Visibility) {}
 }
 
-/// All that is wrong with a crate's imports. Each room of `as_one_file` counts as that where circles are looked for.
-fn complaints_of(sources: &BTreeMap<String, String>, as_one_file: &[&str]) -> Vec<String> {
+/// All that is wrong with a crate's imports.
+fn complaints_of(sources: &BTreeMap<String, String>) -> Vec<String> {
     let read = Crate::read(sources);
     let edges = read.edges();
-    let mut complaints = circles(&edges, as_one_file);
+    let mut complaints = circles(&edges);
     for (room, file) in rooms(sources) {
         match may_import(&sources[file]) {
             None if file.ends_with("/mod.rs") => {
@@ -398,31 +394,23 @@ fn may_import(text: &str) -> Option<Vec<String>> {
 }
 
 /// Every circle: its files, and by what each is held in it.
-fn circles(edges: &BTreeMap<(&str, &str), BTreeSet<String>>, as_one_file: &[&str]) -> Vec<String> {
-    let node = |file: &str| {
-        let one = as_one_file.iter().find(|room| is_in(file, room));
-        one.map_or_else(|| file.to_owned(), |room| format!("{room}/*"))
-    };
-    let mut next = BTreeMap::<String, BTreeSet<String>>::new();
-    for &(from, to) in edges.keys().filter(|(from, to)| node(from) != node(to)) {
-        next.entry(node(from)).or_default().insert(node(to));
+fn circles(edges: &BTreeMap<(&str, &str), BTreeSet<String>>) -> Vec<String> {
+    let mut next = BTreeMap::<&str, BTreeSet<&str>>::new();
+    for &(from, to) in edges.keys() {
+        next.entry(from).or_default().insert(to);
     }
-    let reach = |from: &String| {
-        let (mut seen, mut open) = (BTreeSet::new(), vec![from.clone()]);
+    let mut reached = BTreeMap::<&str, BTreeSet<&str>>::new();
+    for &from in next.keys() {
+        let (seen, mut open) = (reached.entry(from).or_default(), vec![from]);
         while let Some(at) = open.pop() {
-            let further = next.get(&at).into_iter().flatten();
-            open.extend(further.filter(|to| seen.insert((*to).clone())).cloned());
+            open.extend(next.get(at).into_iter().flatten().filter(|&&to| seen.insert(to)));
         }
-        seen
-    };
-    let reached: BTreeMap<_, _> = next.keys().map(|from| (from.clone(), reach(from))).collect();
+    }
     let reaches = |from: &str, to: &str| reached.get(from).is_some_and(|reached| reached.contains(to));
     let mut circles = BTreeSet::new();
     for from in next.keys().filter(|from| reaches(from, from)) {
         let circle: BTreeSet<_> = next.keys().filter(|at| reaches(from, at) && reaches(at, from)).collect();
-        let inside = |file: &str| circle.contains(&node(file));
-        let held =
-            edges.iter().filter(|((from, to), _)| inside(from) && inside(to) && node(from) != node(to));
+        let held = edges.iter().filter(|((from, to), _)| circle.contains(from) && circle.contains(to));
         let line = |((from, to), names): (&(&str, &str), &BTreeSet<String>)| {
             format!("\n    {from} imports {} of {to}", names.iter().cloned().collect::<Vec<_>>().join(", "))
         };
@@ -434,7 +422,7 @@ fn circles(edges: &BTreeMap<(&str, &str), BTreeSet<String>>, as_one_file: &[&str
 // --- the check checked ------------------------------------------------------------------------------------------------
 
 fn complaints<const N: usize>(files: [(&str, &str); N]) -> Vec<String> {
-    complaints_of(&files.map(|(file, text)| (file.to_owned(), text.to_owned())).into(), &[])
+    complaints_of(&files.map(|(file, text)| (file.to_owned(), text.to_owned())).into())
 }
 
 #[test]

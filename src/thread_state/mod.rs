@@ -18,7 +18,7 @@
 //! # Rules, each learnt from a crash or a hang
 //!
 //! - **L1** A level's own guard is given up last, after what was attached before is attached again. Once it is gone the
-//!   interpreter may finalize, and with it a runtime in which this thread would attach then. (`leave` in `attached.rs`)
+//!   interpreter may finalize, and with it a runtime in which this thread would attach then. (`leave` in `transition.rs`)
 //! - **L2** The interpreter left behind is guarded for the duration, where its registry gives a guard, and before a thread state
 //!   of the other one is made. So going back to it cannot hang. (`Owner::leave`)
 //! - **L3** Interpreters are changed by a detach and an attach, never in one step: a runtime's own way to swap may not take the
@@ -49,245 +49,26 @@
 
 mod attached;
 mod blockers;
+mod ensuring;
 mod error;
 pub(crate) mod levels;
 mod owner;
+mod parking;
 pub mod raw;
 mod runtime;
 mod token;
+mod transition;
 
 pub use attached::Attached;
+pub(crate) use ensuring::ensure_daemon;
+pub use ensuring::{ensure, ensure_id, ensure_main, ensure_owned, hold};
 pub use error::{EnsureError, EnsureOwnedError, Finalized, HoldError, ReleaseError};
+pub use parking::{park_for_good, parked};
 pub use runtime::{CreateError, Runtime};
 pub use token::{Token, allow_threads_begin, is_daemon, set_innermost_daemon};
 
-use crate::signal_safe::guard::RawGuard;
 use crate::signal_safe::this_thread::{self, Noted, this_thread};
-use crate::{Guard, InterpreterId, LookupError, Registry, Site};
-use levels::{At, Hold};
-use owner::Owner;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-/// A guard of the interpreter to which the calling thread is attached.
-///
-/// Context: normal.
-///
-/// # Errors
-/// [`HoldError`]: nothing is attached, or the registry does not have it, or it is closing.
-///
-/// ```
-/// # use interp_guard::{Registry, thread_state};
-/// # use refruntime::Interpreter;
-/// # use interp_guard::thread_state::HoldError;
-/// # let registry = Registry::new();
-/// # let id = Interpreter::locking().register(&registry)?;
-/// assert_eq!(thread_state::hold(&registry).unwrap_err(), HoldError::NotAttached);
-/// let attached = thread_state::ensure_id(&registry, id)?;
-/// assert_eq!(thread_state::hold(&registry)?.id(), id);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[track_caller]
-pub fn hold<T: Runtime>(registry: &Registry<T>) -> Result<Guard<'_, T>, HoldError> {
-    let state = T::attached().ok_or(HoldError::NotAttached)?;
-    match Owner::of::<T>(registry.table(), state, None) {
-        Ok(owner) if owner.is_here() => Ok(registry.lookup(owner.id)?),
-        _ => Err(HoldError::NotFound),
-    }
-}
-
-/// Attaches the calling thread to a guarded interpreter.
-///
-/// Does not consume the guard: the level takes one of its own, unless a level around it has one.
-///
-/// Context: normal; waits as the runtime does to attach.
-///
-/// # Errors
-/// [`EnsureError::Create`]. The others only where `guard` no longer protects: inherited by a forked child and not kept,
-/// which is then the same as [`ensure_id`].
-///
-/// ```
-/// # use interp_guard::{Registry, thread_state};
-/// # use refruntime::Interpreter;
-/// # let registry = Registry::new();
-/// # let id = Interpreter::locking().register(&registry)?;
-/// let guard = registry.lookup(id)?;
-/// let attached = thread_state::ensure(&guard)?;
-/// assert_eq!(attached.id(), id);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[track_caller]
-#[inline(always)]
-pub fn ensure<'r, T: Runtime>(guard: &Guard<'r, T>) -> Result<Attached<'r, T>, EnsureError> {
-    let raw = guard.as_raw();
-    let at = match attached::nest::<T>(raw.table(), |top| top.id == raw.id() && top.counts()) {
-        Some(at) => at,
-        None => enter(guard, Site::caller())?,
-    };
-    // SAFETY: entered for that.
-    Ok(unsafe { Attached::new(raw.table(), raw.id(), at) })
-}
-
-/// [`ensure`], in a level of its own.
-#[inline(never)]
-fn enter<T: Runtime>(guard: &Guard<'_, T>, site: Site) -> Result<At, EnsureError> {
-    let raw = guard.as_raw();
-    let (table, id) = (raw.table(), raw.id());
-    let hold = attached::cover(table, id, || match raw.is_counted() {
-        true => Ok(raw.clone_at(site).into_parts()),
-        false => table.lookup(id, site).map(RawGuard::into_parts),
-    })?;
-    // SAFETY: (1) the guard's table and payload, guarded by `hold`; (2) `cover`.
-    unsafe { attached::enter(table, id, &**guard, hold, site) }.map_err(|refused| {
-        // SAFETY: `enter` refused it.
-        unsafe { attached::give_up_hold(table, hold) };
-        EnsureError::Create(refused)
-    })
-}
-
-/// [`ensure`], consuming the guard: the level holds it.
-///
-/// Context: normal; waits as the runtime does to attach.
-///
-/// # Errors
-/// [`EnsureOwnedError`], with the guard.
-///
-/// ```
-/// # use interp_guard::{Registry, thread_state};
-/// # use refruntime::Interpreter;
-/// # let registry = Registry::new();
-/// # let id = Interpreter::locking().register(&registry)?;
-/// let attached = thread_state::ensure_owned(registry.lookup(id)?).map_err(|refused| refused.error)?;
-/// assert_eq!(registry.outstanding(id), Some(1));
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[track_caller]
-pub fn ensure_owned<'r, T: Runtime>(guard: Guard<'r, T>) -> Result<Attached<'r, T>, EnsureOwnedError<'r, T>> {
-    let (table, id) = (guard.as_raw().table(), guard.id());
-    // SAFETY: entered for that.
-    enter_owned(guard, Site::caller()).map(|at| unsafe { Attached::new(table, id, at) })
-}
-
-/// [`ensure_owned`], with a call site.
-#[inline(always)]
-fn enter_owned<T: Runtime>(guard: Guard<'_, T>, site: Site) -> Result<At, EnsureOwnedError<'_, T>> {
-    let raw = guard.as_raw();
-    if !raw.is_counted() {
-        return enter(&guard, site).map_err(|error| EnsureOwnedError { guard, error });
-    }
-    let (table, id, interpreter) = (raw.table(), raw.id(), raw.payload().cast::<T>());
-    let parts = guard.into_raw().into_parts();
-    // SAFETY: (1) as in `enter`; the guard, now in parts, keeps the payload; (2) handed over.
-    unsafe { attached::enter(table, id, &*interpreter, Hold::Own(parts), site) }.map_err(|refused| {
-        // SAFETY: `enter` refused it, so it is put together once.
-        let guard = unsafe { Guard::from_raw(RawGuard::from_parts(table, parts)) };
-        EnsureOwnedError { guard, error: EnsureError::Create(refused) }
-    })
-}
-
-/// Attaches the calling thread to an interpreter by ID.
-///
-/// Also while it is closing, if this thread is already inside an ensure of it.
-///
-/// Context: normal; waits as the runtime does to attach.
-///
-/// # Errors
-/// [`EnsureError`]. Nothing changed.
-///
-/// ```
-/// # use interp_guard::{Registry, thread_state};
-/// # use refruntime::Interpreter;
-/// use interp_guard::thread_state::EnsureError;
-/// # let registry = Registry::new();
-/// # let id = Interpreter::locking().register(&registry)?;
-/// drop(thread_state::ensure_id(&registry, id)?);
-/// registry.finalize(id, None).unwrap();
-/// assert_eq!(thread_state::ensure_id(&registry, id).unwrap_err(), EnsureError::NotFound);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[track_caller]
-#[inline(always)]
-pub fn ensure_id<T: Runtime>(
-    registry: &Registry<T>,
-    id: InterpreterId,
-) -> Result<Attached<'_, T>, EnsureError> {
-    let table = registry.table();
-    let at = match attached::nest::<T>(table, |top| top.id == id && top.counts()) {
-        Some(at) => at,
-        None => enter_id(registry, id, Site::caller())?,
-    };
-    // SAFETY: entered for that.
-    Ok(unsafe { Attached::new(table, id, at) })
-}
-
-/// [`ensure_id`], in a level of its own.
-#[inline(never)]
-fn enter_id<T: Runtime>(registry: &Registry<T>, id: InterpreterId, site: Site) -> Result<At, EnsureError> {
-    enter_id_here(registry, id, site)
-}
-
-#[inline(always)]
-fn enter_id_here<T: Runtime>(
-    registry: &Registry<T>,
-    id: InterpreterId,
-    site: Site,
-) -> Result<At, EnsureError> {
-    let table = registry.table();
-    let hold = attached::cover(table, id, || table.lookup(id, site).map(RawGuard::into_parts))?;
-    let slot = match hold {
-        Hold::Own(parts) => parts.slot,
-        _ => table.find(id).ok_or(LookupError::NotFound)?,
-    };
-    let interpreter = table.payload(slot).cast::<T>();
-    // SAFETY: (1) the registry's table and payload, guarded by `hold`; (2) `cover`.
-    unsafe { attached::enter(table, id, &*interpreter, hold, site) }.map_err(|refused| {
-        // SAFETY: `enter` refused it.
-        unsafe { attached::give_up_hold(table, hold) };
-        EnsureError::Create(refused)
-    })
-}
-
-/// [`ensure_id`] of the registry's main interpreter.
-///
-/// Context: normal; waits as the runtime does to attach.
-///
-/// # Errors
-/// [`EnsureError`]; `NotFound` if there is no main interpreter.
-///
-/// ```
-/// # use interp_guard::{Registry, thread_state};
-/// # use refruntime::Interpreter;
-/// # let registry = Registry::new();
-/// let main = Interpreter::locking().register(&registry)?;
-/// assert_eq!(thread_state::ensure_main(&registry)?.id(), main);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[track_caller]
-pub fn ensure_main<T: Runtime>(registry: &Registry<T>) -> Result<Attached<'_, T>, EnsureError> {
-    ensure_id(registry, registry.main().ok_or(EnsureError::NotFound)?)
-}
-
-/// A daemon level: attached, with no guard.
-///
-/// # Errors
-/// As for [`ensure_id`].
-#[track_caller]
-pub(crate) fn ensure_daemon<T: Runtime>(
-    registry: &Registry<T>,
-    id: InterpreterId,
-) -> Result<Attached<'_, T>, EnsureError> {
-    let table = registry.table();
-    let entry = match levels::guard_of(table, id) {
-        Some(_) => None,
-        None => Some(table.enter(id)?.attaches(blockers::keeps_others_from_attaching::<T>)),
-    };
-    let slot = table.find(id).ok_or(LookupError::NotFound)?;
-    let interpreter = table.payload(slot).cast::<T>();
-    // SAFETY: (1) the registry's table and payload, which the other level's guard or the entry keeps; (2) none.
-    let at = unsafe { attached::enter(table, id, &*interpreter, Hold::Daemon, Site::caller()) };
-    drop(entry);
-    // SAFETY: entered for that.
-    at.map(|at| unsafe { Attached::new(table, id, at) }).map_err(EnsureError::Create)
-}
+use crate::{InterpreterId, Registry};
 
 /// The interpreter attached on the calling thread, if any: of whatever registry and runtime.
 ///
@@ -349,37 +130,4 @@ pub fn note_attached(id: Option<InterpreterId>) -> Option<InterpreterId> {
         here.set_attached(noted);
     }
     before.map(|before| before.id)
-}
-
-static PARKED: AtomicUsize = AtomicUsize::new(0);
-
-/// Blocks the calling thread until the process ends: for a thread that must not return to code whose interpreter is gone.
-///
-/// Context: normal; never returns.
-///
-/// ```
-/// # use interp_guard::thread_state;
-/// let before = thread_state::parked();
-/// let thread = std::thread::spawn(|| -> () { thread_state::park_for_good() });
-/// while thread_state::parked() == before {
-///     std::thread::yield_now();
-/// }
-/// assert!(!thread.is_finished());
-/// ```
-pub fn park_for_good() -> ! {
-    PARKED.fetch_add(1, Ordering::SeqCst);
-    loop {
-        std::thread::park();
-    }
-}
-
-/// How many threads are parked for good.
-///
-/// Context: any.
-///
-/// ```
-/// println!("{} threads never came back", interp_guard::thread_state::parked());
-/// ```
-pub fn parked() -> usize {
-    PARKED.load(Ordering::SeqCst)
 }

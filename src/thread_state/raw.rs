@@ -7,8 +7,9 @@
 //!
 //! Nothing here unwinds, so that it can be called from C, as long as the [`Runtime`] does not.
 
-use super::attached::{self, set_daemon};
+use super::ensuring;
 use super::levels::{self, At, Level};
+use super::transition::{self, set_daemon};
 use super::{EnsureError, EnsureOwnedError, ReleaseError, Runtime};
 use crate::signal_safe::this_thread::this_thread;
 use crate::{Guard, InterpreterId, LookupError, Registry, Site};
@@ -78,7 +79,7 @@ impl RawLevel {
 /// ```
 #[inline(always)]
 pub fn nest<T: Runtime>(registry: &Registry<T>, id: i64) -> Option<RawLevel> {
-    attached::nest::<T>(registry.table(), |top| i64::from(top.id) == id && top.counts()).map(RawLevel::of)
+    transition::nest::<T>(registry.table(), |top| i64::from(top.id) == id && top.counts()).map(RawLevel::of)
 }
 
 /// [`nest`], if the level's own guard was counted in this slot and fork generation and is not recorded, as is one of the same
@@ -104,7 +105,7 @@ pub fn nest<T: Runtime>(registry: &Registry<T>, id: i64) -> Option<RawLevel> {
 #[inline(always)]
 pub fn nest_like<T: Runtime>(registry: &Registry<T>, slot: u32, generation: u32) -> Option<RawLevel> {
     let is_like = |top: &Level| top.counts_like(slot, generation);
-    attached::nest::<T>(registry.table(), is_like).map(RawLevel::of)
+    transition::nest::<T>(registry.table(), is_like).map(RawLevel::of)
 }
 
 /// [`thread_state::ensure`](super::ensure), with a call site.
@@ -128,9 +129,9 @@ pub fn nest_like<T: Runtime>(registry: &Registry<T>, slot: u32, generation: u32)
 #[inline(always)]
 pub fn ensure<T: Runtime>(guard: &Guard<'_, T>, site: Site) -> Result<RawLevel, EnsureError> {
     let raw = guard.as_raw();
-    match attached::nest::<T>(raw.table(), |top| top.id == raw.id() && top.counts()) {
+    match transition::nest::<T>(raw.table(), |top| top.id == raw.id() && top.counts()) {
         Some(at) => Ok(RawLevel::of(at)),
-        None => super::enter(guard, site).map(RawLevel::of),
+        None => ensuring::enter(guard, site).map(RawLevel::of),
     }
 }
 
@@ -159,7 +160,7 @@ pub fn ensure_id<T: Runtime>(
 ) -> Result<RawLevel, EnsureError> {
     match nest(registry, id.into()) {
         Some(level) => Ok(level),
-        None => super::enter_id(registry, id, site).map(RawLevel::of),
+        None => ensuring::enter_id(registry, id, site).map(RawLevel::of),
     }
 }
 
@@ -185,7 +186,7 @@ pub fn enter_id<T: Runtime>(
     id: InterpreterId,
     site: Site,
 ) -> Result<RawLevel, EnsureError> {
-    super::enter_id_here(registry, id, site).map(RawLevel::of)
+    ensuring::enter_id_here(registry, id, site).map(RawLevel::of)
 }
 
 /// [`thread_state::ensure_owned`](super::ensure_owned): a level of its own, which has the guard.
@@ -207,7 +208,7 @@ pub fn enter_id<T: Runtime>(
 /// ```
 #[inline(always)]
 pub fn enter<T: Runtime>(guard: Guard<'_, T>, site: Site) -> Result<RawLevel, EnsureOwnedError<'_, T>> {
-    super::enter_owned(guard, site).map(RawLevel::of)
+    ensuring::enter_owned(guard, site).map(RawLevel::of)
 }
 
 /// The innermost level of the calling thread, if it is one of this registry.
@@ -247,7 +248,7 @@ pub fn innermost<T: Runtime>(registry: &Registry<T>) -> Option<RawLevel> {
 /// ```
 #[inline(always)]
 pub fn release<T: Runtime>(registry: &Registry<T>, level: RawLevel) -> Result<(), ReleaseError> {
-    match attached::count_off::<T>(registry.table(), |top| top.serial == level.to_bits()) {
+    match transition::count_off::<T>(registry.table(), |top| top.serial == level.to_bits()) {
         true => Ok(()),
         false => release_last(registry, level),
     }
@@ -260,7 +261,7 @@ fn release_last<T: Runtime>(registry: &Registry<T>, level: RawLevel) -> Result<(
     let is_it = |top: &&Level| top.serial == level.to_bits() && top.table.serial == serial;
     match levels::top(here).filter(is_it) {
         // SAFETY: (1), (2) it is of this registry.
-        Some(top) => unsafe { attached::release_innermost::<T>(here, top) },
+        Some(top) => unsafe { transition::release_innermost::<T>(here, top) },
         None => Err(not_innermost(level)),
     }
 }
@@ -364,7 +365,7 @@ pub fn set_innermost_daemon<T: Runtime>(
 /// ```
 #[inline(always)]
 pub fn attached<T: Runtime>() -> Option<T::ThreadState> {
-    attached::attached_beside::<T>(levels::top(this_thread()))
+    transition::attached_beside::<T>(levels::top(this_thread()))
 }
 
 /// The interpreter and the thread state of the calling thread's innermost level, if it is one of this registry.

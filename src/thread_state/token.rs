@@ -1,7 +1,7 @@
 //! Levels as numbers: for callers that cannot use RAII.
 
-use super::attached::{attach_again, detach_for_now, set_daemon};
 use super::levels::{self, BUSY, Hold, LOST, Level, TableRef};
+use super::transition::{attach_again, detach_for_now, set_daemon};
 use super::{ReleaseError, Runtime};
 use crate::signal_safe::this_thread::this_thread;
 use crate::{LookupError, Registry, Site};

@@ -1,0 +1,238 @@
+//! Ensures: by a guard, by an ID, of the main interpreter; and what each begins a level with.
+
+use super::attached::Attached;
+use super::error::{EnsureError, EnsureOwnedError, HoldError};
+use super::levels::{self, At, Hold};
+use super::owner::Owner;
+use super::{Runtime, blockers, transition};
+use crate::InterpreterId;
+use crate::signal_safe::guard::RawGuard;
+use crate::{Guard, LookupError, Registry, Site};
+
+/// A guard of the interpreter to which the calling thread is attached.
+///
+/// Context: normal.
+///
+/// # Errors
+/// [`HoldError`]: nothing is attached, or the registry does not have it, or it is closing.
+///
+/// ```
+/// # use interp_guard::{Registry, thread_state};
+/// # use refruntime::Interpreter;
+/// # use interp_guard::thread_state::HoldError;
+/// # let registry = Registry::new();
+/// # let id = Interpreter::locking().register(&registry)?;
+/// assert_eq!(thread_state::hold(&registry).unwrap_err(), HoldError::NotAttached);
+/// let attached = thread_state::ensure_id(&registry, id)?;
+/// assert_eq!(thread_state::hold(&registry)?.id(), id);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[track_caller]
+pub fn hold<T: Runtime>(registry: &Registry<T>) -> Result<Guard<'_, T>, HoldError> {
+    let state = T::attached().ok_or(HoldError::NotAttached)?;
+    match Owner::of::<T>(registry.table(), state, None) {
+        Ok(owner) if owner.is_here() => Ok(registry.lookup(owner.id)?),
+        _ => Err(HoldError::NotFound),
+    }
+}
+
+/// Attaches the calling thread to a guarded interpreter.
+///
+/// Does not consume the guard: the level takes one of its own, unless a level around it has one.
+///
+/// Context: normal; waits as the runtime does to attach.
+///
+/// # Errors
+/// [`EnsureError::Create`]. The others only where `guard` no longer protects: inherited by a forked child and not kept,
+/// which is then the same as [`ensure_id`].
+///
+/// ```
+/// # use interp_guard::{Registry, thread_state};
+/// # use refruntime::Interpreter;
+/// # let registry = Registry::new();
+/// # let id = Interpreter::locking().register(&registry)?;
+/// let guard = registry.lookup(id)?;
+/// let attached = thread_state::ensure(&guard)?;
+/// assert_eq!(attached.id(), id);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[track_caller]
+#[inline(always)]
+pub fn ensure<'r, T: Runtime>(guard: &Guard<'r, T>) -> Result<Attached<'r, T>, EnsureError> {
+    let raw = guard.as_raw();
+    let at = match transition::nest::<T>(raw.table(), |top| top.id == raw.id() && top.counts()) {
+        Some(at) => at,
+        None => enter(guard, Site::caller())?,
+    };
+    // SAFETY: entered for that.
+    Ok(unsafe { Attached::new(raw.table(), raw.id(), at) })
+}
+
+/// [`ensure`], in a level of its own.
+#[inline(never)]
+pub(super) fn enter<T: Runtime>(guard: &Guard<'_, T>, site: Site) -> Result<At, EnsureError> {
+    let raw = guard.as_raw();
+    let (table, id) = (raw.table(), raw.id());
+    let hold = transition::cover(table, id, || match raw.is_counted() {
+        true => Ok(raw.clone_at(site).into_parts()),
+        false => table.lookup(id, site).map(RawGuard::into_parts),
+    })?;
+    // SAFETY: (1) the guard's table and payload, guarded by `hold`; (2) `cover`.
+    unsafe { transition::enter(table, id, &**guard, hold, site) }.map_err(|refused| {
+        // SAFETY: `enter` refused it.
+        unsafe { transition::give_up_hold(table, hold) };
+        EnsureError::Create(refused)
+    })
+}
+
+/// [`ensure`], consuming the guard: the level holds it.
+///
+/// Context: normal; waits as the runtime does to attach.
+///
+/// # Errors
+/// [`EnsureOwnedError`], with the guard.
+///
+/// ```
+/// # use interp_guard::{Registry, thread_state};
+/// # use refruntime::Interpreter;
+/// # let registry = Registry::new();
+/// # let id = Interpreter::locking().register(&registry)?;
+/// let attached = thread_state::ensure_owned(registry.lookup(id)?).map_err(|refused| refused.error)?;
+/// assert_eq!(registry.outstanding(id), Some(1));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[track_caller]
+pub fn ensure_owned<'r, T: Runtime>(guard: Guard<'r, T>) -> Result<Attached<'r, T>, EnsureOwnedError<'r, T>> {
+    let (table, id) = (guard.as_raw().table(), guard.id());
+    // SAFETY: entered for that.
+    enter_owned(guard, Site::caller()).map(|at| unsafe { Attached::new(table, id, at) })
+}
+
+/// [`ensure_owned`], with a call site.
+#[inline(always)]
+pub(super) fn enter_owned<T: Runtime>(
+    guard: Guard<'_, T>,
+    site: Site,
+) -> Result<At, EnsureOwnedError<'_, T>> {
+    let raw = guard.as_raw();
+    if !raw.is_counted() {
+        return enter(&guard, site).map_err(|error| EnsureOwnedError { guard, error });
+    }
+    let (table, id, interpreter) = (raw.table(), raw.id(), raw.payload().cast::<T>());
+    let parts = guard.into_raw().into_parts();
+    // SAFETY: (1) as in `enter`; the guard, now in parts, keeps the payload; (2) handed over.
+    unsafe { transition::enter(table, id, &*interpreter, Hold::Own(parts), site) }.map_err(|refused| {
+        // SAFETY: `enter` refused it, so it is put together once.
+        let guard = unsafe { Guard::from_raw(RawGuard::from_parts(table, parts)) };
+        EnsureOwnedError { guard, error: EnsureError::Create(refused) }
+    })
+}
+
+/// Attaches the calling thread to an interpreter by ID.
+///
+/// Also while it is closing, if this thread is already inside an ensure of it.
+///
+/// Context: normal; waits as the runtime does to attach.
+///
+/// # Errors
+/// [`EnsureError`]. Nothing changed.
+///
+/// ```
+/// # use interp_guard::{Registry, thread_state};
+/// # use refruntime::Interpreter;
+/// use interp_guard::thread_state::EnsureError;
+/// # let registry = Registry::new();
+/// # let id = Interpreter::locking().register(&registry)?;
+/// drop(thread_state::ensure_id(&registry, id)?);
+/// registry.finalize(id, None).unwrap();
+/// assert_eq!(thread_state::ensure_id(&registry, id).unwrap_err(), EnsureError::NotFound);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[track_caller]
+#[inline(always)]
+pub fn ensure_id<T: Runtime>(
+    registry: &Registry<T>,
+    id: InterpreterId,
+) -> Result<Attached<'_, T>, EnsureError> {
+    let table = registry.table();
+    let at = match transition::nest::<T>(table, |top| top.id == id && top.counts()) {
+        Some(at) => at,
+        None => enter_id(registry, id, Site::caller())?,
+    };
+    // SAFETY: entered for that.
+    Ok(unsafe { Attached::new(table, id, at) })
+}
+
+/// [`ensure_id`], in a level of its own.
+#[inline(never)]
+pub(super) fn enter_id<T: Runtime>(
+    registry: &Registry<T>,
+    id: InterpreterId,
+    site: Site,
+) -> Result<At, EnsureError> {
+    enter_id_here(registry, id, site)
+}
+
+#[inline(always)]
+pub(super) fn enter_id_here<T: Runtime>(
+    registry: &Registry<T>,
+    id: InterpreterId,
+    site: Site,
+) -> Result<At, EnsureError> {
+    let table = registry.table();
+    let hold = transition::cover(table, id, || table.lookup(id, site).map(RawGuard::into_parts))?;
+    let slot = match hold {
+        Hold::Own(parts) => parts.slot,
+        _ => table.find(id).ok_or(LookupError::NotFound)?,
+    };
+    let interpreter = table.payload(slot).cast::<T>();
+    // SAFETY: (1) the registry's table and payload, guarded by `hold`; (2) `cover`.
+    unsafe { transition::enter(table, id, &*interpreter, hold, site) }.map_err(|refused| {
+        // SAFETY: `enter` refused it.
+        unsafe { transition::give_up_hold(table, hold) };
+        EnsureError::Create(refused)
+    })
+}
+
+/// [`ensure_id`] of the registry's main interpreter.
+///
+/// Context: normal; waits as the runtime does to attach.
+///
+/// # Errors
+/// [`EnsureError`]; `NotFound` if there is no main interpreter.
+///
+/// ```
+/// # use interp_guard::{Registry, thread_state};
+/// # use refruntime::Interpreter;
+/// # let registry = Registry::new();
+/// let main = Interpreter::locking().register(&registry)?;
+/// assert_eq!(thread_state::ensure_main(&registry)?.id(), main);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[track_caller]
+pub fn ensure_main<T: Runtime>(registry: &Registry<T>) -> Result<Attached<'_, T>, EnsureError> {
+    ensure_id(registry, registry.main().ok_or(EnsureError::NotFound)?)
+}
+
+/// A daemon level: attached, with no guard.
+///
+/// # Errors
+/// As for [`ensure_id`].
+#[track_caller]
+pub(crate) fn ensure_daemon<T: Runtime>(
+    registry: &Registry<T>,
+    id: InterpreterId,
+) -> Result<Attached<'_, T>, EnsureError> {
+    let table = registry.table();
+    let entry = match levels::guard_of(table, id) {
+        Some(_) => None,
+        None => Some(table.enter(id)?.attaches(blockers::keeps_others_from_attaching::<T>)),
+    };
+    let slot = table.find(id).ok_or(LookupError::NotFound)?;
+    let interpreter = table.payload(slot).cast::<T>();
+    // SAFETY: (1) the registry's table and payload, which the other level's guard or the entry keeps; (2) none.
+    let at = unsafe { transition::enter(table, id, &*interpreter, Hold::Daemon, Site::caller()) };
+    drop(entry);
+    // SAFETY: entered for that.
+    at.map(|at| unsafe { Attached::new(table, id, at) }).map_err(EnsureError::Create)
+}

@@ -1,0 +1,559 @@
+//! How a thread gets to an interpreter, and back: what every ensure and release does, by whatever handle.
+//!
+//! On the way in, in this order: guard the interpreter that is left behind; find or create a thread state; detach the old one;
+//! attach. On the way out: detach or destroy; restore; and only then give the guards up. The other order would let an
+//! interpreter finalize between the drop of its guard and the moment at which this thread attaches to it again.
+
+use super::blockers;
+use super::error::ReleaseError;
+use super::levels::{self, At, BUSY, CREATED, Erased, Hold, Keep, Kind, LOST, Left, Level, NO_STATE, REUSES};
+use super::owner::{self, Owner};
+use super::{CreateError, Runtime};
+use crate::registry::known;
+use crate::signal_safe::guard::{GuardParts, RawGuard};
+use crate::signal_safe::table::Table;
+use crate::signal_safe::this_thread::{Noted, ThisThread, this_thread};
+use crate::{InterpreterId, LookupError, Site};
+use std::any::TypeId;
+use std::marker::PhantomData;
+
+const CHANGED: CreateError =
+    CreateError::new("what was attached on this thread changed while the runtime made a thread state");
+
+/// What is attached on this thread. `level` is the innermost of its levels that is not just beginning.
+#[inline(always)]
+pub(super) fn attached_beside<T: Runtime>(level: Option<&Level>) -> Option<T::ThreadState> {
+    let level = level.filter(|level| level.is_of(TypeId::of::<T>()) && !level.is(NO_STATE | LOST));
+    // SAFETY: the level is of this runtime.
+    let ours = level.map(|level| unsafe { level.state.get().get::<T::ThreadState>() });
+    ours.filter(|&ours| T::is_attached(ours)).or_else(T::attached)
+}
+
+/// Is the innermost level of this table, and are handlers told of it, if they are told at all? By a level, they are told of the
+/// innermost alone, unless that is busy: on its way in a level tells them that nothing is attached, before anything is, and on
+/// its way out what the level around it has told them. What a runtime tells them is of no registry.
+#[inline(always)]
+fn is_told_of<T: Runtime>(here: &ThisThread, top: &Level, table: &Table) -> bool {
+    top.table.serial == table.serial() && (!T::NOTES || here.registry() == top.table.serial)
+}
+
+/// Tells handlers.
+#[inline(always)]
+fn note<T: Runtime>(here: &ThisThread, noted: Option<Noted>) {
+    if T::NOTES {
+        here.set_attached(noted);
+    }
+}
+
+/// Counts one more ensure in the innermost level, if that is one of this table that `is` accepts, guarded and attached. `is` accepts none
+/// that does not [count](Level::counts).
+#[inline(always)]
+pub(super) fn nest<T: Runtime>(table: &Table, is: impl FnOnce(&Level) -> bool) -> Option<At> {
+    let here = this_thread();
+    let top = levels::top(here).filter(|top| is(top) && is_told_of::<T>(here, top, table))?;
+    debug_assert!(!T::NOTES || here.noted() == Some(top.noted()));
+    // SAFETY: the levels of this table are of its registry's T.
+    if !T::is_attached(unsafe { top.state.get().get() }) {
+        return None;
+    }
+    top.count()
+}
+
+/// Counts the latest ensure off the innermost level, if that is one of this table that `is` accepts, and attached; and if it is
+/// not the first of it.
+#[inline(always)]
+pub(super) fn count_off<T: Runtime>(table: &Table, is: impl FnOnce(&Level) -> bool) -> bool {
+    let here = this_thread();
+    let Some(top) = levels::top(here) else { return false };
+    let is_it = is(top) && top.has_counted() && top.counts() && is_told_of::<T>(here, top, table);
+    // SAFETY: the levels of this table are of its registry's T.
+    let is_it = is_it && T::is_attached(unsafe { top.state.get().get() });
+    if is_it {
+        top.count_off();
+    }
+    is_it
+}
+
+struct KindOf<T>(PhantomData<T>);
+
+impl<T: Runtime> KindOf<T> {
+    const KIND: &'static Kind = &Kind { runtime: TypeId::of::<T>, release: release::<T> };
+}
+
+/// Enters a level. On an error nothing changed, and `hold` is the caller's to give up.
+///
+/// # Safety
+/// 1. `table` is a `Registry<T>`'s, and `interpreter` the payload of `id` in it, which stays until this has returned.
+/// 2. `hold` is right: a guard of `id` that is handed over, or there is another level's, or nothing.
+#[inline(always)]
+pub(super) unsafe fn enter<T: Runtime>(
+    table: &Table,
+    id: InterpreterId,
+    interpreter: &T,
+    hold: Hold,
+    site: Site,
+) -> Result<At, CreateError> {
+    let here = this_thread();
+    let level = levels::begin(here, table, id, KindOf::<T>::KIND, hold, NO_STATE | BUSY, T::NOTES);
+    // Most ensures are a thread's first, with nothing attached.
+    if level.outer().is_none() && T::attached().is_none() {
+        // SAFETY: as there; nothing is attached.
+        return unsafe { attach::<T>(here, level, interpreter, None, site) };
+    }
+    // SAFETY: as there.
+    unsafe { attach_beside(here, level, interpreter, site) }
+}
+
+/// [`attach`], whatever this thread is in and has attached.
+///
+/// # Safety
+/// As for [`enter`], of what the level was begun with.
+#[inline(never)]
+unsafe fn attach_beside<T: Runtime>(
+    here: &ThisThread,
+    level: &Level,
+    interpreter: &T,
+    site: Site,
+) -> Result<At, CreateError> {
+    // SAFETY: by (1) it lives.
+    let (table, id) = (unsafe { level.table() }, level.id);
+    let left = match attached_beside::<T>(level.outer()) {
+        Some(state) => match Owner::of(table, state, Some((id, interpreter))) {
+            Ok(owner) if owner.is(id) => {
+                note::<T>(here, Some(level.noted()));
+                level.begin_reusing(Erased::new(state));
+                return Ok(level.latest());
+            }
+            found => match found.and_then(|owner| owner.may_be_left::<T>(state).map(|()| owner)) {
+                Ok(owner) => Some((state, owner)),
+                // SAFETY: it has just begun.
+                Err(refused) => return Err(unsafe { refuse::<T>(here, level, refused) }),
+            },
+        },
+        None => None,
+    };
+    // SAFETY: the caller's promise; `left` is what is attached.
+    unsafe { attach(here, level, interpreter, left, site) }
+}
+
+/// Attaches for `level`, which has just begun: its own thread state, or a remembered one, or a new one. Ends the level if
+/// there is none.
+///
+/// From here on the runtime's code runs, and may come back here. What it finds is this level, which holds what it holds: the one
+/// around it is not the innermost any more, and cannot give up a guard that this one counts on.
+///
+/// # Safety
+/// 1. As for [`enter`], of what the level was begun with.
+/// 2. `left` is what is attached, with its owner.
+#[inline(always)]
+unsafe fn attach<T: Runtime>(
+    here: &ThisThread,
+    level: &Level,
+    interpreter: &T,
+    left: Option<(T::ThreadState, Owner)>,
+    site: Site,
+) -> Result<At, CreateError> {
+    // SAFETY: by (1) it lives.
+    let table = unsafe { level.table() };
+    let own = T::own();
+    // The level itself is in no state yet; without another there is none to ask.
+    let known = level.outer().and_then(|_| levels::state_of(table, level.id));
+    // SAFETY: the levels of this table are of its registry's T.
+    let known = known.map(|state| unsafe { state.get::<T::ThreadState>() });
+    let is_its = |own: &T::ThreadState| interpreter.owns(*own) == Some(true);
+    let known = known.or_else(|| own.filter(is_its)).or_else(|| interpreter.remembered());
+    match (left, own) {
+        (Some((state, owner)), _) => level.leave(owner.leave(table, state, true, site)),
+        (None, Some(own)) if known != Some(own) => leave_unbound(level, interpreter, own, site),
+        _ => {}
+    }
+    let state = match known {
+        Some(state) => state,
+        None => match interpreter.create() {
+            Ok(state) => state,
+            // SAFETY: it has just begun.
+            Err(refused) => return Err(unsafe { refuse::<T>(here, level, refused) }),
+        },
+    };
+    // What they run may have left something behind: an ensure that it forgot, or a detached thread. Nothing can be said of what
+    // would be restored.
+    if !T::CREATES_ALONE && T::attached() != left.map(|(left, _)| left) {
+        // SAFETY: it has just begun.
+        return Err(unsafe { refuse::<T>(here, level, CHANGED) });
+    }
+    if !level.noted_before.get().is_nothing() {
+        note::<T>(here, None);
+    }
+    if let Some((left, _)) = left {
+        // SAFETY: it is attached, as asked above.
+        unsafe { T::detach(left) };
+    }
+    // SAFETY: (1) nothing is attached now; the state is this thread's: just created, remembered by the runtime, or used by
+    // an outer level; (2) the caller's promise (1).
+    unsafe { T::attach(state) };
+    note::<T>(here, Some(level.noted()));
+    level.begin_attached(Erased::new(state), known.is_none());
+    Ok(level.latest())
+}
+
+/// Ends a level that has attached nothing. Returns what it is given.
+///
+/// # Safety
+/// Its table lives, and its guard is the caller's.
+#[cold]
+#[inline(never)]
+unsafe fn refuse<T: Runtime>(here: &ThisThread, level: &Level, why: CreateError) -> CreateError {
+    // SAFETY: the caller's promise.
+    let (table, left, told) = (unsafe { level.table() }, level.left(), level.noted_before.get());
+    levels::end(here, level);
+    if T::NOTES && here.words() != told {
+        // By a level that what they ran has forgotten, and that has just gone: of no registry any more (see `is_told_of`).
+        here.set_attached(here.noted().map(|noted| Noted { registry: 0, ..noted }));
+    }
+    // SAFETY: taken out above: put together once.
+    unsafe { give_up_left(table, left) };
+    why
+}
+
+/// `own` is what the runtime takes for this thread's own thread state, with nothing attached. Attaching another one will change
+/// that.
+#[cold]
+#[inline(never)]
+fn leave_unbound<T: Runtime>(level: &Level, interpreter: &T, own: T::ThreadState, site: Site) {
+    // SAFETY: the level was entered with its table, which lives.
+    let table = unsafe { level.table() };
+    if let Ok(owner) = Owner::of(table, own, Some((level.id, interpreter))) {
+        level.leave(owner.leave(table, own, false, site));
+    }
+}
+
+/// The beginning of an allow-threads section. `state` is attached.
+pub(super) fn detach_for_now<T: Runtime>(state: T::ThreadState) {
+    note::<T>(this_thread(), None);
+    // SAFETY: it is attached, say the callers, who have just asked.
+    levels::busy_while(|| unsafe { T::detach(state) });
+}
+
+/// The end of an allow-threads section.
+pub(super) fn attach_again<T: Runtime>(
+    table: &Table,
+    id: InterpreterId,
+    state: T::ThreadState,
+) -> Result<(), LookupError> {
+    attach_kept::<T>(table, id, state).inspect_err(|_| levels::lose(table.serial(), id))?;
+    note::<T>(this_thread(), Some(Noted { id, registry: table.serial() }));
+    Ok(())
+}
+
+/// Attaches where a level of this thread guards the interpreter, or else through the gate: for as long as another's
+/// guard is out.
+fn attach_kept<T: Runtime>(
+    table: &Table,
+    id: InterpreterId,
+    state: T::ThreadState,
+) -> Result<(), LookupError> {
+    let entry = match levels::guard_of(table, id) {
+        Some(_) => None,
+        None => Some(table.enter(id)?.attaches(blockers::keeps_others_from_attaching::<T>)),
+    };
+    // SAFETY: (1) the callers have left nothing attached, and `state` is this thread's; (2) the guard, which its level does not
+    // give up meanwhile, or the entry.
+    levels::busy_while(|| unsafe { T::attach(state) });
+    drop(entry);
+    Ok(())
+}
+
+/// Releases an ensure, if it is the innermost of this thread.
+///
+/// # Safety
+/// 1. Its level is of runtime `T`, if there is one.
+/// 2. Its table lives.
+pub(super) unsafe fn release<T: Runtime>(at: At) -> Result<(), ReleaseError> {
+    let here = this_thread();
+    match levels::top(here).filter(|top| top.latest() == at) {
+        // SAFETY: the caller's promises.
+        Some(level) => unsafe { release_innermost::<T>(here, level) },
+        // SAFETY: the caller's promises.
+        None => unsafe { release_otherwise::<T>(at) },
+    }
+}
+
+/// [`release`], of the latest ensure of the innermost level.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+pub(super) unsafe fn release_innermost<T: Runtime>(
+    here: &ThisThread,
+    level: &Level,
+) -> Result<(), ReleaseError> {
+    // SAFETY: by (1) the level's states are Ts'.
+    let state = unsafe { level.state.get().get::<T::ThreadState>() };
+    let reuses = level.is(REUSES);
+    if !level.is_simple() || !T::is_attached(state) || !reuses && T::in_use(state) {
+        // SAFETY: the caller's promises.
+        return unsafe { release_otherwise::<T>(level.latest()) };
+    }
+    // What `leave` comes to, without its questions.
+    if !reuses {
+        let created = level.is(CREATED);
+        level.set(BUSY, true);
+        note::<T>(here, None);
+        // SAFETY: attached; created by this level, which is on its way out, or else to be attached again.
+        unsafe { if created { T::destroy(state) } else { T::detach(state) } };
+    }
+    if T::NOTES {
+        here.put_back(level.noted_before.get());
+    }
+    // SAFETY: (2).
+    let (table, hold) = (unsafe { level.table() }, level.hold());
+    levels::end(here, level);
+    // SAFETY: taken out above: put together once.
+    unsafe { give_up_hold(table, hold) };
+    Ok(())
+}
+
+/// [`release`], of whatever it is.
+///
+/// # Safety
+/// As there.
+#[inline(never)]
+unsafe fn release_otherwise<T: Runtime>(at: At) -> Result<(), ReleaseError> {
+    let (here, level) = (this_thread(), innermost(at)?);
+    let attached = attached_beside::<T>(Some(level));
+    // SAFETY: by (1) the level's states are Ts'.
+    let state = unsafe { level.state.get().get::<T::ThreadState>() };
+    // SAFETY: (2).
+    let lost = has_lost::<T>(unsafe { level.table() }, level, attached, state);
+    if attached != (!lost).then_some(state) {
+        return Err(ReleaseError::Detached);
+    }
+    // SAFETY: the caller's promises; it is attached, or lost.
+    unsafe { leave::<T>(here, level) }
+}
+
+/// Takes the latest ensure off the innermost level, and ends that with its first.
+///
+/// # Safety
+/// As for [`release`]; and the level's thread state is attached, or the level has lost it.
+#[inline(never)]
+unsafe fn leave<T: Runtime>(here: &ThisThread, level: &Level) -> Result<(), ReleaseError> {
+    if level.has_counted() {
+        level.count_off();
+        note::<T>(here, Some(level.noted()));
+        return Ok(());
+    }
+    let lost = level.is(LOST);
+    // SAFETY: by (1) the level's states are Ts'.
+    let state = unsafe { level.state.get().get::<T::ThreadState>() };
+    if !lost && !level.is(REUSES) && T::in_use(state) {
+        return Err(ReleaseError::InUse);
+    }
+    // SAFETY: (2).
+    let table = unsafe { level.table() };
+    let mut restored = Ok(());
+    if level.is(REUSES) {
+        if lost {
+            restored = Err(ReleaseError::Gone);
+        }
+    } else {
+        level.set(BUSY, true);
+        if !lost {
+            note::<T>(here, None);
+            if level.is(CREATED) {
+                // SAFETY: attached, says the caller; this level created it and is on its way out, and the levels further in that
+                // used it are gone.
+                unsafe { T::destroy(state) };
+                level.set(NO_STATE, true);
+            } else {
+                // SAFETY: attached, says the caller.
+                unsafe { T::detach(state) };
+            }
+        }
+        if let Some(left) = level.left() {
+            restored = restore::<T>(table, left);
+        }
+    }
+    match restored {
+        Ok(()) if T::NOTES => here.put_back(level.noted_before.get()),
+        _ => note::<T>(here, None),
+    }
+    // What the level holds at the end: guards may have been counted anew, in a child forked meanwhile.
+    let (left, hold) = (level.left(), level.hold());
+    levels::end(here, level);
+    // SAFETY: taken out above: put together once.
+    unsafe { give_up(table, left, hold) };
+    restored
+}
+
+/// Has a daemon level lost its interpreter? It may not have been told yet: where that ended under it, on this thread or on
+/// another, the runtime says that nothing is attached, or that something else is.
+pub(super) fn has_lost<T: Runtime>(
+    table: &Table,
+    level: &Level,
+    attached: Option<T::ThreadState>,
+    state: T::ThreadState,
+) -> bool {
+    if level.is(LOST) {
+        return true;
+    }
+    let is_there = !matches!(level.hold(), Hold::Daemon)
+        || levels::guard_of(table, level.id).is_some()
+        || table.find(level.id).is_some();
+    if is_there || attached == Some(state) && T::interpreter_of(state) == level.id {
+        return false;
+    }
+    levels::lose(table.serial(), level.id);
+    true
+}
+
+/// Attaches to an interpreter of the table with number `registry`, unless it is gone.
+fn attach_through_gate<T: Runtime>(
+    table: &Table,
+    id: InterpreterId,
+    registry: u64,
+    state: T::ThreadState,
+) -> Result<(), LookupError> {
+    match registry == table.serial() {
+        true => attach_kept::<T>(table, id, state),
+        // SAFETY: (1) nothing is attached; the state was on this thread before; (2) `enter` keeps it.
+        false => known::enter(registry, id, blockers::keeps_others_from_attaching::<T>, || unsafe {
+            T::attach(state);
+        }),
+    }
+}
+
+/// Puts back what a level has left behind, or notes that it is gone. Nothing is attached.
+#[inline(never)]
+fn restore<T: Runtime>(table: &Table, left: Left) -> Result<(), ReleaseError> {
+    // SAFETY: the levels that leave Ts' states behind are Ts'.
+    let state = unsafe { left.state.get::<T::ThreadState>() };
+    if !left.was_attached {
+        bind_again::<T>(table, left, state);
+        return Ok(());
+    }
+    let restored = match left.keep {
+        Keep::Own(_) | Keep::Covered => {
+            // SAFETY: (1) nothing is attached; the state was on this thread before; (2) guarded by this level or one
+            // further out.
+            unsafe { T::attach(state) };
+            Ok(())
+        }
+        Keep::Gate => attach_through_gate::<T>(table, left.id, left.registry, state),
+        Keep::Runtime => match owner::now_in::<T>(table, left.id, state) {
+            Ok(None) => {
+                // SAFETY: (1) as above; (2) no registry has it: the runtime's own affair.
+                unsafe { T::attach(state) };
+                Ok(())
+            }
+            Ok(Some(registry)) => attach_through_gate::<T>(table, left.id, registry, state),
+            Err(gone) => Err(gone),
+        },
+        Keep::Gone => Err(LookupError::NotFound),
+    };
+    if restored.is_err() && T::LIVES_ON {
+        // SAFETY: (1) as above; (2) no registry has it, or none will much longer: the runtime's own affair, as it says.
+        unsafe { T::attach(state) };
+        return Ok(());
+    }
+    restored.map_err(|_| {
+        levels::lose(left.registry, left.id);
+        ReleaseError::Gone
+    })
+}
+
+/// Has the runtime take `state` for this thread's own again, where its interpreter is kept meanwhile. (Else it may end, and nobody
+/// could say whether it can be attached.)
+fn bind_again<T: Runtime>(table: &Table, left: Left, state: T::ThreadState) {
+    let is_bound = T::own() == Some(state);
+    let is_kept = || match left.keep {
+        Keep::Own(_) | Keep::Covered => {
+            // SAFETY: (1) nothing is attached; the state is this thread's; (2) guarded by this level or one further out.
+            unsafe { T::attach(state) };
+            true
+        }
+        Keep::Gate => attach_through_gate::<T>(table, left.id, left.registry, state).is_ok(),
+        Keep::Runtime | Keep::Gone => false,
+    };
+    if !is_bound && is_kept() {
+        // SAFETY: attached right above.
+        unsafe { T::detach(state) };
+    }
+}
+
+/// The level that stands for an ensure, if it is the innermost.
+pub(super) fn innermost<'l>(at: At) -> Result<&'l Level, ReleaseError> {
+    match levels::top(this_thread()) {
+        Some(top) if top.latest() == at && !top.is(BUSY) => Ok(top),
+        _ if levels::find(at).is_some() => Err(ReleaseError::OutOfOrder),
+        _ => Err(ReleaseError::Unknown),
+    }
+}
+
+/// Gives up the guards of a level: of what it had left behind, then its own.
+///
+/// # Safety
+/// `table` is the level's. The guards are used no more.
+#[inline(always)]
+unsafe fn give_up(table: &Table, left: Option<Left>, hold: Hold) {
+    if left.is_some() {
+        // SAFETY: the caller's promise.
+        unsafe { give_up_left(table, left) };
+    }
+    // SAFETY: the caller's promise.
+    unsafe { give_up_hold(table, hold) };
+}
+
+/// # Safety
+/// As for [`give_up`].
+#[inline(never)]
+unsafe fn give_up_left(table: &Table, left: Option<Left>) {
+    if let Some(Left { keep: Keep::Own(parts), .. }) = left {
+        // SAFETY: the caller's promise.
+        drop(unsafe { RawGuard::from_parts(table, parts) });
+    }
+}
+
+/// # Safety
+/// `hold` is one of `table`, and used no more.
+#[inline(always)]
+pub(super) unsafe fn give_up_hold(table: &Table, hold: Hold) {
+    if let Hold::Own(parts) = hold {
+        // SAFETY: the caller's promise.
+        drop(unsafe { RawGuard::from_parts(table, parts) });
+    }
+}
+
+/// See [`Attached::set_daemon`](super::Attached::set_daemon). `level` is the innermost, and of `table`.
+pub(super) fn set_daemon(table: &Table, level: &Level, daemon: bool, site: Site) -> Result<(), LookupError> {
+    let hold = match (daemon, level.hold()) {
+        (true, _) => Hold::Daemon,
+        (false, Hold::Daemon) if level.is(LOST) => return Err(LookupError::NotFound),
+        (false, Hold::Daemon) => {
+            cover(table, level.id, || table.lookup(level.id, site).map(RawGuard::into_parts))?
+        }
+        (false, Hold::Own(_) | Hold::Covered) => return Ok(()),
+    };
+    // Those that it was counted with keep what they have.
+    let level = levels::split(level, level.latest().depth);
+    let before = level.hold();
+    level.set_hold(hold);
+    if daemon {
+        // SAFETY: taken out of the level above.
+        unsafe { give_up_hold(table, before) };
+    }
+    Ok(())
+}
+
+/// Under the guard of another level of this thread, or else the one that `take` takes.
+#[inline(always)]
+pub(super) fn cover<E>(
+    table: &Table,
+    id: InterpreterId,
+    take: impl FnOnce() -> Result<GuardParts, E>,
+) -> Result<Hold, E> {
+    match levels::guard_of(table, id) {
+        Some(_) => Ok(Hold::Covered),
+        None => take().map(Hold::Own),
+    }
+}
