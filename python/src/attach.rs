@@ -36,13 +36,15 @@ impl State {
 // SAFETY: (1), (2) CPython's own functions, and what they document; `create` leaves attached what it finds, also where it has to
 // wait. (3) A state is not freed while its thread may come back to it but with its interpreter. (4) C. (5) Dropping an
 // `Interpreter` touches nothing. (6) They read. (7) IDs are not used again in a process. (8) `owns` compares interpreters, which
-// exist; `is_attached` is right for a state of this thread's, `LIVES_ON` by what a hook is. (9) There is no other. (10) As for
+// exist; `attached_or_anothers` tells a state of this thread's, `ALONE`
+// because this library has the one registry; `LIVES_ON` by what a hook is. (9) There is no other. (10) As for
 // whoever calls Python from a thread.
 unsafe impl Runtime for Interpreter {
     type ThreadState = State;
 
     const CREATES_ALONE: bool = true;
     const NOTES: bool = false;
+    const ALONE: bool = true;
     const LIVES_ON: bool = true;
 
     #[inline(always)]
@@ -51,9 +53,9 @@ unsafe impl Runtime for Interpreter {
     }
 
     #[inline(always)]
-    fn is_attached(state: State) -> bool {
+    fn attached_or_anothers() -> Option<State> {
         // Up to 3.11 too: a state of this thread's that holds the GIL holds it here.
-        python::unchecked() == state.as_ptr()
+        NonNull::new(python::unchecked()).map(State)
     }
 
     fn interpreter_of(state: State) -> InterpreterId {
@@ -180,7 +182,9 @@ pub struct Refused;
 /// Context: normal; attached as ensure left it.
 pub fn set_daemon(daemon: bool, site: Site) -> Result<(), Refused> {
     let (id, state) = raw::innermost_state(&REGISTRY).ok_or(Refused)?;
-    if !Interpreter::is_attached(state) || daemon && registry::is_sub(id) && python::minor_version() <= 13 {
+    if Interpreter::attached_or_anothers() != Some(state)
+        || daemon && registry::is_sub(id) && python::minor_version() <= 13
+    {
         return Err(Refused);
     }
     raw::set_innermost_daemon(&REGISTRY, daemon, site).and_then(Result::ok).ok_or(Refused)

@@ -2,7 +2,7 @@
 
 use super::error::{Finalized, ReleaseError};
 use super::levels::{self, At, BUSY, Hold, LOST, Level, NO_STATE};
-use super::transition::{attach_again, count_off, detach_for_now, has_lost, release, set_daemon};
+use super::transition::{attach_again, detach_for_now, has_lost, release, set_daemon};
 use super::{Runtime, Token, park_for_good};
 use crate::signal_safe::table::Table;
 use crate::signal_safe::this_thread::this_thread;
@@ -378,9 +378,6 @@ impl<'r, T: Runtime> Attached<'r, T> {
 impl<T: Runtime> Drop for Attached<'_, T> {
     #[inline(always)]
     fn drop(&mut self) {
-        if count_off::<T>(self.table, |top| top.latest() == self.at) {
-            return;
-        }
         // SAFETY: (1) this level is a T's; (2) `table` is borrowed.
         if let Err(error) = unsafe { release::<T>(self.at) } {
             error.panic();

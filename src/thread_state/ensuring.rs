@@ -4,9 +4,11 @@ use super::attached::Attached;
 use super::error::{EnsureError, EnsureOwnedError, HoldError};
 use super::levels::{self, At, Hold};
 use super::owner::Owner;
-use super::{Runtime, blockers, transition};
+use super::{CreateError, Runtime, blockers, transition};
 use crate::InterpreterId;
-use crate::signal_safe::guard::RawGuard;
+use crate::signal_safe::guard::{GuardParts, RawGuard};
+use crate::signal_safe::table::Table;
+use crate::signal_safe::this_thread::this_thread;
 use crate::{Guard, LookupError, Registry, Site};
 
 /// A guard of the interpreter to which the calling thread is attached.
@@ -78,11 +80,9 @@ pub(super) fn enter<T: Runtime>(guard: &Guard<'_, T>, site: Site) -> Result<At, 
         false => table.lookup(id, site).map(RawGuard::into_parts),
     })?;
     // SAFETY: (1) the guard's table and payload, guarded by `hold`; (2) `cover`.
-    unsafe { transition::enter(table, id, &**guard, hold, site) }.map_err(|refused| {
-        // SAFETY: `enter` refused it.
-        unsafe { transition::give_up_hold(table, hold) };
-        EnsureError::Create(refused)
-    })
+    unsafe { transition::enter(this_thread(), table, id, &**guard, hold, site) }
+        // SAFETY: refused.
+        .map_err(|refused| unsafe { give_back(table, hold, refused) })
 }
 
 /// [`ensure`], consuming the guard: the level holds it.
@@ -121,11 +121,13 @@ pub(super) fn enter_owned<T: Runtime>(
     let (table, id, interpreter) = (raw.table(), raw.id(), raw.payload().cast::<T>());
     let parts = guard.into_raw().into_parts();
     // SAFETY: (1) as in `enter`; the guard, now in parts, keeps the payload; (2) handed over.
-    unsafe { transition::enter(table, id, &*interpreter, Hold::Own(parts), site) }.map_err(|refused| {
-        // SAFETY: `enter` refused it, so it is put together once.
-        let guard = unsafe { Guard::from_raw(RawGuard::from_parts(table, parts)) };
-        EnsureOwnedError { guard, error: EnsureError::Create(refused) }
-    })
+    unsafe { transition::enter(this_thread(), table, id, &*interpreter, Hold::Own(parts), site) }.map_err(
+        |refused| {
+            // SAFETY: `enter` refused it, so it is put together once.
+            let guard = unsafe { Guard::from_raw(RawGuard::from_parts(table, parts)) };
+            EnsureOwnedError { guard, error: EnsureError::Create(refused) }
+        },
+    )
 }
 
 /// Attaches the calling thread to an interpreter by ID.
@@ -179,6 +181,28 @@ pub(super) fn enter_id_here<T: Runtime>(
     id: InterpreterId,
     site: Site,
 ) -> Result<At, EnsureError> {
+    let (here, table) = (this_thread(), registry.table());
+    if levels::top(here).is_some() {
+        return enter_id_beside(registry, id, site);
+    }
+    let guard = table.lookup(id, site)?;
+    let interpreter = guard.payload().cast::<T>();
+    let parts = guard.into_parts();
+    // SAFETY: (1) the registry's table and payload, guarded by `parts`; (2) handed over.
+    unsafe { transition::enter_first(here, table, id, &*interpreter, parts, site) }
+        // SAFETY: refused.
+        .map_err(|refused| unsafe {
+            give_back_parts(table, parts.slot, parts.generation, parts.ticket, refused)
+        })
+}
+
+/// [`enter_id`], inside another level.
+#[inline(never)]
+fn enter_id_beside<T: Runtime>(
+    registry: &Registry<T>,
+    id: InterpreterId,
+    site: Site,
+) -> Result<At, EnsureError> {
     let table = registry.table();
     let hold = transition::cover(table, id, || table.lookup(id, site).map(RawGuard::into_parts))?;
     let slot = match hold {
@@ -187,11 +211,41 @@ pub(super) fn enter_id_here<T: Runtime>(
     };
     let interpreter = table.payload(slot).cast::<T>();
     // SAFETY: (1) the registry's table and payload, guarded by `hold`; (2) `cover`.
-    unsafe { transition::enter(table, id, &*interpreter, hold, site) }.map_err(|refused| {
-        // SAFETY: `enter` refused it.
-        unsafe { transition::give_up_hold(table, hold) };
-        EnsureError::Create(refused)
-    })
+    unsafe { transition::enter(this_thread(), table, id, &*interpreter, hold, site) }
+        // SAFETY: refused.
+        .map_err(|refused| unsafe { give_back(table, hold, refused) })
+}
+
+/// [`give_back`], of a guard whose parts are handed over in registers.
+///
+/// # Safety
+/// As there.
+#[cold]
+#[inline(never)]
+unsafe fn give_back_parts(
+    table: &Table,
+    slot: u32,
+    generation: u32,
+    ticket: u64,
+    refused: CreateError,
+) -> EnsureError {
+    // The registry finds a guard's interpreter by its slot; the ID would be written down with a clone.
+    let Ok(id) = InterpreterId::try_from(0) else { unreachable!("0 is an ID") };
+    let hold = Hold::Own(GuardParts { id, slot, generation, ticket });
+    // SAFETY: the caller's promise.
+    unsafe { give_back(table, hold, refused) }
+}
+
+/// Gives up what a level was to hold.
+///
+/// # Safety
+/// `hold` is one of `table`, and `enter` refused it.
+#[cold]
+#[inline(never)]
+unsafe fn give_back(table: &Table, hold: Hold, refused: CreateError) -> EnsureError {
+    // SAFETY: the caller's promise.
+    unsafe { transition::give_up_hold(table, hold) };
+    EnsureError::Create(refused)
 }
 
 /// [`ensure_id`] of the registry's main interpreter.
@@ -231,7 +285,8 @@ pub(crate) fn ensure_daemon<T: Runtime>(
     let slot = table.find(id).ok_or(LookupError::NotFound)?;
     let interpreter = table.payload(slot).cast::<T>();
     // SAFETY: (1) the registry's table and payload, which the other level's guard or the entry keeps; (2) none.
-    let at = unsafe { transition::enter(table, id, &*interpreter, Hold::Daemon, Site::caller()) };
+    let at =
+        unsafe { transition::enter(this_thread(), table, id, &*interpreter, Hold::Daemon, Site::caller()) };
     drop(entry);
     // SAFETY: entered for that.
     at.map(|at| unsafe { Attached::new(table, id, at) }).map_err(EnsureError::Create)

@@ -15,9 +15,10 @@
 //! # Memory
 //!
 //! The list hangs on a word of the thread ([`ThisThread`]). A level's memory is a box. What is not in use is kept for the
-//! next ones, up to a few, and freed when the thread ends. Nobody looks at a level but its thread, in normal context. A
+//! next ones, as a stack's is, and freed when the thread ends. Nobody looks at a level but its thread, in normal context. A
 //! reference to one is not used once [`end`] has been called for it or for one further out.
 
+use super::Runtime;
 use crate::signal_safe::guard::{GuardParts, RawGuard};
 use crate::signal_safe::table::Table;
 use crate::signal_safe::this_thread::{Noted, ThisThread, Words, this_thread};
@@ -47,8 +48,8 @@ pub(crate) struct Level {
     hold: Cell<Hold>,
     /// The thread state that this level has attached or found attached, unless it has none ([`NO_STATE`]).
     pub state: Cell<Erased>,
-    /// What handlers were told to be attached before.
-    pub noted_before: Cell<Words>,
+    /// What handlers were told to be attached before, if they are told at all.
+    noted_before: Cell<MaybeUninit<Words>>,
     /// The number by which C knows its first ensure, where that is not the serial number; or 0.
     name: Cell<u64>,
     /// With `LEFT`.
@@ -185,9 +186,6 @@ const EMPTY: *mut Level = without_provenance_mut(1);
 /// The thread is ending, and what would be kept would never be freed.
 const ENDING: *mut Level = without_provenance_mut(2);
 
-/// How many levels' memory a thread keeps.
-const KEPT: u64 = 8;
-
 /// Frees what is kept when the thread ends.
 struct Reaper;
 
@@ -214,8 +212,10 @@ thread_local! {
 fn begin_thread(here: &ThisThread) -> u64 {
     /// Threads that have had a level.
     static THREADS: AtomicU64 = AtomicU64::new(0);
-    let is_ending = REAPER.try_with(|_| ()).is_err();
-    here.spare.set(if is_ending { ENDING } else { EMPTY }.cast());
+    if here.spare.get().is_null() {
+        let is_ending = REAPER.try_with(|_| ()).is_err();
+        here.spare.set(if is_ending { ENDING } else { EMPTY }.cast());
+    }
     // Relaxed: the numbers have to differ, nothing else. The low 40 bits count the thread's levels.
     ((THREADS.fetch_add(1, Ordering::Relaxed) + 1) << 40) | 1
 }
@@ -226,7 +226,7 @@ fn new_serial(here: &ThisThread) -> u64 {
         0 => begin_thread(here),
         serial => serial,
     };
-    here.next.set(serial.wrapping_add(1).max(1));
+    here.next.set(serial.wrapping_add(1));
     serial
 }
 
@@ -255,23 +255,12 @@ fn take(here: &ThisThread) -> *mut Level {
 #[inline(always)]
 unsafe fn keep(here: &ThisThread, level: *mut Level) {
     let kept = here.spare.get().cast::<Level>();
-    let count = if kept == EMPTY {
-        0
-    } else if kept == ENDING {
-        KEPT
-    } else {
-        // SAFETY: kept by this function, and nobody else's.
-        unsafe { (*kept).serial }
-    };
-    if count >= KEPT {
+    if kept == ENDING {
         // SAFETY: a box's, by `allocate`.
         return drop(unsafe { Box::from_raw(level.cast::<MaybeUninit<Level>>()) });
     }
     // SAFETY: the caller's promise.
-    unsafe {
-        (*level).outer.set(kept);
-        (*level).serial = count + 1;
-    }
+    unsafe { (*level).outer.set(kept) };
     here.spare.set(level.cast());
 }
 
@@ -303,7 +292,7 @@ pub(crate) fn begin<'l>(
 ) -> &'l Level {
     let serial = new_serial(here);
     let level = take(here);
-    // Field by field: what is not known yet is not written. (`state` and `left` may be anything.)
+    // Field by field: what is not known yet is not written. (`state`, `left` and `noted_before` may be anything.)
     // SAFETY: memory for a level, which nobody else has; all others are written.
     let level: &Level = unsafe {
         (&raw mut (*level).outer).write(Cell::new(here.innermost.get().cast()));
@@ -316,7 +305,9 @@ pub(crate) fn begin<'l>(
         (&raw mut (*level).id).write(id);
         (&raw mut (*level).kind).write(kind);
         (&raw mut (*level).hold).write(Cell::new(hold));
-        (&raw mut (*level).noted_before).write(Cell::new(if notes { here.words() } else { Words::NOTHING }));
+        if notes {
+            (&raw mut (*level).noted_before).write(Cell::new(MaybeUninit::new(here.words())));
+        }
         (&raw mut (*level).name).write(Cell::new(0));
         &*level
     };
@@ -372,7 +363,7 @@ pub(crate) fn split(level: &Level, depth: u32) -> &Level {
             kind: level.kind,
             hold: Cell::new(Hold::Covered), // nothing is counted in a level that keeps nothing
             state: Cell::new(level.state.get()),
-            noted_before: Cell::new(Words::of(level.noted())),
+            noted_before: Cell::new(MaybeUninit::new(Words::of(level.noted()))),
             name: Cell::new(0),
             left: Cell::new(MaybeUninit::uninit()),
         });
@@ -532,11 +523,17 @@ impl Level {
         self.countable.set(countable(self.hold.get(), REUSES));
     }
 
-    /// Does it merely have its thread state attached, under a guard of its own or another's: with nothing left behind, nothing in the
-    /// way, and nothing counted in it?
+    /// What handlers were told to be attached before; nothing, if `T` does not have them told.
     #[inline(always)]
-    pub fn is_simple(&self) -> bool {
-        self.counts() && self.flags.get() & !(CREATED | REUSES) == 0 && !self.has_counted()
+    pub fn noted_before<T: Runtime>(&self) -> Words {
+        // SAFETY: written by `begin` where they are told.
+        if T::NOTES { unsafe { self.noted_before.get().assume_init() } } else { Words::NOTHING }
+    }
+
+    /// Has it left something behind?
+    #[inline(always)]
+    pub fn has_left(&self) -> bool {
+        self.is(LEFT)
     }
 
     /// Its thread state is attached.

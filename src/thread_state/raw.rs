@@ -9,7 +9,7 @@
 
 use super::ensuring;
 use super::levels::{self, At, Level};
-use super::transition::{self, set_daemon};
+use super::transition::{self, is_of, set_daemon};
 use super::{EnsureError, EnsureOwnedError, ReleaseError, Runtime};
 use crate::signal_safe::this_thread::this_thread;
 use crate::{Guard, InterpreterId, LookupError, Registry, Site};
@@ -248,20 +248,11 @@ pub fn innermost<T: Runtime>(registry: &Registry<T>) -> Option<RawLevel> {
 /// ```
 #[inline(always)]
 pub fn release<T: Runtime>(registry: &Registry<T>, level: RawLevel) -> Result<(), ReleaseError> {
-    match transition::count_off::<T>(registry.table(), |top| top.serial == level.to_bits()) {
-        true => Ok(()),
-        false => release_last(registry, level),
-    }
-}
-
-/// [`release`], of what is not merely counted.
-#[inline(never)]
-fn release_last<T: Runtime>(registry: &Registry<T>, level: RawLevel) -> Result<(), ReleaseError> {
-    let (here, serial) = (this_thread(), registry.table().serial());
-    let is_it = |top: &&Level| top.serial == level.to_bits() && top.table.serial == serial;
+    let (here, table) = (this_thread(), registry.table());
+    let is_it = |top: &&Level| top.serial == level.to_bits() && is_of::<T>(top, table);
     match levels::top(here).filter(is_it) {
         // SAFETY: (1), (2) it is of this registry.
-        Some(top) => unsafe { transition::release_innermost::<T>(here, top) },
+        Some(top) => unsafe { transition::release_top::<T>(here, top) },
         None => Err(not_innermost(level)),
     }
 }
@@ -354,8 +345,8 @@ pub fn set_innermost_daemon<T: Runtime>(
     Some(set_daemon(registry.table(), level, daemon, site))
 }
 
-/// What is attached on the calling thread: [`Runtime::attached`], where [`Runtime::is_attached`] does not say that it is what
-/// the innermost level has.
+/// What is attached on the calling thread: [`Runtime::attached`], where [`Runtime::attached_or_anothers`] does not say that it is
+/// what the innermost level has.
 ///
 /// Context: normal.
 ///

@@ -30,11 +30,11 @@ use std::fmt;
 ///    its ID, detached and destroyed. (A runtime with a lock meets this most easily by a `Drop` that waits for the lock, and thread
 ///    states that keep the memory they point to.)
 /// 6. `==` of thread states compares, and calls nothing of this library. No more do `interpreter_of`, `owns`, `in_use`, `own`,
-///    `attached` and `is_attached`. The others may call it: code of the interpreter's may run in them, which ensures and releases.
+///    `attached` and `attached_or_anothers`. The others may call it: code of the interpreter's may run in them, which ensures and releases.
 /// 7. A thread state that stayed attached while its `Self` was dropped is not taken for one of a later `Self` with the same
 ///    ID: `attached` does not answer with it any more, or `owns` knows.
-/// 8. `owns`, `in_use` and `is_exclusive` are right where they say yes or no, and so are `is_attached`, `own` and the constants,
-///    where a runtime has them.
+/// 8. `owns`, `in_use` and `is_exclusive` are right where they say yes or no, and so are `attached_or_anothers`, `own` and the
+///    constants, where a runtime has them.
 /// 9. No other type's `Runtime` attaches, detaches or destroys the same thread states.
 /// 10. An interpreter that is in no registry while a thread which is attached to it is in an ensure of another one does not end
 ///     before that is released.
@@ -70,6 +70,10 @@ pub unsafe trait Runtime: Send + Sync + Sized + 'static {
     /// not pay for that.
     const NOTES: bool = true;
 
+    /// Is every ensure that this copy of the library makes one of the same registry? Then a level is not asked whose it is, where
+    /// that matters for time: in a nested ensure, and in its release.
+    const ALONE: bool = false;
+
     /// Does an interpreter live on after its registry has handed it back, for as long as its runtime's own code has threads
     /// attached to it? Then a thread that was so attached is attached again by the release of an ensure that it made meanwhile.
     /// Where it is `false`, that release answers [`ReleaseError::Gone`](super::ReleaseError::Gone).
@@ -89,8 +93,9 @@ pub unsafe trait Runtime: Send + Sync + Sized + 'static {
     /// ```
     fn attached() -> Option<Self::ThreadState>;
 
-    /// Is `state`, which is the calling thread's, attached? Asked at each nested ensure and at each release, so that it pays to
-    /// answer it faster than by [`attached`](Self::attached): a runtime with one lock in the process need only ask who has it.
+    /// What is attached on the calling thread, if anything is; or else, perhaps, what is attached on another one. Asked at each
+    /// nested ensure and at each release, whether it is this thread's, so that it pays to answer it faster than
+    /// [`attached`](Self::attached): a runtime with one lock in the process need only ask who has it.
     ///
     /// ```
     /// # use interp_guard::{Registry, thread_state::{self, Runtime}};
@@ -98,12 +103,12 @@ pub unsafe trait Runtime: Send + Sync + Sized + 'static {
     /// # let registry = Registry::new();
     /// # let id = Interpreter::locking().register(&registry)?;
     /// let attached = thread_state::ensure_id(&registry, id)?;
-    /// assert!(Interpreter::is_attached(attached.thread_state()));
+    /// assert_eq!(Interpreter::attached_or_anothers(), Some(attached.thread_state()));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[inline(always)]
-    fn is_attached(state: Self::ThreadState) -> bool {
-        Self::attached() == Some(state)
+    fn attached_or_anothers() -> Option<Self::ThreadState> {
+        Self::attached()
     }
 
     /// The interpreter of a thread state. Called with states that are attached on the calling thread, or its

@@ -26,15 +26,29 @@ pub(super) fn attached_beside<T: Runtime>(level: Option<&Level>) -> Option<T::Th
     let level = level.filter(|level| level.is_of(TypeId::of::<T>()) && !level.is(NO_STATE | LOST));
     // SAFETY: the level is of this runtime.
     let ours = level.map(|level| unsafe { level.state.get().get::<T::ThreadState>() });
-    ours.filter(|&ours| T::is_attached(ours)).or_else(T::attached)
+    ours.filter(|_| T::attached_or_anothers() == ours).or_else(T::attached)
 }
 
-/// Is the innermost level of this table, and are handlers told of it, if they are told at all? By a level, they are told of the
-/// innermost alone, unless that is busy: on its way in a level tells them that nothing is attached, before anything is, and on
-/// its way out what the level around it has told them. What a runtime tells them is of no registry.
+/// Is the level of this table, that is a `Registry<T>`'s?
 #[inline(always)]
-fn is_told_of<T: Runtime>(here: &ThisThread, top: &Level, table: &Table) -> bool {
-    top.table.serial == table.serial() && (!T::NOTES || here.registry() == top.table.serial)
+pub(super) fn is_of<T: Runtime>(level: &Level, table: &Table) -> bool {
+    T::ALONE || level.table.serial == table.serial()
+}
+
+/// Is the innermost level's thread state attached, may ensures be counted in it, and are handlers told of it, if they are told at
+/// all? By a level, they are told of the innermost alone, unless that is busy: on its way in a level tells them that nothing is
+/// attached, before anything is, and on its way out what the level around it has told them. What a runtime tells them is of no
+/// registry.
+///
+/// # Safety
+/// It is of runtime `T`.
+#[inline(always)]
+unsafe fn is_plain<T: Runtime>(here: &ThisThread, top: &Level) -> bool {
+    top.counts() && (!T::NOTES || here.registry() == top.table.serial) && {
+        let attached = T::attached_or_anothers();
+        // SAFETY: the caller's promise.
+        attached == Some(unsafe { top.state.get().get() })
+    }
 }
 
 /// Tells handlers.
@@ -45,33 +59,17 @@ fn note<T: Runtime>(here: &ThisThread, noted: Option<Noted>) {
     }
 }
 
-/// Counts one more ensure in the innermost level, if that is one of this table that `is` accepts, guarded and attached. `is` accepts none
-/// that does not [count](Level::counts).
+/// Counts one more ensure in the innermost level, if that is one of this table that `is` accepts, guarded and attached.
 #[inline(always)]
 pub(super) fn nest<T: Runtime>(table: &Table, is: impl FnOnce(&Level) -> bool) -> Option<At> {
     let here = this_thread();
-    let top = levels::top(here).filter(|top| is(top) && is_told_of::<T>(here, top, table))?;
-    debug_assert!(!T::NOTES || here.noted() == Some(top.noted()));
+    let top = levels::top(here).filter(|top| is(top) && is_of::<T>(top, table))?;
     // SAFETY: the levels of this table are of its registry's T.
-    if !T::is_attached(unsafe { top.state.get().get() }) {
+    if !unsafe { is_plain::<T>(here, top) } {
         return None;
     }
+    debug_assert!(!T::NOTES || here.noted() == Some(top.noted()));
     top.count()
-}
-
-/// Counts the latest ensure off the innermost level, if that is one of this table that `is` accepts, and attached; and if it is
-/// not the first of it.
-#[inline(always)]
-pub(super) fn count_off<T: Runtime>(table: &Table, is: impl FnOnce(&Level) -> bool) -> bool {
-    let here = this_thread();
-    let Some(top) = levels::top(here) else { return false };
-    let is_it = is(top) && top.has_counted() && top.counts() && is_told_of::<T>(here, top, table);
-    // SAFETY: the levels of this table are of its registry's T.
-    let is_it = is_it && T::is_attached(unsafe { top.state.get().get() });
-    if is_it {
-        top.count_off();
-    }
-    is_it
 }
 
 struct KindOf<T>(PhantomData<T>);
@@ -87,21 +85,41 @@ impl<T: Runtime> KindOf<T> {
 /// 2. `hold` is right: a guard of `id` that is handed over, or there is another level's, or nothing.
 #[inline(always)]
 pub(super) unsafe fn enter<T: Runtime>(
+    here: &ThisThread,
     table: &Table,
     id: InterpreterId,
     interpreter: &T,
     hold: Hold,
     site: Site,
 ) -> Result<At, CreateError> {
-    let here = this_thread();
     let level = levels::begin(here, table, id, KindOf::<T>::KIND, hold, NO_STATE | BUSY, T::NOTES);
-    // Most ensures are a thread's first, with nothing attached.
-    if level.outer().is_none() && T::attached().is_none() {
-        // SAFETY: as there; nothing is attached.
-        return unsafe { attach::<T>(here, level, interpreter, None, site) };
-    }
     // SAFETY: as there.
-    unsafe { attach_beside(here, level, interpreter, site) }
+    unsafe { attach_beside(here, level, interpreter, site) }?;
+    Ok(level.latest())
+}
+
+/// [`enter`], of a thread that is in no level. Most ensures are such, with nothing attached.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+pub(super) unsafe fn enter_first<T: Runtime>(
+    here: &ThisThread,
+    table: &Table,
+    id: InterpreterId,
+    interpreter: &T,
+    parts: GuardParts,
+    site: Site,
+) -> Result<At, CreateError> {
+    let hold = Hold::Own(parts);
+    let level = levels::begin(here, table, id, KindOf::<T>::KIND, hold, NO_STATE | BUSY, T::NOTES);
+    match T::attached() {
+        // SAFETY: as there; nothing is attached.
+        None => unsafe { attach::<T>(here, table, level, None, interpreter, None, site) }?,
+        // SAFETY: as there.
+        Some(_) => unsafe { attach_beside(here, level, interpreter, site) }?,
+    }
+    Ok(At { serial: level.serial, depth: 0 })
 }
 
 /// [`attach`], whatever this thread is in and has attached.
@@ -114,7 +132,7 @@ unsafe fn attach_beside<T: Runtime>(
     level: &Level,
     interpreter: &T,
     site: Site,
-) -> Result<At, CreateError> {
+) -> Result<(), CreateError> {
     // SAFETY: by (1) it lives.
     let (table, id) = (unsafe { level.table() }, level.id);
     let left = match attached_beside::<T>(level.outer()) {
@@ -122,7 +140,7 @@ unsafe fn attach_beside<T: Runtime>(
             Ok(owner) if owner.is(id) => {
                 note::<T>(here, Some(level.noted()));
                 level.begin_reusing(Erased::new(state));
-                return Ok(level.latest());
+                return Ok(());
             }
             found => match found.and_then(|owner| owner.may_be_left::<T>(state).map(|()| owner)) {
                 Ok(owner) => Some((state, owner)),
@@ -133,7 +151,7 @@ unsafe fn attach_beside<T: Runtime>(
         None => None,
     };
     // SAFETY: the caller's promise; `left` is what is attached.
-    unsafe { attach(here, level, interpreter, left, site) }
+    unsafe { attach(here, table, level, level.outer(), interpreter, left, site) }
 }
 
 /// Attaches for `level`, which has just begun: its own thread state, or a remembered one, or a new one. Ends the level if
@@ -144,20 +162,20 @@ unsafe fn attach_beside<T: Runtime>(
 ///
 /// # Safety
 /// 1. As for [`enter`], of what the level was begun with.
-/// 2. `left` is what is attached, with its owner.
+/// 2. `left` is what is attached, with its owner; `table` and `outer` are the level's.
 #[inline(always)]
 unsafe fn attach<T: Runtime>(
     here: &ThisThread,
+    table: &Table,
     level: &Level,
+    outer: Option<&Level>,
     interpreter: &T,
     left: Option<(T::ThreadState, Owner)>,
     site: Site,
-) -> Result<At, CreateError> {
-    // SAFETY: by (1) it lives.
-    let table = unsafe { level.table() };
+) -> Result<(), CreateError> {
     let own = T::own();
     // The level itself is in no state yet; without another there is none to ask.
-    let known = level.outer().and_then(|_| levels::state_of(table, level.id));
+    let known = outer.and_then(|_| levels::state_of(table, level.id));
     // SAFETY: the levels of this table are of its registry's T.
     let known = known.map(|state| unsafe { state.get::<T::ThreadState>() });
     let is_its = |own: &T::ThreadState| interpreter.owns(*own) == Some(true);
@@ -181,7 +199,7 @@ unsafe fn attach<T: Runtime>(
         // SAFETY: it has just begun.
         return Err(unsafe { refuse::<T>(here, level, CHANGED) });
     }
-    if !level.noted_before.get().is_nothing() {
+    if T::NOTES && !level.noted_before::<T>().is_nothing() {
         note::<T>(here, None);
     }
     if let Some((left, _)) = left {
@@ -193,7 +211,7 @@ unsafe fn attach<T: Runtime>(
     unsafe { T::attach(state) };
     note::<T>(here, Some(level.noted()));
     level.begin_attached(Erased::new(state), known.is_none());
-    Ok(level.latest())
+    Ok(())
 }
 
 /// Ends a level that has attached nothing. Returns what it is given.
@@ -204,10 +222,10 @@ unsafe fn attach<T: Runtime>(
 #[inline(never)]
 unsafe fn refuse<T: Runtime>(here: &ThisThread, level: &Level, why: CreateError) -> CreateError {
     // SAFETY: the caller's promise.
-    let (table, left, told) = (unsafe { level.table() }, level.left(), level.noted_before.get());
+    let (table, left, told) = (unsafe { level.table() }, level.left(), level.noted_before::<T>());
     levels::end(here, level);
     if T::NOTES && here.words() != told {
-        // By a level that what they ran has forgotten, and that has just gone: of no registry any more (see `is_told_of`).
+        // By a level that what they ran has forgotten, and that has just gone: of no registry any more (see `is_plain`).
         here.set_attached(here.noted().map(|noted| Noted { registry: 0, ..noted }));
     }
     // SAFETY: taken out above: put together once.
@@ -268,11 +286,12 @@ fn attach_kept<T: Runtime>(
 /// # Safety
 /// 1. Its level is of runtime `T`, if there is one.
 /// 2. Its table lives.
+#[inline(always)]
 pub(super) unsafe fn release<T: Runtime>(at: At) -> Result<(), ReleaseError> {
     let here = this_thread();
     match levels::top(here).filter(|top| top.latest() == at) {
         // SAFETY: the caller's promises.
-        Some(level) => unsafe { release_innermost::<T>(here, level) },
+        Some(level) => unsafe { release_top::<T>(here, level) },
         // SAFETY: the caller's promises.
         None => unsafe { release_otherwise::<T>(at) },
     }
@@ -283,16 +302,34 @@ pub(super) unsafe fn release<T: Runtime>(at: At) -> Result<(), ReleaseError> {
 /// # Safety
 /// As there.
 #[inline(always)]
-pub(super) unsafe fn release_innermost<T: Runtime>(
-    here: &ThisThread,
-    level: &Level,
-) -> Result<(), ReleaseError> {
+pub(super) unsafe fn release_top<T: Runtime>(here: &ThisThread, level: &Level) -> Result<(), ReleaseError> {
+    // SAFETY: by (1) it is of T.
+    if !unsafe { is_plain::<T>(here, level) } {
+        // SAFETY: the caller's promises.
+        return unsafe { release_otherwise::<T>(level.latest()) };
+    }
+    if level.has_counted() {
+        level.count_off();
+        return Ok(());
+    }
+    // SAFETY: the caller's promises; asked above.
+    unsafe { release_plain::<T>(level) }
+}
+
+/// [`release`], of the last ensure of the innermost level, whose thread state is attached.
+///
+/// # Safety
+/// As there.
+#[inline(never)]
+unsafe fn release_plain<T: Runtime>(level: &Level) -> Result<(), ReleaseError> {
+    // Asked for again: to keep it over the question what is attached costs those more that are merely counted off.
+    let here = this_thread();
     // SAFETY: by (1) the level's states are Ts'.
     let state = unsafe { level.state.get().get::<T::ThreadState>() };
     let reuses = level.is(REUSES);
-    if !level.is_simple() || !T::is_attached(state) || !reuses && T::in_use(state) {
-        // SAFETY: the caller's promises.
-        return unsafe { release_otherwise::<T>(level.latest()) };
+    if level.has_left() || !reuses && T::in_use(state) {
+        // SAFETY: the caller's promises; it is attached.
+        return unsafe { leave::<T>(here, level) };
     }
     // What `leave` comes to, without its questions.
     if !reuses {
@@ -303,7 +340,7 @@ pub(super) unsafe fn release_innermost<T: Runtime>(
         unsafe { if created { T::destroy(state) } else { T::detach(state) } };
     }
     if T::NOTES {
-        here.put_back(level.noted_before.get());
+        here.put_back(level.noted_before::<T>());
     }
     // SAFETY: (2).
     let (table, hold) = (unsafe { level.table() }, level.hold());
@@ -317,6 +354,7 @@ pub(super) unsafe fn release_innermost<T: Runtime>(
 ///
 /// # Safety
 /// As there.
+#[cold]
 #[inline(never)]
 unsafe fn release_otherwise<T: Runtime>(at: At) -> Result<(), ReleaseError> {
     let (here, level) = (this_thread(), innermost(at)?);
@@ -375,7 +413,7 @@ unsafe fn leave<T: Runtime>(here: &ThisThread, level: &Level) -> Result<(), Rele
         }
     }
     match restored {
-        Ok(()) if T::NOTES => here.put_back(level.noted_before.get()),
+        Ok(()) if T::NOTES => here.put_back(level.noted_before::<T>()),
         _ => note::<T>(here, None),
     }
     // What the level holds at the end: guards may have been counted anew, in a child forked meanwhile.

@@ -12,6 +12,7 @@ const FORKING: u32 = 1 << 31;
 
 /// Runs `PyThreadState_New` so that no `os.fork` falls into it. A thread that has to wait for one lets go of the GIL,
 /// which whoever forks needs.
+#[inline(always)]
 pub fn creating<R>(new: impl FnOnce() -> R) -> R {
     if !python::new_is_unsafe_across_fork() {
         return new();
@@ -20,12 +21,7 @@ pub fn creating<R>(new: impl FnOnce() -> R) -> R {
         // Relaxed: the exchange decides.
         let seen = CREATING.load(Ordering::Relaxed);
         if seen & FORKING != 0 {
-            let wait = || atomic_wait::wait(&CREATING, seen);
-            if python::attached().is_null() {
-                wait()
-            } else {
-                detached(wait)
-            }
+            wait_for_fork(seen);
             continue;
         }
         // Acquire: after the fork that `after_fork` ended, by its Release.
@@ -39,6 +35,13 @@ pub fn creating<R>(new: impl FnOnce() -> R) -> R {
         atomic_wait::wake_all(&CREATING);
     }
     result
+}
+
+#[cold]
+#[inline(never)]
+fn wait_for_fork(seen: u32) {
+    let wait = || atomic_wait::wait(&CREATING, seen);
+    if python::attached().is_null() { wait() } else { detached(wait) }
 }
 
 /// Waits until no thread is inside, and keeps others out until [`after_fork`]. To be called attached.

@@ -118,6 +118,7 @@ pub unsafe fn is_alone() -> bool {
 }
 
 /// Does `PyThreadState_New` take a lock that `os.fork` neither waits for nor repairs in the child? Up to 3.11.
+#[inline(always)]
 pub fn new_is_unsafe_across_fork() -> bool {
     THREAD_ID.load(Ordering::Relaxed) != 0 // a constant once resolved
 }
@@ -129,12 +130,14 @@ pub fn new_is_unsafe_across_fork() -> bool {
 #[inline(always)]
 pub fn attached() -> *mut PyThreadState {
     let state = unchecked();
-    // Relaxed: a constant once resolved.
-    let thread_id = THREAD_ID.load(Ordering::Relaxed);
-    if thread_id == 0 || state.is_null() {
+    if state.is_null() {
         return state;
     }
-    attached_if_mine(state, thread_id as usize)
+    // Relaxed: a constant once resolved.
+    match THREAD_ID.load(Ordering::Relaxed) {
+        0 => state,
+        thread_id => attached_if_mine(state, thread_id as usize),
+    }
 }
 
 /// Up to 3.11: `state` holds the GIL. Is it this thread that holds it?

@@ -200,7 +200,8 @@ impl<'t> RawGuard<'t> {
     /// ```
     #[inline]
     pub fn payload(&self) -> *mut () {
-        self.table.payload(self.slot)
+        // SAFETY: this is a guard of the table.
+        unsafe { self.table.payload_for_guard(self.slot) }
     }
 
     /// Has somebody begun to close the interpreter?

@@ -206,6 +206,17 @@ impl Table {
         }
     }
 
+    /// [`payload`](Self::payload), for whoever has a guard.
+    ///
+    /// # Safety
+    /// A guard of this table exists.
+    #[inline(always)]
+    pub(in super::super) unsafe fn payload_for_guard(&self, at: u32) -> *mut () {
+        // Relaxed: as in `payload`.
+        // SAFETY: the caller's promise.
+        unsafe { self.mapped_for_guard(self.state()) }.slot(at).payload.load(Ordering::Relaxed)
+    }
+
     /// Is an interpreter closing in this slot?
     #[inline(always)]
     pub fn is_closing(&self, at: u32) -> bool {
