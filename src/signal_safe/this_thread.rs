@@ -1,5 +1,5 @@
-//! Five words per thread: the interpreter attached on it and whose it is, for handlers to read; and where its ensure levels
-//! are kept, which handlers leave alone.
+//! Three words per thread: the interpreter attached on it and whose it is, for handlers to read, and where its ensure levels
+//! are kept.
 //!
 //! # Why not `thread_local!`
 //!
@@ -8,9 +8,6 @@
 //! has no such call: the variable lies in the static block that every thread is created with, at an offset from the
 //! thread pointer that the loader fixes. Stable Rust cannot ask for that model, so the variable is declared and reached
 //! in assembly. In an executable the linker turns the offset into a constant.
-//!
-//! The offset is the same in all threads. It is found once and kept in a static, so that this is inlined: an assembly that names
-//! the variable could not be, for in code that ends up in another shared object the name means nothing.
 //!
 //! Loaded at run time, the words come out of the C library's reserve of static space (glibc: 1,664 bytes less what is
 //! taken, see the tunable `glibc.rtld.optional_static_tls`), zeroed in the threads that exist already. If the reserve is
@@ -23,23 +20,17 @@
 //! reads one is in a thread where it stays attached until the handler returns. The registry is stored while no interpreter
 //! is, so that it is that interpreter's.
 
-use super::sync::{Atomic, Ordering, compiler_fence};
+use super::sync::{Atomic, AtomicPtr, Ordering, compiler_fence};
 use super::word::{InterpreterId, Word};
 use core::arch::{asm, global_asm};
-use core::cell::Cell;
 
 /// One thread's words. All zero in a thread that was never here.
 #[repr(C)]
 pub struct ThisThread {
     attached: Atomic<Word>,
-    /// The serial number of the table that has it; 0 if that is not known, or nothing is attached.
+    /// The serial number of the table that has it; 0 if that is not known.
     registry: Atomic<u64>,
-    /// Its innermost ensure level; null if it is in none. This and what follows is `thread_state`'s, in normal context.
-    pub innermost: Cell<*mut ()>,
-    /// The memory of levels that are not in use.
-    pub spare: Cell<*mut ()>,
-    /// The serial number of its next level; 0 in a thread that has had none.
-    pub next: Cell<u64>,
+    levels: AtomicPtr<()>,
 }
 
 /// Only its name serves: mangled, it is distinct for every copy of this crate that is linked into one file.
@@ -60,44 +51,29 @@ global_asm!(
     size = const size_of::<ThisThread>(),
 );
 
-/// Where a thread's words are, from its thread pointer; 0 until somebody has asked. (Never 0 then: on x86-64 the static block
-/// ends at the thread pointer.)
-static OFFSET: Atomic<usize> = Atomic::new(0);
-
-#[cold]
-#[inline(never)]
-fn find_offset() -> usize {
-    let offset: usize;
-    // SAFETY: one load, of what the loader put at GOTTPOFF; or, in an executable, a constant.
+/// Its address in the calling thread.
+#[inline(never)] // the symbol is hidden: code in another shared object could not name it
+fn this_thread() -> *const ThisThread {
+    let address: *const ThisThread;
+    // SAFETY: on x86-64 Linux fs:0 holds the thread pointer, and the loader put the variable's offset from it at
+    // GOTTPOFF. Loads only; the flags are not preserved, and the stack is not touched.
     unsafe {
         asm!(
-            "mov {offset}, qword ptr [rip + {name}.tls@GOTTPOFF]",
-            offset = out(reg) offset,
+            "mov {address}, fs:[0]",
+            "add {address}, qword ptr [rip + {name}.tls@GOTTPOFF]",
+            address = out(reg) address,
             name = sym name,
-            options(pure, readonly, nostack, preserves_flags),
+            options(pure, readonly, nostack),
         );
     }
-    // Relaxed, here and below: a number that is the same whoever finds it.
-    OFFSET.store(offset, Ordering::Relaxed);
-    offset
+    address
 }
 
-/// The calling thread's words.
-///
-/// Context: any, async-signal-safe. The reference must not outlive the thread, nor leave it, which `Cell` sees to.
 #[inline(always)]
-pub fn this_thread<'t>() -> &'t ThisThread {
-    let offset = match OFFSET.load(Ordering::Relaxed) {
-        0 => find_offset(),
-        offset => offset,
-    };
-    let pointer: *const u8;
-    // SAFETY: on x86-64 Linux fs:0 holds the thread pointer, which never changes in a thread.
-    unsafe {
-        asm!("mov {}, fs:[0]", out(reg) pointer, options(pure, nomem, nostack, preserves_flags));
-    }
-    // SAFETY: the words lie there, in every thread. Zero bytes, or what was stored since, are a ThisThread.
-    unsafe { &*pointer.wrapping_add(offset).cast::<ThisThread>() }
+fn words<'t>() -> &'t ThisThread {
+    // SAFETY: zero bytes, or what was stored since, are a ThisThread; they live as long as the thread, and no reference
+    // leaves it: each function below lets go of it before it returns.
+    unsafe { &*this_thread() }
 }
 
 /// What is attached on a thread.
@@ -109,91 +85,60 @@ pub struct Noted {
     pub registry: u64,
 }
 
-/// What is noted of a thread, as it is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Words {
-    attached: Word,
-    registry: u64,
-}
-
-impl Words {
-    /// This.
-    pub fn of(noted: Noted) -> Self {
-        Self { attached: Word::live(noted.id), registry: noted.registry }
-    }
-
-    /// Is there nothing?
-    #[inline(always)]
-    pub fn is_nothing(self) -> bool {
-        self.attached == Word::VACANT
-    }
-}
-
-impl ThisThread {
-    /// The interpreter attached on this thread, with the registry that has it.
-    ///
-    /// Context: any, async-signal-safe.
-    #[inline(always)]
-    pub fn noted(&self) -> Option<Noted> {
-        // Relaxed, both: only this thread and its handlers come here. A handler runs between no two steps of this function that
-        // it could tell apart.
-        let id = self.attached.load(Ordering::Relaxed).id()?;
-        Some(Noted { id, registry: self.registry.load(Ordering::Relaxed) })
-    }
-
-    /// The serial number of the table that has the interpreter attached on this thread; 0 if that is not known, or none is.
-    #[inline(always)]
-    pub fn registry(&self) -> u64 {
-        // Relaxed: as in `noted`.
-        self.registry.load(Ordering::Relaxed)
-    }
-
-    /// What is noted, as it is, to be [put back](Self::put_back).
-    #[inline(always)]
-    pub fn words(&self) -> Words {
-        // Relaxed, both: as in `noted`.
-        Words {
-            attached: self.attached.load(Ordering::Relaxed),
-            registry: self.registry.load(Ordering::Relaxed),
-        }
-    }
-
-    /// Stores what was noted before.
-    #[inline(always)]
-    pub fn put_back(&self, words: Words) {
-        // Relaxed, all: as in `set_attached`.
-        self.attached.store(Word::VACANT, Ordering::Relaxed);
-        compiler_fence(Ordering::SeqCst);
-        self.registry.store(words.registry, Ordering::Relaxed);
-        compiler_fence(Ordering::SeqCst);
-        self.attached.store(words.attached, Ordering::Relaxed);
-    }
-
-    /// Stores what is attached on this thread.
-    ///
-    /// Context: any, async-signal-safe.
-    #[inline(always)]
-    pub fn set_attached(&self, now: Option<Noted>) {
-        // Relaxed, all: as in `noted`. Not one operation: a handler leaves the words as it found them. The fences keep the
-        // compiler from showing one a registry with another's interpreter.
-        self.attached.store(Word::VACANT, Ordering::Relaxed);
-        compiler_fence(Ordering::SeqCst);
-        self.registry.store(now.map_or(0, |now| now.registry), Ordering::Relaxed);
-        if let Some(now) = now {
-            compiler_fence(Ordering::SeqCst);
-            self.attached.store(Word::live(now.id), Ordering::Relaxed);
-        }
-    }
-}
-
 /// The interpreter attached on this thread, if any.
 ///
 /// Context: any, async-signal-safe.
 #[inline]
 pub fn attached() -> Option<InterpreterId> {
     // Relaxed: only this thread and its handlers come here.
-    this_thread().attached.load(Ordering::Relaxed).id()
+    words().attached.load(Ordering::Relaxed).id()
+}
+
+/// [`attached`], with the registry that has it.
+///
+/// Context: any, async-signal-safe.
+#[inline]
+pub fn noted() -> Option<Noted> {
+    let ThisThread { attached, registry, .. } = words();
+    // Relaxed, both: as in `attached`. A handler runs between no two steps of this function that it could tell apart.
+    let id = attached.load(Ordering::Relaxed).id()?;
+    Some(Noted { id, registry: registry.load(Ordering::Relaxed) })
+}
+
+/// Stores what is attached on this thread, and returns what was.
+///
+/// Context: any, async-signal-safe.
+#[inline]
+pub fn set_attached(now: Option<Noted>) -> Option<Noted> {
+    let before = noted();
+    if before == now {
+        return before;
+    }
+    let ThisThread { attached, registry, .. } = words();
+    // Relaxed, all: as in `attached`. Not one operation: a handler leaves the words as it found them. The fences keep the
+    // compiler from showing one a registry with another's interpreter.
+    attached.store(Word::VACANT, Ordering::Relaxed);
+    if let Some(now) = now {
+        compiler_fence(Ordering::SeqCst);
+        registry.store(now.registry, Ordering::Relaxed);
+        compiler_fence(Ordering::SeqCst);
+        attached.store(Word::live(now.id), Ordering::Relaxed);
+    }
+    before
+}
+
+/// Where this thread keeps its ensure levels; null if it has none.
+#[inline]
+pub fn levels() -> *mut () {
+    // Relaxed: as in `attached`.
+    words().levels.load(Ordering::Relaxed)
+}
+
+/// See [`levels`].
+pub fn set_levels(levels: *mut ()) {
+    // Relaxed: as in `attached`.
+    words().levels.store(levels, Ordering::Relaxed);
 }
 
 // In the loader's reserve every byte counts.
-static_assertions::const_assert_eq!(size_of::<ThisThread>(), 40);
+static_assertions::const_assert_eq!(size_of::<ThisThread>(), 24);

@@ -6,15 +6,13 @@
 
 use super::blockers;
 use super::error::{Finalized, ReleaseError};
-use super::levels::{
-    self, At, BUSY, CREATED, Erased, Hold, IN_THE_WAY, Keep, Kind, LOST, Left, Level, NO_STATE, REUSES,
-};
+use super::levels::{self, Before, Erased, Hold, Keep, Level, TableRef};
 use super::owner::{self, Owner};
 use super::{CreateError, Runtime, Token};
 use crate::registry::known;
 use crate::signal_safe::guard::{GuardParts, RawGuard};
 use crate::signal_safe::table::Table;
-use crate::signal_safe::this_thread::{Noted, ThisThread, this_thread};
+use crate::signal_safe::this_thread::{self, Noted};
 use crate::{Guard, InterpreterId, LookupError, Site};
 use std::any::TypeId;
 use std::fmt;
@@ -62,7 +60,7 @@ use std::mem;
 pub struct Attached<'r, T: Runtime> {
     table: &'r Table,
     id: InterpreterId,
-    at: At,
+    serial: u64,
     /// Invariant in `T`: a level is of the runtime that entered it, and a subtype may be another one.
     interpreter: PhantomData<fn(T) -> T>,
     /// Levels belong to their thread.
@@ -72,220 +70,105 @@ pub struct Attached<'r, T: Runtime> {
 const CHANGED: CreateError =
     CreateError::new("what was attached on this thread changed while the runtime made a thread state");
 
-/// What is attached on this thread. `level` is the innermost of its levels that is not just beginning.
-#[inline(always)]
-pub(super) fn attached_beside<T: Runtime>(level: Option<&Level>) -> Option<T::ThreadState> {
-    let level = level.filter(|level| level.is_of(TypeId::of::<T>()) && !level.is(NO_STATE | LOST));
-    // SAFETY: the level is of this runtime.
-    let ours = level.map(|level| unsafe { level.state.get().get::<T::ThreadState>() });
-    ours.filter(|&ours| T::is_attached(ours)).or_else(T::attached)
-}
-
-/// Are handlers told that an interpreter of this table is attached? A table that was never used has no number, nor has what is of no
-/// registry.
-#[inline(always)]
-fn is_told_of(here: &ThisThread, table: &Table) -> bool {
-    let registry = here.registry();
-    registry != 0 && registry == table.serial()
-}
-
-/// Counts one more ensure in the innermost level, if that is one of this table that `is` accepts, guarded and attached. `is` accepts none
-/// that does not [count](Level::counts).
-///
-/// What handlers are told is of a registry only where a level of that has told them so, and then it is the innermost, unless that
-/// is busy, or has no state: on its way in a level tells them that nothing is attached, before anything is, and on its way out
-/// what the level around it has told them; and what a runtime tells them is of no registry. So one look at
-/// [`ThisThread::registry`] says that the level is of this table, and is told.
-#[inline(always)]
-pub(super) fn nest<T: Runtime>(table: &Table, is: impl FnOnce(&Level) -> bool) -> Option<At> {
-    let here = this_thread();
-    let top = levels::top(here)?;
-    if !is(top) || !is_told_of(here, table) {
-        return None;
-    }
-    debug_assert!(top.table.serial == table.serial() && here.noted() == Some(top.noted()));
-    // SAFETY: the levels of this table are of its registry's T.
-    if !T::is_attached(unsafe { top.state.get().get() }) {
-        return None;
-    }
-    top.count()
-}
-
-/// Counts the latest ensure off the innermost level, if that is one of this table that `is` accepts, and attached; and if it is
-/// not the first of it.
-#[inline(always)]
-pub(super) fn count_off<T: Runtime>(table: &Table, is: impl FnOnce(&Level) -> bool) -> bool {
-    let here = this_thread();
-    // As in `nest`.
-    let Some(top) = levels::top(here) else { return false };
-    let is_it = is(top) && top.has_counted() && top.counts() && is_told_of(here, table);
-    // SAFETY: the levels of this table are of its registry's T.
-    let is_it = is_it && T::is_attached(unsafe { top.state.get().get() });
-    if is_it {
-        top.count_off();
-    }
-    is_it
-}
-
-struct KindOf<T>(PhantomData<T>);
-
-impl<T: Runtime> KindOf<T> {
-    const KIND: &'static Kind = &Kind { runtime: TypeId::of::<T>, release: release::<T> };
-}
-
-/// Enters a level. On an error nothing changed, and `hold` is the caller's to give up.
-///
-/// # Safety
-/// 1. `table` is a `Registry<T>`'s, and `interpreter` the payload of `id` in it, which stays until this has returned.
-/// 2. `hold` is right: a guard of `id` that is handed over, or there is another level's, or nothing.
-#[inline(always)]
-pub(super) unsafe fn enter<T: Runtime>(
-    table: &Table,
-    id: InterpreterId,
-    interpreter: &T,
-    hold: Hold,
-    site: Site,
-) -> Result<At, CreateError> {
-    let here = this_thread();
-    let level = levels::begin(here, table, id, KindOf::<T>::KIND, hold, NO_STATE | BUSY);
-    // Most ensures are a thread's first, with nothing attached.
-    if level.outer().is_none() && T::attached().is_none() {
-        // SAFETY: as there; nothing is attached.
-        return unsafe { attach::<T>(here, level, interpreter, None, site) };
-    }
-    // SAFETY: as there.
-    unsafe { attach_beside(here, level, interpreter, site) }
-}
-
-/// [`attach`], whatever this thread is in and has attached.
-///
-/// # Safety
-/// As for [`enter`], of what the level was begun with.
-#[inline(never)]
-unsafe fn attach_beside<T: Runtime>(
-    here: &ThisThread,
-    level: &Level,
-    interpreter: &T,
-    site: Site,
-) -> Result<At, CreateError> {
-    // SAFETY: by (1) it lives.
-    let (table, id) = (unsafe { level.table() }, level.id);
-    let left = match attached_beside::<T>(level.outer()) {
-        Some(state) => match Owner::of(table, state, Some((id, interpreter))) {
-            Ok(owner) if owner.is(id) => {
-                here.set_attached(Some(level.noted()));
-                level.begin_reusing(Erased::new(state));
-                return Ok(level.latest());
-            }
-            found => match found.and_then(|owner| owner.may_be_left::<T>(state).map(|()| owner)) {
-                Ok(owner) => Some((state, owner)),
-                // SAFETY: it has just begun.
-                Err(refused) => return Err(unsafe { refuse(here, level, refused) }),
-            },
-        },
-        None => None,
-    };
-    // SAFETY: the caller's promise; `left` is what is attached.
-    unsafe { attach(here, level, interpreter, left, site) }
-}
-
-/// Attaches for `level`, which has just begun: its own thread state, or a remembered one, or a new one. Ends the level if
-/// there is none.
-///
-/// From here on the runtime's code runs, and may come back here. What it finds is this level, which holds what it holds: the one
-/// around it is not the innermost any more, and cannot give up a guard that this one counts on.
-///
-/// # Safety
-/// 1. As for [`enter`], of what the level was begun with.
-/// 2. `left` is what is attached, with its owner.
-#[inline(always)]
-unsafe fn attach<T: Runtime>(
-    here: &ThisThread,
-    level: &Level,
-    interpreter: &T,
-    left: Option<(T::ThreadState, Owner)>,
-    site: Site,
-) -> Result<At, CreateError> {
-    // SAFETY: by (1) it lives.
-    let table = unsafe { level.table() };
-    let own = T::own();
-    // The level itself is in no state yet; without another there is none to ask.
-    let known = level.outer().and_then(|_| levels::state_of(table, level.id));
-    // SAFETY: the levels of this table are of its registry's T.
-    let known = known.map(|state| unsafe { state.get::<T::ThreadState>() });
-    let is_its = |own: &T::ThreadState| interpreter.owns(*own) == Some(true);
-    let known = known.or_else(|| own.filter(is_its)).or_else(|| interpreter.remembered());
-    match (left, own) {
-        (Some((state, owner)), _) => level.leave(owner.leave(table, state, true, site)),
-        (None, Some(own)) if known != Some(own) => leave_unbound(level, interpreter, own, site),
-        _ => {}
-    }
-    let state = match known {
-        Some(state) => state,
-        None => match interpreter.create() {
-            Ok(state) => state,
-            // SAFETY: it has just begun.
-            Err(refused) => return Err(unsafe { refuse(here, level, refused) }),
-        },
-    };
-    // What they run may have left something behind: an ensure that it forgot, or a detached thread. Nothing can be said of what
-    // would be restored.
-    if !T::CREATES_ALONE && T::attached() != left.map(|(left, _)| left) {
-        // SAFETY: it has just begun.
-        return Err(unsafe { refuse(here, level, CHANGED) });
-    }
-    if !level.noted_before.get().is_nothing() {
-        here.set_attached(None);
-    }
-    if let Some((left, _)) = left {
-        // SAFETY: it is attached, as asked above.
-        unsafe { T::detach(left) };
-    }
-    // SAFETY: (1) nothing is attached now; the state is this thread's: just created, remembered by the runtime, or used by
-    // an outer level; (2) the caller's promise (1).
-    unsafe { T::attach(state) };
-    here.set_attached(Some(level.noted()));
-    level.begin_attached(Erased::new(state), known.is_none());
-    Ok(level.latest())
-}
-
-/// Ends a level that has attached nothing. Returns what it is given.
-///
-/// # Safety
-/// Its table lives, and its guard is the caller's.
-#[cold]
-#[inline(never)]
-unsafe fn refuse(here: &ThisThread, level: &Level, why: CreateError) -> CreateError {
-    // SAFETY: the caller's promise.
-    let (table, left, told) = (unsafe { level.table() }, level.left(), level.noted_before.get());
-    levels::end(here, level);
-    if here.words() != told {
-        // By a level that what they ran has forgotten, and that has just gone: of no registry any more (see `nest`).
-        here.set_attached(here.noted().map(|noted| Noted { registry: 0, ..noted }));
-    }
-    // SAFETY: taken out above: put together once.
-    unsafe { give_up_left(table, left) };
-    why
-}
-
-/// `own` is what the runtime takes for this thread's own thread state, with nothing attached. Attaching another one will change
-/// that.
-#[cold]
-#[inline(never)]
-fn leave_unbound<T: Runtime>(level: &Level, interpreter: &T, own: T::ThreadState, site: Site) {
-    // SAFETY: the level was entered with its table, which lives.
-    let table = unsafe { level.table() };
-    if let Ok(owner) = Owner::of(table, own, Some((level.id, interpreter))) {
-        level.leave(owner.leave(table, own, false, site));
-    }
-}
-
 impl<'r, T: Runtime> Attached<'r, T> {
+    /// Enters a level. On an error nothing changed, and `hold` is the caller's to give up.
+    ///
     /// # Safety
-    /// `at` was entered for `id` of `table`, a `Registry<T>`'s, and is no other handle's.
-    #[inline(always)]
-    pub(super) unsafe fn new(table: &'r Table, id: InterpreterId, at: At) -> Self {
-        Self { table, id, at, interpreter: PhantomData, not_send: PhantomData }
+    /// 1. `table` is a `Registry<T>`'s, and `interpreter` the payload of `id` in it, which stays until this has returned.
+    /// 2. `hold` is right: a guard of `id` that is handed over, or there is another level's, or nothing.
+    pub(super) unsafe fn enter(
+        table: &'r Table,
+        id: InterpreterId,
+        interpreter: &T,
+        hold: Hold,
+        site: Site,
+    ) -> Result<Self, CreateError> {
+        let mut level = Level {
+            serial: 0,
+            table: TableRef::new(table),
+            id,
+            hold,
+            runtime: TypeId::of::<T>(),
+            state: Erased::new(()),
+            has_state: true,
+            busy: false,
+            created: false,
+            lost: false,
+            before: Before::Same,
+            noted_before: None,
+            release: release::<T>,
+        };
+        let noted = Some(Noted { id, registry: level.table.serial });
+        let attached = match T::attached() {
+            // The common case of a nested ensure, and the same as what `Owner::of` would come to.
+            // SAFETY: the levels of this table are of its registry's T.
+            Some(state) if unsafe { levels::top_is(&level, state) } => {
+                level.state = Erased::new(state);
+                level.noted_before = this_thread::set_attached(noted);
+                return Ok(Self::of(table, id, levels::push(level)));
+            }
+            Some(state) => Some((state, Owner::of(table, state, Some((id, interpreter)))?)),
+            None => None,
+        };
+        let left = match attached {
+            Some((state, owner)) if owner.is(id) => {
+                level.state = Erased::new(state);
+                level.noted_before = this_thread::set_attached(noted);
+                return Ok(Self::of(table, id, levels::push(level)));
+            }
+            Some((left, owner)) => {
+                owner.may_be_left::<T>(left)?;
+                Some((left, owner))
+            }
+            None => None,
+        };
+        // From here on the runtime's code runs, and may come back here. What it finds is this level, which holds what it holds:
+        // the one around it is not the innermost any more, and cannot give up a guard that this one counts on.
+        (level.has_state, level.busy) = (false, true);
+        let serial = levels::push(level);
+        // SAFETY: the levels of this table are of its registry's T.
+        let known = levels::state_of(table, id).map(|state| unsafe { state.get::<T::ThreadState>() });
+        let (state, created) = match known.or_else(|| interpreter.remembered()) {
+            Some(state) => (state, false),
+            None => match interpreter.create() {
+                Ok(state) => (state, true),
+                Err(refused) => {
+                    levels::pop(serial);
+                    return Err(refused);
+                }
+            },
+        };
+        if T::attached() != left.map(|(left, _)| left) {
+            // What they run has left something behind: an ensure that it forgot, or a detached thread. Nothing can be said of
+            // what would be restored.
+            levels::pop(serial);
+            return Err(CHANGED);
+        }
+        let before = left.map_or(Before::Nothing, |(left, owner)| Before::State {
+            state: Erased::new(left),
+            id: owner.id,
+            registry: owner.registry(table),
+            keep: owner.keep(table, site),
+        });
+        let noted_before = this_thread::set_attached(None);
+        levels::change(serial, |level| (level.before, level.noted_before) = (before, noted_before));
+        if let Some((left, _)) = left {
+            // SAFETY: it is attached, says `attached`.
+            unsafe { T::detach(left) };
+        }
+        // SAFETY: (1) nothing is attached now; the state is this thread's: created above, remembered by the runtime, or used by
+        // an outer level; (2) the caller's promise (1).
+        unsafe { T::attach(state) };
+        this_thread::set_attached(noted);
+        levels::change(serial, |level| {
+            (level.state, level.created) = (Erased::new(state), created);
+            (level.has_state, level.busy) = (true, false);
+        });
+        Ok(Self::of(table, id, serial))
+    }
+
+    fn of(table: &'r Table, id: InterpreterId, serial: u64) -> Self {
+        Self { table, id, serial, interpreter: PhantomData, not_send: PhantomData }
     }
 
     /// The interpreter that this level is attached to.
@@ -324,7 +207,7 @@ impl<'r, T: Runtime> Attached<'r, T> {
     pub fn is_attached(&self) -> bool {
         let level = self.level();
         // SAFETY: this level's state is a T's.
-        !level.is(NO_STATE | LOST) && T::attached() == Some(unsafe { level.state.get().get() })
+        !level.lost && T::attached() == Some(unsafe { level.state.get() })
     }
 
     /// The runtime's thread state that this level uses.
@@ -342,7 +225,7 @@ impl<'r, T: Runtime> Attached<'r, T> {
     /// ```
     pub fn thread_state(&self) -> T::ThreadState {
         // SAFETY: this level's state is a T's.
-        unsafe { self.level().state.get().get() }
+        unsafe { self.level().state.get() }
     }
 
     /// A guard of the interpreter; `None` in a daemon, which has none to clone.
@@ -384,7 +267,7 @@ impl<'r, T: Runtime> Attached<'r, T> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn is_daemon(&self) -> bool {
-        matches!(self.level().hold(), Hold::Daemon)
+        matches!(self.level().hold, Hold::Daemon)
     }
 
     /// Gives up this level's guard, or takes one. Other levels keep what they have, and the release of this one restores
@@ -413,7 +296,8 @@ impl<'r, T: Runtime> Attached<'r, T> {
     /// ```
     #[track_caller]
     pub fn set_daemon(&self, daemon: bool) -> Result<(), LookupError> {
-        set_daemon(self.table, self.innermost(), daemon, Site::caller())
+        let level = self.innermost();
+        set_daemon(self.table, &level, daemon)
     }
 
     /// Detaches, runs `f`, attaches again, also where `f` unwinds. While a guard is held, this cannot fail.
@@ -486,11 +370,11 @@ impl<'r, T: Runtime> Attached<'r, T> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub unsafe fn allow_threads_unchecked<R>(&self, f: impl FnOnce() -> R) -> Result<R, Finalized<R>> {
-        let attached = T::attached();
         let level = self.innermost();
         // SAFETY: this level's state is a T's.
-        let state = unsafe { level.state.get().get::<T::ThreadState>() };
-        if has_lost::<T>(self.table, level, attached, state) {
+        let state = unsafe { level.state.get::<T::ThreadState>() };
+        let attached = T::attached();
+        if has_lost::<T>(self.table, &level, attached, state) {
             return Err(Finalized { result: f() });
         }
         if attached != Some(state) {
@@ -547,10 +431,7 @@ impl<'r, T: Runtime> Attached<'r, T> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn release(self) -> Result<(), ReleaseError> {
-        let at = self.at;
-        mem::forget(self);
-        // SAFETY: (1) this level is a T's; (2) `table` is borrowed.
-        unsafe { release::<T>(at) }
+        self.into_token().release_own()
     }
 
     /// This level as a number, for callers that cannot use RAII. It is not released until [`Token::release`].
@@ -570,22 +451,22 @@ impl<'r, T: Runtime> Attached<'r, T> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn into_token(self) -> Token {
-        let token = Token::of(self.level(), self.at.depth);
+        let token = Token::new(self.serial);
         mem::forget(self);
         token
     }
 
-    fn level(&self) -> &Level {
-        levels::find(self.at).expect("only this handle releases the level")
+    fn level(&self) -> Level {
+        levels::find(self.serial).expect("only this handle releases the level")
     }
 
     fn is_innermost(&self) -> bool {
-        levels::top(this_thread()).is_some_and(|top| top.latest() == self.at)
+        levels::top().is_some_and(|top| top.serial == self.serial)
     }
 
     #[track_caller]
-    fn innermost(&self) -> &Level {
-        let level = levels::top(this_thread()).filter(|top| top.latest() == self.at && !top.is(BUSY));
+    fn innermost(&self) -> Level {
+        let level = levels::top().filter(|top| top.serial == self.serial && !top.busy);
         level.expect(
             "a later ensure of this thread has not been released, or the runtime is attaching or detaching",
         )
@@ -597,26 +478,21 @@ impl<'r, T: Runtime> Attached<'r, T> {
 }
 
 impl<T: Runtime> Drop for Attached<'_, T> {
-    #[inline(always)]
     fn drop(&mut self) {
-        if count_off::<T>(self.table, |top| top.latest() == self.at) {
-            return;
+        let attached = T::attached();
+        // SAFETY: this level's states are Ts'.
+        let reused = |level: &Level| unsafe { level.reuses(attached) };
+        if let Some((noted, hold)) = levels::pop_if(self.serial, reused) {
+            // Nothing to restore: what `release` comes to as well, without copying the level.
+            this_thread::set_attached(noted);
+            // SAFETY: popped: put together once.
+            return unsafe { give_up_hold(self.table, hold) };
         }
         // SAFETY: (1) this level is a T's; (2) `table` is borrowed.
-        if let Err(error) = unsafe { release::<T>(self.at) } {
-            error.panic();
-        }
-    }
-}
-
-impl ReleaseError {
-    /// What a drop says of it.
-    #[cold]
-    fn panic(self) {
-        match self {
-            Self::Gone => {}
-            _ if std::thread::panicking() => {}
-            error => panic!("{error}"),
+        match unsafe { release::<T>(self.serial) } {
+            Ok(()) | Err(ReleaseError::Gone) => {}
+            Err(_) if std::thread::panicking() => {}
+            Err(error) => panic!("{error}"),
         }
     }
 }
@@ -644,7 +520,7 @@ impl<T: Runtime> Drop for Detached<'_, '_, T> {
 
 /// The beginning of an allow-threads section. `state` is attached.
 pub(super) fn detach_for_now<T: Runtime>(state: T::ThreadState) {
-    this_thread().set_attached(None);
+    this_thread::set_attached(None);
     // SAFETY: it is attached, say the callers, who have just asked.
     levels::busy_while(|| unsafe { T::detach(state) });
 }
@@ -656,7 +532,7 @@ pub(super) fn attach_again<T: Runtime>(
     state: T::ThreadState,
 ) -> Result<(), LookupError> {
     attach_kept::<T>(table, id, state).inspect_err(|_| levels::lose(table.serial(), id))?;
-    this_thread().set_attached(Some(Noted { id, registry: table.serial() }));
+    this_thread::set_attached(Some(Noted { id, registry: table.serial() }));
     Ok(())
 }
 
@@ -678,128 +554,58 @@ fn attach_kept<T: Runtime>(
     Ok(())
 }
 
-/// Releases an ensure, if it is the innermost of this thread.
+/// Releases the innermost level of this thread, if that is `serial`.
 ///
 /// # Safety
-/// 1. Its level is of runtime `T`, if there is one.
+/// 1. The level is of runtime `T`.
 /// 2. Its table lives.
-pub(super) unsafe fn release<T: Runtime>(at: At) -> Result<(), ReleaseError> {
-    let here = this_thread();
-    match levels::top(here).filter(|top| top.latest() == at) {
-        // SAFETY: the caller's promises.
-        Some(level) => unsafe { release_innermost::<T>(here, level) },
-        // SAFETY: the caller's promises.
-        None => unsafe { release_otherwise::<T>(at) },
-    }
-}
-
-/// [`release`], of the latest ensure of the innermost level.
-///
-/// # Safety
-/// As there.
-#[inline(never)]
-pub(super) unsafe fn release_innermost<T: Runtime>(
-    here: &ThisThread,
-    level: &Level,
-) -> Result<(), ReleaseError> {
+unsafe fn release<T: Runtime>(serial: u64) -> Result<(), ReleaseError> {
+    let level = innermost(serial)?;
     // SAFETY: by (1) the level's states are Ts'.
-    let state = unsafe { level.state.get().get::<T::ThreadState>() };
-    // What a daemon has attached may be another one's, of the same name.
-    if level.is(IN_THE_WAY) || matches!(level.hold(), Hold::Daemon) || !T::is_attached(state) {
-        // SAFETY: the caller's promises.
-        return unsafe { release_otherwise::<T>(level.latest()) };
-    }
-    if !level.is_simple() || T::in_use(state) {
-        // SAFETY: the caller's promises; it is attached.
-        return unsafe { leave::<T>(here, level) };
-    }
-    // What `leave` comes to, without its questions.
-    let created = level.is(CREATED);
-    level.set(BUSY, true);
-    here.set_attached(None);
-    // SAFETY: attached; created by this level, which is on its way out, or else to be attached again.
-    unsafe { if created { T::destroy(state) } else { T::detach(state) } };
-    here.put_back(level.noted_before.get());
+    let state = unsafe { level.state.get::<T::ThreadState>() };
     // SAFETY: (2).
-    let (table, hold) = (unsafe { level.table() }, level.hold());
-    levels::end(here, level);
-    // SAFETY: taken out above: put together once.
-    unsafe { give_up_hold(table, hold) };
-    Ok(())
-}
-
-/// [`release`], of what is not simply attached.
-///
-/// # Safety
-/// As there.
-#[cold]
-#[inline(never)]
-unsafe fn release_otherwise<T: Runtime>(at: At) -> Result<(), ReleaseError> {
+    let table = unsafe { level.table() };
     let attached = T::attached();
-    let here = this_thread();
-    let level = innermost(at)?;
-    // SAFETY: by (1) the level's states are Ts'.
-    let state = unsafe { level.state.get().get::<T::ThreadState>() };
-    // SAFETY: (2).
-    let lost = has_lost::<T>(unsafe { level.table() }, level, attached, state);
+    let lost = has_lost::<T>(table, &level, attached, state);
     if attached != (!lost).then_some(state) {
         return Err(ReleaseError::Detached);
     }
-    // SAFETY: the caller's promises; it is attached, or lost.
-    unsafe { leave::<T>(here, level) }
-}
-
-/// Takes the latest ensure off the innermost level, and ends that with its first.
-///
-/// # Safety
-/// As for [`release`]; and the level's thread state is attached, or the level has lost it.
-#[inline(never)]
-unsafe fn leave<T: Runtime>(here: &ThisThread, level: &Level) -> Result<(), ReleaseError> {
-    if level.has_counted() {
-        level.count_off();
-        here.set_attached(Some(level.noted()));
-        return Ok(());
-    }
-    let lost = level.is(LOST);
-    // SAFETY: by (1) the level's states are Ts'.
-    let state = unsafe { level.state.get().get::<T::ThreadState>() };
-    if !lost && !level.is(REUSES) && T::in_use(state) {
+    if !lost && !matches!(level.before, Before::Same) && T::in_use(state) {
         return Err(ReleaseError::InUse);
     }
-    // SAFETY: (2).
-    let table = unsafe { level.table() };
-    let mut restored = Ok(());
-    if level.is(REUSES) {
-        if lost {
-            restored = Err(ReleaseError::Gone);
-        }
-    } else {
-        level.set(BUSY, true);
-        if !lost {
-            here.set_attached(None);
-            if level.is(CREATED) {
-                // SAFETY: attached, says the caller; this level created it and is on its way out, and the levels further in that
-                // used it are gone.
-                unsafe { T::destroy(state) };
-                level.set(NO_STATE, true);
-            } else {
-                // SAFETY: attached, says the caller.
-                unsafe { T::detach(state) };
+    levels::change(serial, |level| level.busy = true);
+    let restored = match level.before {
+        Before::Same => match lost {
+            true => Err(ReleaseError::Gone),
+            false => Ok(()),
+        },
+        Before::Nothing | Before::State { .. } => {
+            if !lost {
+                this_thread::set_attached(None);
+                if level.created {
+                    // SAFETY: attached, as asked above; this level created it and is on its way out, and the levels
+                    // further in that used it are gone.
+                    unsafe { T::destroy(state) };
+                    levels::change(serial, |level| level.has_state = false);
+                } else {
+                    // SAFETY: attached, as asked above.
+                    unsafe { T::detach(state) };
+                }
+            }
+            match level.before {
+                Before::State { state, id, registry, keep } => {
+                    // SAFETY: by (1) a T's state.
+                    restore::<T>(table, unsafe { state.get() }, id, registry, keep)
+                }
+                _ => Ok(()),
             }
         }
-        if let Some(left) = level.left() {
-            restored = restore::<T>(table, left);
-        }
+    };
+    this_thread::set_attached(level.noted_before.filter(|_| restored.is_ok()));
+    if let Some(level) = levels::take(serial) {
+        // SAFETY: taken out above: put together once.
+        unsafe { give_up(table, &level) };
     }
-    match restored {
-        Ok(()) => here.put_back(level.noted_before.get()),
-        Err(_) => here.set_attached(None),
-    }
-    // What the level holds at the end: guards may have been counted anew, in a child forked meanwhile.
-    let (left, hold) = (level.left(), level.hold());
-    levels::end(here, level);
-    // SAFETY: taken out above: put together once.
-    unsafe { give_up(table, left, hold) };
     restored
 }
 
@@ -811,10 +617,10 @@ fn has_lost<T: Runtime>(
     attached: Option<T::ThreadState>,
     state: T::ThreadState,
 ) -> bool {
-    if level.is(LOST) {
+    if level.lost {
         return true;
     }
-    let is_there = !matches!(level.hold(), Hold::Daemon)
+    let is_there = !matches!(level.hold, Hold::Daemon)
         || levels::guard_of(table, level.id).is_some()
         || table.find(level.id).is_some();
     if is_there || attached == Some(state) && T::interpreter_of(state) == level.id {
@@ -840,69 +646,44 @@ fn attach_through_gate<T: Runtime>(
     }
 }
 
-/// Puts back what a level has left behind, or notes that it is gone. Nothing is attached.
-#[inline(never)]
-fn restore<T: Runtime>(table: &Table, left: Left) -> Result<(), ReleaseError> {
-    // SAFETY: the levels that leave Ts' states behind are Ts'.
-    let state = unsafe { left.state.get::<T::ThreadState>() };
-    if !left.was_attached {
-        bind_again::<T>(table, left, state);
-        return Ok(());
-    }
-    let restored = match left.keep {
+/// Attaches what a level has left behind, or notes that it is gone.
+fn restore<T: Runtime>(
+    table: &Table,
+    state: T::ThreadState,
+    id: InterpreterId,
+    registry: u64,
+    keep: Keep,
+) -> Result<(), ReleaseError> {
+    let restored = match keep {
         Keep::Own(_) | Keep::Covered => {
             // SAFETY: (1) nothing is attached; the state was on this thread before; (2) guarded by this level or one
             // further out.
             unsafe { T::attach(state) };
             Ok(())
         }
-        Keep::Gate => attach_through_gate::<T>(table, left.id, left.registry, state),
-        Keep::Runtime => match owner::now_in::<T>(table, left.id, state) {
+        Keep::Gate => attach_through_gate::<T>(table, id, registry, state),
+        Keep::Runtime => match owner::now_in::<T>(table, id, state) {
             Ok(None) => {
                 // SAFETY: (1) as above; (2) no registry has it: the runtime's own affair.
                 unsafe { T::attach(state) };
                 Ok(())
             }
-            Ok(Some(registry)) => attach_through_gate::<T>(table, left.id, registry, state),
+            Ok(Some(registry)) => attach_through_gate::<T>(table, id, registry, state),
             Err(gone) => Err(gone),
         },
         Keep::Gone => Err(LookupError::NotFound),
     };
-    if restored.is_err() && T::LIVES_ON {
-        // SAFETY: (1) as above; (2) no registry has it, or none will much longer: the runtime's own affair, as it says.
-        unsafe { T::attach(state) };
-        return Ok(());
-    }
     restored.map_err(|_| {
-        levels::lose(left.registry, left.id);
+        levels::lose(registry, id);
         ReleaseError::Gone
     })
 }
 
-/// Has the runtime take `state` for this thread's own again, where its interpreter is kept meanwhile. (Else it may end, and nobody
-/// could say whether it can be attached.)
-fn bind_again<T: Runtime>(table: &Table, left: Left, state: T::ThreadState) {
-    let is_bound = T::own() == Some(state);
-    let is_kept = || match left.keep {
-        Keep::Own(_) | Keep::Covered => {
-            // SAFETY: (1) nothing is attached; the state is this thread's; (2) guarded by this level or one further out.
-            unsafe { T::attach(state) };
-            true
-        }
-        Keep::Gate => attach_through_gate::<T>(table, left.id, left.registry, state).is_ok(),
-        Keep::Runtime | Keep::Gone => false,
-    };
-    if !is_bound && is_kept() {
-        // SAFETY: attached right above.
-        unsafe { T::detach(state) };
-    }
-}
-
-/// The level that stands for an ensure, if it is the innermost.
-pub(super) fn innermost<'l>(at: At) -> Result<&'l Level, ReleaseError> {
-    match levels::top(this_thread()) {
-        Some(top) if top.latest() == at && !top.is(BUSY) => Ok(top),
-        _ if levels::find(at).is_some() => Err(ReleaseError::OutOfOrder),
+/// The innermost level, if that is `serial`.
+pub(super) fn innermost(serial: u64) -> Result<Level, ReleaseError> {
+    match levels::top() {
+        Some(top) if top.serial == serial && !top.busy => Ok(top),
+        _ if levels::find(serial).is_some() => Err(ReleaseError::OutOfOrder),
         _ => Err(ReleaseError::Unknown),
     }
 }
@@ -911,29 +692,17 @@ pub(super) fn innermost<'l>(at: At) -> Result<&'l Level, ReleaseError> {
 ///
 /// # Safety
 /// `table` is the level's. The guards are used no more.
-#[inline(always)]
-unsafe fn give_up(table: &Table, left: Option<Left>, hold: Hold) {
-    if left.is_some() {
-        // SAFETY: the caller's promise.
-        unsafe { give_up_left(table, left) };
-    }
-    // SAFETY: the caller's promise.
-    unsafe { give_up_hold(table, hold) };
-}
-
-/// # Safety
-/// As for [`give_up`].
-#[inline(never)]
-unsafe fn give_up_left(table: &Table, left: Option<Left>) {
-    if let Some(Left { keep: Keep::Own(parts), .. }) = left {
+unsafe fn give_up(table: &Table, level: &Level) {
+    if let Before::State { keep: Keep::Own(parts), .. } = level.before {
         // SAFETY: the caller's promise.
         drop(unsafe { RawGuard::from_parts(table, parts) });
     }
+    // SAFETY: the caller's promise.
+    unsafe { give_up_hold(table, level.hold) };
 }
 
 /// # Safety
 /// `hold` is one of `table`, and used no more.
-#[inline(always)]
 pub(super) unsafe fn give_up_hold(table: &Table, hold: Hold) {
     if let Hold::Own(parts) = hold {
         // SAFETY: the caller's promise.
@@ -942,28 +711,27 @@ pub(super) unsafe fn give_up_hold(table: &Table, hold: Hold) {
 }
 
 /// See [`Attached::set_daemon`]. `level` is the innermost, and of `table`.
-pub(super) fn set_daemon(table: &Table, level: &Level, daemon: bool, site: Site) -> Result<(), LookupError> {
-    let hold = match (daemon, level.hold()) {
+#[track_caller]
+pub(super) fn set_daemon(table: &Table, level: &Level, daemon: bool) -> Result<(), LookupError> {
+    let site = Site::caller();
+    let hold = match (daemon, level.hold) {
         (true, _) => Hold::Daemon,
-        (false, Hold::Daemon) if level.is(LOST) => return Err(LookupError::NotFound),
+        (false, Hold::Daemon) if level.lost => return Err(LookupError::NotFound),
         (false, Hold::Daemon) => {
             cover(table, level.id, || table.lookup(level.id, site).map(RawGuard::into_parts))?
         }
-        (false, Hold::Own(_) | Hold::Covered) => return Ok(()),
+        (false, hold @ (Hold::Own(_) | Hold::Covered)) => hold,
     };
-    // Those that it was counted with keep what they have.
-    let level = levels::split(level, level.latest().depth);
-    let before = level.hold();
-    level.set_hold(hold);
+    levels::change(level.serial, |level| level.hold = hold);
     if daemon {
         // SAFETY: taken out of the level above.
-        unsafe { give_up_hold(table, before) };
+        unsafe { give_up_hold(table, level.hold) };
     }
     Ok(())
 }
 
 /// Under the guard of another level of this thread, or else the one that `take` takes.
-#[inline(always)]
+#[inline]
 pub(super) fn cover<E>(
     table: &Table,
     id: InterpreterId,

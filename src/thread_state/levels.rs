@@ -1,94 +1,49 @@
-//! The ensure levels of one thread, linked from the innermost out: which interpreter, under which guard, and what to restore.
+//! The ensure levels of one thread, innermost last: which interpreter, under which guard, and what to restore.
 //!
-//! One list per thread for all registries and runtimes, so the levels carry no types. Two interpreters are the same if their
+//! One stack per thread for all registries and runtimes, so the levels carry no types. Two interpreters are the same if their
 //! registries and their IDs are: an ID alone may be another registry's, too. A registry is told by the serial number of its
 //! table, for its address changes when it is moved, and may later be another's. No level is followed to its table but by
 //! those who know that it is where it was: the level's own handle, and functions that are given the table.
 //!
-//! # Counted ensures
-//!
-//! An ensure of the interpreter that the innermost level has attached, and that is guarded, differs in nothing from it: it is
-//! counted there, and its release counted off. So a level stands for the ensures `first` to `last` of its serial number, and
-//! a handle is that number and its own ([`At`]). Where one of them needs something of its own (to be a daemon, or a number
-//! by which C releases it), it is [split](split) off into a level of its own, and its handle finds it there.
-//!
-//! # Memory
-//!
-//! The list hangs on a word of the thread ([`ThisThread`]). A level's memory is a box. What is not in use is kept for the
-//! next ones, up to a few, and freed when the thread ends. Nobody looks at a level but its thread, in normal context. A
-//! reference to one is not used once [`end`] has been called for it or for one further out.
+//! The stack hangs on a word of the thread ([`this_thread`]), is made by the thread's first level and goes with the
+//! thread. Handlers do not come here.
 
 use crate::signal_safe::guard::{GuardParts, RawGuard};
 use crate::signal_safe::table::Table;
-use crate::signal_safe::this_thread::{Noted, ThisThread, Words, this_thread};
+use crate::signal_safe::this_thread::{self, Noted};
 use crate::{InterpreterId, Site};
 use std::any::TypeId;
-use std::cell::Cell;
 use std::mem::{ManuallyDrop, MaybeUninit};
-use std::ptr::{self, without_provenance_mut};
+use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// One ensure that has not been released, and those that are counted in it.
+/// One ensure that has not been released.
+#[derive(Clone, Copy)]
 pub(crate) struct Level {
-    /// The level around it; null if none is.
-    outer: Cell<*mut Level>,
-    /// Tells it from all other levels of the process, for all practical purposes, but for those that were split off from it.
+    /// Tells it from all other levels of the process, for all practical purposes.
     pub serial: u64,
-    /// What [`counts`](Level::counts) and [`counts_like`](Level::counts_like) look at.
-    countable: Cell<u64>,
-    /// Which ensures of its serial number it stands for.
-    pub first: u32,
-    last: Cell<u32>,
-    flags: Cell<u8>,
     pub table: TableRef,
     pub id: InterpreterId,
-    /// Its runtime.
-    pub kind: &'static Kind,
-    hold: Cell<Hold>,
-    /// The thread state that this level has attached or found attached, unless it has none ([`NO_STATE`]).
-    pub state: Cell<Erased>,
+    pub hold: Hold,
+    /// The runtime's type.
+    pub runtime: TypeId,
+    /// The thread state that this level has attached or found attached, if `has_state`.
+    pub state: Erased,
+    /// Not before it is attached, nor once it is destroyed.
+    pub has_state: bool,
+    /// The runtime is at work on this level's behalf, and may run code that comes here: nothing about the level changes
+    /// meanwhile but by whoever set this.
+    pub busy: bool,
+    /// Did the ensure create it?
+    pub created: bool,
+    /// A daemon's re-attach was refused: nothing is attached, and `state` has gone with its interpreter.
+    pub lost: bool,
+    pub before: Before,
     /// What handlers were told to be attached before.
-    pub noted_before: Cell<Words>,
-    /// The number by which C knows its first ensure, where that is not the serial number; or 0.
-    name: Cell<u64>,
-    /// With `LEFT`.
-    left: Cell<MaybeUninit<Left>>,
+    pub noted_before: Option<Noted>,
+    /// Releases this level, of whatever runtime it is.
+    pub release: unsafe fn(u64) -> Result<(), super::ReleaseError>,
 }
-
-/// A runtime, to those who do not know its type.
-pub(crate) struct Kind {
-    /// The type's ID. (Which is no constant.)
-    pub runtime: fn() -> TypeId,
-    /// Releases an ensure of a level of this runtime, whose table lives.
-    pub release: unsafe fn(At) -> Result<(), super::ReleaseError>,
-}
-
-/// An ensure: its level's serial number, and which one it is of those that are counted under that.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct At {
-    pub serial: u64,
-    pub depth: u32,
-}
-
-// What `flags` is made of:
-/// Nothing is attached on its behalf: not yet, or not any more.
-pub(crate) const NO_STATE: u8 = 1;
-/// The runtime is at work on this level's behalf, and may run code that comes here: nothing about the level changes
-/// meanwhile but by whoever set this.
-pub(crate) const BUSY: u8 = 2;
-/// A daemon's re-attach was refused: nothing is attached, and `state` has gone with its interpreter.
-pub(crate) const LOST: u8 = 4;
-/// Any of these.
-pub(crate) const IN_THE_WAY: u8 = NO_STATE | BUSY | LOST;
-/// The ensure created `state`.
-pub(crate) const CREATED: u8 = 8;
-/// It uses what it found attached.
-pub(crate) const REUSES: u8 = 16;
-/// It has left something behind.
-const LEFT: u8 = 32;
-
-/// In `countable`: it counts, and no guard is known to be like its own.
-const COUNTS: u64 = u32::MAX as u64;
 
 /// What keeps a level's interpreter from finalizing.
 #[derive(Clone, Copy)]
@@ -101,16 +56,19 @@ pub(crate) enum Hold {
     Daemon,
 }
 
-/// A thread state of another interpreter that is to be put back by a level's release.
+/// What was attached before a level, to be restored by its release.
 #[derive(Clone, Copy)]
-pub(crate) struct Left {
-    pub state: Erased,
-    pub id: InterpreterId,
-    /// The number of the table that has the interpreter; 0 if none has it.
-    pub registry: u64,
-    pub keep: Keep,
-    /// Was it attached? Else it was bound to the thread, with nothing attached ([`Runtime::own`](super::Runtime::own)).
-    pub was_attached: bool,
+pub(crate) enum Before {
+    /// The thread state that the level uses itself.
+    Same,
+    Nothing,
+    /// One of another interpreter, which is in the table with this number; 0 if none has it.
+    State {
+        state: Erased,
+        id: InterpreterId,
+        registry: u64,
+        keep: Keep,
+    },
 }
 
 /// What keeps the interpreter that was left behind.
@@ -124,7 +82,7 @@ pub(crate) enum Keep {
     Gate,
     /// Its runtime: no registry ever had it.
     Runtime,
-    /// Nothing can: it was gone already.
+    /// Nothing can: it was gone already, and is not attached again.
     Gone,
 }
 
@@ -142,7 +100,6 @@ impl PartialEq for TableRef {
 }
 
 impl TableRef {
-    #[inline(always)]
     pub fn new(table: &Table) -> Self {
         Self { address: table, serial: table.serial() }
     }
@@ -153,15 +110,8 @@ impl TableRef {
 pub(crate) struct Erased(MaybeUninit<[*const (); 2]>);
 
 impl Erased {
-    #[inline(always)]
     pub fn new<S: Copy>(state: S) -> Self {
-        const {
-            assert!(
-                size_of::<S>() <= size_of::<Self>() && align_of::<S>() <= align_of::<Self>(),
-                "Runtime::ThreadState is larger than two words, or aligned to more than one: make it a handle, that is a \
-                 pointer to the thread state or an index, with a count beside it where memory is used again"
-            );
-        };
+        const { assert!(size_of::<S>() <= size_of::<Self>() && align_of::<S>() <= align_of::<Self>()) };
         let mut bytes = MaybeUninit::uninit();
         // SAFETY: checked above: it fits.
         unsafe { ptr::from_mut(&mut bytes).cast::<S>().write(state) };
@@ -170,36 +120,27 @@ impl Erased {
 
     /// # Safety
     /// Made of an `S`.
-    #[inline(always)]
     pub unsafe fn get<S: Copy>(self) -> S {
         // SAFETY: the caller's promise; it fits, checked in `new`.
         unsafe { ptr::from_ref(&self.0).cast::<S>().read() }
     }
 }
 
-// --- memory ---------------------------------------------------------------------------------------------------------
+struct Levels {
+    stack: Vec<Level>,
+    next_serial: u64,
+    /// The thread's destructors have run: whoever empties the stack frees it.
+    orphaned: bool,
+}
 
-// What `ThisThread::spare` is, where it is not the first of a list that ends in `EMPTY`:
-/// Nothing is kept.
-const EMPTY: *mut Level = without_provenance_mut(1);
-/// The thread is ending, and what would be kept would never be freed.
-const ENDING: *mut Level = without_provenance_mut(2);
-
-/// How many levels' memory a thread keeps.
-const KEPT: u64 = 8;
-
-/// Frees what is kept when the thread ends.
+/// Frees the stack when the thread ends.
 struct Reaper;
 
 impl Drop for Reaper {
     fn drop(&mut self) {
-        let mut kept = this_thread().spare.replace(ENDING.cast()).cast::<Level>();
-        while kept.addr() > ENDING.addr() {
-            // SAFETY: kept by `keep`: initialised, and nobody else's.
-            let next = unsafe { (*kept).outer.get() };
-            // SAFETY: a box's, by `allocate`.
-            drop(unsafe { Box::from_raw(kept.cast::<MaybeUninit<Level>>()) });
-            kept = next;
+        if let Some(levels) = borrow() {
+            levels.orphaned = true;
+            free_if_orphaned();
         }
     }
 }
@@ -208,443 +149,223 @@ thread_local! {
     static REAPER: Reaper = const { Reaper };
 }
 
-/// The thread's first level.
-#[cold]
-#[inline(never)]
-fn begin_thread(here: &ThisThread) -> u64 {
-    /// Threads that have had a level.
-    static THREADS: AtomicU64 = AtomicU64::new(0);
-    let is_ending = REAPER.try_with(|_| ()).is_err();
-    here.spare.set(if is_ending { ENDING } else { EMPTY }.cast());
-    // Relaxed: the numbers have to differ, nothing else. The low 40 bits count the thread's levels.
-    ((THREADS.fetch_add(1, Ordering::Relaxed) + 1) << 40) | 1
+/// The calling thread's stack. Each function below lets go of it before it returns or calls what is not in this file.
+fn borrow<'t>() -> Option<&'t mut Levels> {
+    // SAFETY: null, or made by `make` on this thread and not freed; no other borrow of it is in use, as said above, and
+    // handlers have none.
+    unsafe { this_thread::levels().cast::<Levels>().as_mut() }
 }
 
-#[inline(always)]
-fn new_serial(here: &ThisThread) -> u64 {
-    let serial = match here.next.get() {
-        0 => begin_thread(here),
-        serial => serial,
+#[cold]
+fn make<'t>() -> &'t mut Levels {
+    /// Threads that have had a stack.
+    static THREADS: AtomicU64 = AtomicU64::new(0);
+    // Relaxed: the numbers have to differ, nothing else. The low 40 bits count the thread's levels.
+    let next_serial = ((THREADS.fetch_add(1, Ordering::Relaxed) + 1) << 40) | 1;
+    let orphaned = REAPER.try_with(|_| ()).is_err();
+    let levels = Box::leak(Box::new(Levels { stack: Vec::with_capacity(8), next_serial, orphaned }));
+    this_thread::set_levels(ptr::from_mut(levels).cast());
+    levels
+}
+
+fn free_if_orphaned() {
+    let levels = this_thread::levels().cast::<Levels>();
+    if borrow().is_some_and(|levels| levels.orphaned && levels.stack.is_empty()) {
+        this_thread::set_levels(ptr::null_mut());
+        // SAFETY: made by `make` from a box, and nobody finds it any more.
+        drop(unsafe { Box::from_raw(levels) });
+    }
+}
+
+/// Enters a level, whose serial number it chooses and returns.
+#[inline(always)] // a level is large: built where it stays
+pub(crate) fn push(level: Level) -> u64 {
+    let levels = match borrow() {
+        Some(levels) => levels,
+        None => make(),
     };
-    here.next.set(serial.wrapping_add(1).max(1));
+    let serial = levels.next_serial;
+    levels.next_serial = levels.next_serial.wrapping_add(1).max(1);
+    levels.stack.push(Level { serial, ..level });
     serial
 }
 
-#[cold]
-#[inline(never)]
-fn allocate() -> *mut Level {
-    Box::into_raw(Box::<Level>::new_uninit()).cast()
-}
-
-/// Memory for a level. The thread has had a serial number.
-#[inline(always)]
-fn take(here: &ThisThread) -> *mut Level {
-    let kept = here.spare.get().cast::<Level>();
-    if kept.addr() <= ENDING.addr() {
-        return allocate();
+/// Takes the level with this serial number away: the innermost, but for levels that were entered while its thread state was
+/// being destroyed, and leaked. Those go with it, for it may have covered them; what guards they have stay out.
+#[inline]
+pub(crate) fn pop(serial: u64) {
+    if let Some(levels) = borrow() {
+        if let Some(at) = levels.stack.iter().rposition(|level| level.serial == serial) {
+            levels.stack.truncate(at);
+        }
+        if levels.orphaned {
+            free_if_orphaned();
+        }
     }
-    // SAFETY: kept by `keep`: initialised, and nobody else's.
-    here.spare.set(unsafe { (*kept).outer.get() }.cast());
-    kept
 }
 
-/// Keeps a level's memory for the next one, or frees it.
-///
-/// # Safety
-/// It is from `take`, initialised, and not used any more.
-#[inline(always)]
-unsafe fn keep(here: &ThisThread, level: *mut Level) {
-    let kept = here.spare.get().cast::<Level>();
-    let count = if kept == EMPTY {
-        0
-    } else if kept == ENDING {
-        KEPT
-    } else {
-        // SAFETY: kept by this function, and nobody else's.
-        unsafe { (*kept).serial }
-    };
-    if count >= KEPT {
-        // SAFETY: a box's, by `allocate`.
-        return drop(unsafe { Box::from_raw(level.cast::<MaybeUninit<Level>>()) });
-    }
-    // SAFETY: the caller's promise.
-    unsafe {
-        (*level).outer.set(kept);
-        (*level).serial = count + 1;
-    }
-    here.spare.set(level.cast());
-}
-
-// --- the list -------------------------------------------------------------------------------------------------------
-
-/// The innermost level.
-#[inline(always)]
-pub(crate) fn top<'l>(here: &ThisThread) -> Option<&'l Level> {
-    // SAFETY: null or a level of this thread; see the module for how long.
-    unsafe { here.innermost.get().cast::<Level>().as_ref() }
-}
-
-/// The levels from the innermost out.
-fn all<'l>() -> impl Iterator<Item = &'l Level> {
-    // SAFETY: as in `top`.
-    std::iter::successors(top(this_thread()), |level| unsafe { level.outer.get().as_ref() })
-}
-
-/// Enters a level, with nothing attached and nothing left behind yet.
-#[inline(always)]
-pub(crate) fn begin<'l>(
-    here: &ThisThread,
-    table: &Table,
-    id: InterpreterId,
-    kind: &'static Kind,
-    hold: Hold,
-    flags: u8,
-) -> &'l Level {
-    let serial = new_serial(here);
-    let level = take(here);
-    // Field by field: what is not known yet is not written. (`state` and `left` may be anything.)
-    // SAFETY: memory for a level, which nobody else has; all others are written.
-    let level: &Level = unsafe {
-        (&raw mut (*level).outer).write(Cell::new(here.innermost.get().cast()));
-        (&raw mut (*level).serial).write(serial);
-        (&raw mut (*level).countable).write(Cell::new(countable(hold, flags)));
-        (&raw mut (*level).first).write(0);
-        (&raw mut (*level).last).write(Cell::new(0));
-        (&raw mut (*level).flags).write(Cell::new(flags));
-        (&raw mut (*level).table).write(TableRef::new(table));
-        (&raw mut (*level).id).write(id);
-        (&raw mut (*level).kind).write(kind);
-        (&raw mut (*level).hold).write(Cell::new(hold));
-        (&raw mut (*level).noted_before).write(Cell::new(here.words()));
-        (&raw mut (*level).name).write(Cell::new(0));
-        &*level
-    };
-    here.innermost.set(ptr::from_ref(level).cast_mut().cast());
+/// [`pop`], and what the level was at the end: guards that it held may have been counted anew, in a child forked meanwhile.
+pub(crate) fn take(serial: u64) -> Option<Level> {
+    let level = find(serial);
+    pop(serial);
     level
-}
-
-/// Takes `level` away: the innermost, but for levels that were entered while its thread state was being made or destroyed, and
-/// leaked. Those go with it, for it may have covered them; what guards they have stay out.
-#[inline(always)]
-pub(crate) fn end(here: &ThisThread, level: &Level) {
-    let level = ptr::from_ref(level).cast_mut();
-    while here.innermost.get() != level.cast() {
-        end_leaked(here);
-    }
-    // SAFETY: a level of this thread, from `begin` or `split`.
-    here.innermost.set(unsafe { (*level).outer.get() }.cast());
-    // SAFETY: in no list any more.
-    unsafe { keep(here, level) };
-}
-
-/// Takes the innermost level away, which is inside one that ends.
-#[cold]
-#[inline(never)]
-fn end_leaked(here: &ThisThread) {
-    let leaked = here.innermost.get().cast::<Level>();
-    // SAFETY: a level of this thread: the one that ends is, and is not reached yet.
-    here.innermost.set(unsafe { (*leaked).outer.get() }.cast());
-    // SAFETY: from `begin` or `split`, and in no list any more.
-    unsafe { keep(here, leaked) };
-}
-
-/// Has the ensure `depth` of this level's serial number, which the level stands for, begin a level of its own, and those
-/// after it go along. The level itself if it does already.
-pub(crate) fn split(level: &Level, depth: u32) -> &Level {
-    if depth <= level.first {
-        return level;
-    }
-    let here = this_thread();
-    let memory = take(here);
-    let flags = level.flags.get() & IN_THE_WAY | REUSES;
-    // SAFETY: memory for a level, which nobody else has.
-    let inner = unsafe {
-        memory.write(Level {
-            outer: Cell::new(ptr::from_ref(level).cast_mut()),
-            serial: level.serial,
-            countable: Cell::new(countable(Hold::Covered, flags)),
-            first: depth,
-            last: Cell::new(level.last.get()),
-            flags: Cell::new(flags),
-            table: level.table,
-            id: level.id,
-            kind: level.kind,
-            hold: Cell::new(Hold::Covered), // nothing is counted in a level that keeps nothing
-            state: Cell::new(level.state.get()),
-            noted_before: Cell::new(Words::of(level.noted())),
-            name: Cell::new(0),
-            left: Cell::new(MaybeUninit::uninit()),
-        });
-        &*memory
-    };
-    level.last.set(depth - 1);
-    match all().find(|inner| ptr::eq(inner.outer.get(), level)) {
-        Some(next) => next.outer.set(memory),
-        None => here.innermost.set(memory.cast()),
-    }
-    inner
-}
-
-/// The number by which C knows an ensure: never another one's.
-pub(crate) fn name(level: &Level, depth: u32) -> u64 {
-    let level = split(level, depth);
-    level.name().unwrap_or_else(|| {
-        level.name.set(new_serial(this_thread()));
-        level.name.get()
-    })
-}
-
-/// The ensure that has this number.
-pub(crate) fn named<'l>(number: u64) -> Option<&'l Level> {
-    all().find(|level| level.name() == Some(number))
-}
-
-/// The level that stands for an ensure.
-#[inline(always)]
-pub(crate) fn find<'l>(at: At) -> Option<&'l Level> {
-    all().find(|level| level.stands_for(at))
-}
-
-/// Is the calling thread in a level with this serial number?
-pub(crate) fn has(serial: u64) -> bool {
-    all().any(|level| level.serial == serial)
 }
 
 /// Calls the runtime while nothing about the innermost level changes. `f` does not unwind.
 pub(crate) fn busy_while<R>(f: impl FnOnce() -> R) -> R {
-    let Some(top) = top(this_thread()) else { return f() };
-    let was_busy = top.is(BUSY);
-    top.set(BUSY, true);
+    let set = |busy: bool| {
+        let top = borrow().and_then(|levels| levels.stack.last_mut())?;
+        Some((top.serial, std::mem::replace(&mut top.busy, busy)))
+    };
+    let before = set(true);
     let result = f();
-    // With what was split off meanwhile, which is next to it.
-    let mut its = all().skip_while(|level| level.serial != top.serial);
-    while let Some(level) = its.next().filter(|level| level.serial == top.serial) {
-        level.set(BUSY, was_busy);
+    if let Some((serial, busy)) = before {
+        change(serial, |level| level.busy = busy);
     }
     result
 }
 
+/// Takes the innermost level away, if it is `serial` and `is` accepts it; then what it noted before and held.
+#[inline(always)] // a level is large: read where it is
+pub(crate) fn pop_if(serial: u64, is: impl FnOnce(&Level) -> bool) -> Option<(Option<Noted>, Hold)> {
+    let levels = borrow()?;
+    let top = levels.stack.last().filter(|top| top.serial == serial && is(top))?;
+    let taken = (top.noted_before, top.hold);
+    levels.stack.pop();
+    if levels.orphaned {
+        free_if_orphaned();
+    }
+    Some(taken)
+}
+
+/// The innermost level.
+#[inline]
+pub(crate) fn top() -> Option<Level> {
+    borrow()?.stack.last().copied()
+}
+
+/// Does the innermost level have `state` attached for the interpreter that `level` is of?
+///
+/// # Safety
+/// The runtime of the levels of that registry has `S` for its thread states.
+#[inline(always)]
+pub(crate) unsafe fn top_is<S: Copy + Eq>(level: &Level, state: S) -> bool {
+    let top = borrow().and_then(|levels| levels.stack.last());
+    top.is_some_and(|top| {
+        // SAFETY: of the same registry, and so by the caller's promise.
+        top.table == level.table
+            && top.id == level.id
+            && top.has_state
+            && !top.lost
+            && unsafe { top.state.get::<S>() } == state
+    })
+}
+
+/// The level with this serial number.
+pub(crate) fn find(serial: u64) -> Option<Level> {
+    find_map(|level| (level.serial == serial).then_some(*level))
+}
+
+/// Changes the level with this serial number.
+pub(crate) fn change(serial: u64, change: impl FnOnce(&mut Level)) {
+    let levels = borrow().map(|levels| levels.stack.as_mut_slice()).unwrap_or_default();
+    if let Some(level) = levels.iter_mut().rev().find(|level| level.serial == serial) {
+        change(level);
+    }
+}
+
 /// Notes that `id` of the table with this number has gone under its daemon levels, and that nothing of it is attached.
 pub(crate) fn lose(registry: u64, id: InterpreterId) {
-    all()
-        .filter(|level| level.table.serial == registry && level.id == id)
-        .for_each(|level| level.set(LOST, true));
+    for level in borrow().map(|levels| levels.stack.as_mut_slice()).unwrap_or_default() {
+        level.lost |= level.table.serial == registry && level.id == id;
+    }
+}
+
+/// Looks through the levels from the innermost out.
+fn find_map<R>(f: impl FnMut(&Level) -> Option<R>) -> Option<R> {
+    borrow()?.stack.iter().rev().find_map(f)
 }
 
 /// The guard, if any, by which a level of this thread keeps `id` from finalizing.
-#[inline(always)]
+#[inline]
 pub(crate) fn guard_of(table: &Table, id: InterpreterId) -> Option<GuardParts> {
-    if this_thread().innermost.get().is_null() { None } else { guard_in(table.serial(), id) }
+    guard_in(table.serial(), id)
 }
 
 /// [`guard_of`], of the table with this number.
-#[inline(never)]
+#[inline]
 pub(crate) fn guard_in(registry: u64, id: InterpreterId) -> Option<GuardParts> {
-    all().filter(|level| level.table.serial == registry).find_map(|level| level.guard_of(id))
+    find_map(|level| if level.table.serial == registry { level.guard_of(id) } else { None })
 }
 
 /// A thread state that the levels remember for `id`.
-#[inline(never)]
 pub(crate) fn state_of(table: &Table, id: InterpreterId) -> Option<Erased> {
     let here = table.serial();
-    all().find_map(|level| {
-        if level.table.serial == here && level.id == id && !level.is(NO_STATE | LOST) {
-            return Some(level.state.get());
+    find_map(|level| match level.before {
+        _ if level.table.serial == here && level.id == id && level.has_state && !level.lost => {
+            Some(level.state)
         }
-        level.left().filter(|left| left.registry == here && left.id == id).map(|left| left.state)
+        Before::State { state, id: left, registry, .. } if registry == here && left == id => Some(state),
+        _ => None,
     })
 }
 
 /// The innermost level of runtime `runtime` that `is` accepts.
-pub(crate) fn of_runtime<'l>(runtime: TypeId, mut is: impl FnMut(&Level) -> bool) -> Option<&'l Level> {
-    all().find(|level| level.is_of(runtime) && is(level))
+pub(crate) fn of_runtime(runtime: TypeId, mut is: impl FnMut(&Level) -> bool) -> Option<Level> {
+    find_map(|level| (level.runtime == runtime && is(level)).then_some(*level))
 }
 
 /// For a forked child: calls `f` with every guard of `table` that this thread's levels hold, to be counted anew.
 pub(crate) fn for_each_guard(table: &Table, mut f: impl FnMut(&mut GuardParts)) {
     let table = TableRef::new(table);
-    for level in all().filter(|level| level.table == table) {
-        if let Hold::Own(mut parts) = level.hold() {
-            f(&mut parts);
-            level.set_hold(Hold::Own(parts));
+    for level in borrow().map(|levels| levels.stack.as_mut_slice()).unwrap_or_default() {
+        if level.table == table {
+            level.guards_mut().into_iter().flatten().for_each(&mut f);
         }
-        if let Some(left @ Left { keep: Keep::Own(mut parts), .. }) = level.left() {
-            f(&mut parts);
-            level.leave(Left { keep: Keep::Own(parts), ..left });
-        }
-    }
-}
-
-/// The one number of a guard's place. Slots are fewer than 2^32 - 1.
-#[inline(always)]
-fn like(slot: u32, generation: u32) -> u64 {
-    u64::from(generation) << 32 | u64::from(slot.wrapping_add(1))
-}
-
-/// 0 if nothing may be counted in a level with these; else [`like`] of its own guard, or [`COUNTS`].
-#[inline(always)]
-fn countable(hold: Hold, flags: u8) -> u64 {
-    match hold {
-        _ if flags & IN_THE_WAY != 0 => 0,
-        Hold::Own(parts) if parts.ticket == 0 => like(parts.slot, parts.generation),
-        Hold::Own(_) | Hold::Covered => COUNTS,
-        Hold::Daemon => 0,
     }
 }
 
 impl Level {
-    /// Is this its runtime's type?
-    #[inline(always)]
-    pub fn is_of(&self, runtime: TypeId) -> bool {
-        (self.kind.runtime)() == runtime
-    }
-
-    /// Is one of these flags set?
-    #[inline(always)]
-    pub fn is(&self, flags: u8) -> bool {
-        self.flags.get() & flags != 0
-    }
-
-    #[inline(always)]
-    pub fn set(&self, flag: u8, on: bool) {
-        let flags = self.flags.get();
-        let flags = if on { flags | flag } else { flags & !flag };
-        self.flags.set(flags);
-        self.countable.set(countable(self.hold.get(), flags));
-    }
-
-    #[inline(always)]
-    pub fn hold(&self) -> Hold {
-        self.hold.get()
-    }
-
-    pub fn set_hold(&self, hold: Hold) {
-        self.hold.set(hold);
-        self.countable.set(countable(hold, self.flags.get()));
-    }
-
-    /// It uses what it has found attached.
-    #[inline(always)]
-    pub fn begin_reusing(&self, state: Erased) {
-        self.state.set(state);
-        self.flags.set(REUSES);
-        self.countable.set(countable(self.hold.get(), REUSES));
-    }
-
-    /// Does it merely have its thread state attached, under a guard of its own or another's: with nothing left behind, nothing in the
-    /// way, and nothing counted in it?
-    #[inline(always)]
-    pub fn is_simple(&self) -> bool {
-        self.counts() && self.flags.get() & !CREATED == 0 && !self.has_counted()
-    }
-
-    /// Its thread state is attached.
-    #[inline(always)]
-    pub fn begin_attached(&self, state: Erased, created: bool) {
-        let flags = self.flags.get() & LEFT | if created { CREATED } else { 0 };
-        self.state.set(state);
-        self.flags.set(flags);
-        self.countable.set(countable(self.hold.get(), flags));
-    }
-
-    /// What it has left behind.
-    #[inline(always)]
-    pub fn left(&self) -> Option<Left> {
-        // SAFETY: written by `leave`.
-        self.is(LEFT).then(|| unsafe { self.left.get().assume_init() })
-    }
-
-    pub fn leave(&self, left: Left) {
-        self.left.set(MaybeUninit::new(left));
-        self.set(LEFT, true);
-    }
-
-    /// Does it stand for this ensure?
-    #[inline(always)]
-    fn stands_for(&self, at: At) -> bool {
-        self.serial == at.serial && self.first <= at.depth && at.depth <= self.last.get()
-    }
-
-    /// The latest ensure that it stands for.
-    #[inline(always)]
-    pub fn latest(&self) -> At {
-        At { serial: self.serial, depth: self.last.get() }
-    }
-
-    /// The number by which C knows its first ensure, if it has one.
-    fn name(&self) -> Option<u64> {
-        match (self.name.get(), self.first) {
-            (0, 0) => Some(self.serial),
-            (0, _) => None,
-            (name, _) => Some(name),
-        }
-    }
-
-    /// The number by which C knows its latest ensure, if it has one.
-    pub fn is_latest_named(&self, number: u64) -> bool {
-        self.last.get() == self.first && self.name() == Some(number)
-    }
-
-    /// What handlers are told while it is attached.
-    #[inline(always)]
-    pub fn noted(&self) -> Noted {
-        Noted { id: self.id, registry: self.table.serial }
-    }
-
-    /// May a nested ensure be counted in it, if it is the innermost, its thread state is attached, and handlers are told so? Not while
-    /// something is in the way, nor in a daemon.
-    #[inline(always)]
-    pub fn counts(&self) -> bool {
-        self.countable.get() != 0
-    }
-
-    /// The same, if it has a guard of its own that the ledger has not recorded, counted in this slot and fork generation.
-    #[inline(always)]
-    pub fn counts_like(&self, slot: u32, generation: u32) -> bool {
-        self.countable.get() == like(slot, generation)
-    }
-
-    /// Counts one more ensure in it.
-    #[inline(always)]
-    pub fn count(&self) -> Option<At> {
-        self.last.set(self.last.get().checked_add(1)?);
-        Some(self.latest())
-    }
-
-    /// Is there more than its first ensure?
-    #[inline(always)]
-    pub fn has_counted(&self) -> bool {
-        self.last.get() != self.first
-    }
-
-    /// Counts its latest ensure off, which is not its first.
-    #[inline(always)]
-    pub fn count_off(&self) {
-        self.last.set(self.last.get() - 1);
-    }
-
     /// The guard of `id` that this level holds: its own, or that of what it left behind.
     #[inline]
     fn guard_of(&self, id: InterpreterId) -> Option<GuardParts> {
-        match (self.hold.get(), self.left()) {
-            (Hold::Own(parts), _) if self.id == id => Some(parts),
-            (_, Some(Left { keep: Keep::Own(parts), id: left, .. })) if left == id => Some(parts),
+        match (&self.hold, &self.before) {
+            (Hold::Own(parts), _) if self.id == id => Some(*parts),
+            (_, Before::State { keep: Keep::Own(parts), id: left, .. }) if *left == id => Some(*parts),
             _ => None,
         }
     }
 
-    /// The level around it.
+    /// Both of them.
+    fn guards_mut(&mut self) -> [Option<&mut GuardParts>; 2] {
+        let own = match &mut self.hold {
+            Hold::Own(parts) => Some(parts),
+            Hold::Covered | Hold::Daemon => None,
+        };
+        let kept = match &mut self.before {
+            Before::State { keep: Keep::Own(parts), .. } => Some(parts),
+            _ => None,
+        };
+        [own, kept]
+    }
+
+    /// Does the level use what it found attached, and is that attached still?
+    ///
+    /// # Safety
+    /// The level's runtime has `S` for its thread states.
     #[inline(always)]
-    pub fn outer(&self) -> Option<&Level> {
-        // SAFETY: null or a level of this thread.
-        unsafe { self.outer.get().as_ref() }
+    pub unsafe fn reuses<S: Copy + Eq>(&self, attached: Option<S>) -> bool {
+        // SAFETY: the caller's promise.
+        matches!(self.before, Before::Same)
+            && !self.lost
+            && !self.busy
+            && attached == Some(unsafe { self.state.get() })
     }
 
     /// The level's table.
     ///
     /// # Safety
     /// It lives.
-    #[inline(always)]
     pub unsafe fn table<'r>(&self) -> &'r Table {
         // SAFETY: the caller's promise.
         unsafe { &*self.table.address }

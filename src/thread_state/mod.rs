@@ -13,20 +13,6 @@
 //!
 //! Each level carries a guard of its interpreter, so that it cannot finalize before the release; a level inside another
 //! one of the same interpreter counts under that one's guard. A *daemon* level carries none ([`Attached::set_daemon`]).
-//! An ensure inside a guarded level of the same interpreter that is attached is a count in that level, and nothing else.
-//!
-//! # Rules, each learnt from a crash or a hang
-//!
-//! - **L1** A level's own guard is given up last, after what was attached before is attached again. Once it is gone the
-//!   interpreter may finalize, and with it a runtime in which this thread would attach then. (`leave` in `attached.rs`)
-//! - **L2** The interpreter left behind is guarded for the duration, where its registry gives a guard, and before a thread state
-//!   of the other one is made. So going back to it cannot hang. (`Owner::leave`)
-//! - **L3** Interpreters are changed by a detach and an attach, never in one step: a runtime's own way to swap may not take the
-//!   other one's lock. (`attach`)
-//! - **L4** A thread state that a level made is destroyed while it is attached, so that whoever forks, attached, never sees
-//!   the runtime's list of them half-changed. ([`Runtime::destroy`])
-//! - **L5** Where a runtime has one thread state that is the thread's own, and attaching another one changes that, the release
-//!   puts it back, if its interpreter is guarded meanwhile. ([`Runtime::own`], `bind_again`)
 //!
 //! ```
 //! use interp_guard::{Registry, thread_state};
@@ -52,7 +38,6 @@ mod blockers;
 mod error;
 pub(crate) mod levels;
 mod owner;
-pub mod raw;
 mod runtime;
 mod token;
 
@@ -62,9 +47,9 @@ pub use runtime::{CreateError, Runtime};
 pub use token::{Token, allow_threads_begin, is_daemon, set_innermost_daemon};
 
 use crate::signal_safe::guard::RawGuard;
-use crate::signal_safe::this_thread::{self, Noted, this_thread};
+use crate::signal_safe::this_thread::{self, Noted};
 use crate::{Guard, InterpreterId, LookupError, Registry, Site};
-use levels::{At, Hold};
+use levels::Hold;
 use owner::Owner;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -116,28 +101,15 @@ pub fn hold<T: Runtime>(registry: &Registry<T>) -> Result<Guard<'_, T>, HoldErro
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[track_caller]
-#[inline(always)]
 pub fn ensure<'r, T: Runtime>(guard: &Guard<'r, T>) -> Result<Attached<'r, T>, EnsureError> {
     let raw = guard.as_raw();
-    let at = match attached::nest::<T>(raw.table(), |top| top.id == raw.id() && top.counts()) {
-        Some(at) => at,
-        None => enter(guard, Site::caller())?,
-    };
-    // SAFETY: entered for that.
-    Ok(unsafe { Attached::new(raw.table(), raw.id(), at) })
-}
-
-/// [`ensure`], in a level of its own.
-#[inline(never)]
-fn enter<T: Runtime>(guard: &Guard<'_, T>, site: Site) -> Result<At, EnsureError> {
-    let raw = guard.as_raw();
-    let (table, id) = (raw.table(), raw.id());
+    let (table, id, site) = (raw.table(), raw.id(), Site::caller());
     let hold = attached::cover(table, id, || match raw.is_counted() {
         true => Ok(raw.clone_at(site).into_parts()),
         false => table.lookup(id, site).map(RawGuard::into_parts),
     })?;
     // SAFETY: (1) the guard's table and payload, guarded by `hold`; (2) `cover`.
-    unsafe { attached::enter(table, id, &**guard, hold, site) }.map_err(|refused| {
+    unsafe { Attached::enter(table, id, &**guard, hold, site) }.map_err(|refused| {
         // SAFETY: `enter` refused it.
         unsafe { attached::give_up_hold(table, hold) };
         EnsureError::Create(refused)
@@ -162,26 +134,20 @@ fn enter<T: Runtime>(guard: &Guard<'_, T>, site: Site) -> Result<At, EnsureError
 /// ```
 #[track_caller]
 pub fn ensure_owned<'r, T: Runtime>(guard: Guard<'r, T>) -> Result<Attached<'r, T>, EnsureOwnedError<'r, T>> {
-    let (table, id) = (guard.as_raw().table(), guard.id());
-    // SAFETY: entered for that.
-    enter_owned(guard, Site::caller()).map(|at| unsafe { Attached::new(table, id, at) })
-}
-
-/// [`ensure_owned`], with a call site.
-#[inline(always)]
-fn enter_owned<T: Runtime>(guard: Guard<'_, T>, site: Site) -> Result<At, EnsureOwnedError<'_, T>> {
     let raw = guard.as_raw();
     if !raw.is_counted() {
-        return enter(&guard, site).map_err(|error| EnsureOwnedError { guard, error });
+        return ensure(&guard).map_err(|error| EnsureOwnedError { guard, error });
     }
     let (table, id, interpreter) = (raw.table(), raw.id(), raw.payload().cast::<T>());
     let parts = guard.into_raw().into_parts();
-    // SAFETY: (1) as in `enter`; the guard, now in parts, keeps the payload; (2) handed over.
-    unsafe { attached::enter(table, id, &*interpreter, Hold::Own(parts), site) }.map_err(|refused| {
-        // SAFETY: `enter` refused it, so it is put together once.
-        let guard = unsafe { Guard::from_raw(RawGuard::from_parts(table, parts)) };
-        EnsureOwnedError { guard, error: EnsureError::Create(refused) }
-    })
+    // SAFETY: (1) as in `ensure`; the guard, now in parts, keeps the payload; (2) handed over.
+    unsafe { Attached::enter(table, id, &*interpreter, Hold::Own(parts), Site::caller()) }.map_err(
+        |refused| {
+            // SAFETY: `enter` refused it, so it is put together once.
+            let guard = unsafe { Guard::from_raw(RawGuard::from_parts(table, parts)) };
+            EnsureOwnedError { guard, error: EnsureError::Create(refused) }
+        },
+    )
 }
 
 /// Attaches the calling thread to an interpreter by ID.
@@ -205,36 +171,18 @@ fn enter_owned<T: Runtime>(guard: Guard<'_, T>, site: Site) -> Result<At, Ensure
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[track_caller]
-#[inline(always)]
 pub fn ensure_id<T: Runtime>(
     registry: &Registry<T>,
     id: InterpreterId,
 ) -> Result<Attached<'_, T>, EnsureError> {
     let table = registry.table();
-    let at = match attached::nest::<T>(table, |top| top.id == id && top.counts()) {
-        Some(at) => at,
-        None => enter_id(registry, id, Site::caller())?,
+    let Some(parts) = levels::guard_of(table, id) else {
+        return ensure_owned(registry.lookup(id)?).map_err(|refused| refused.error);
     };
-    // SAFETY: entered for that.
-    Ok(unsafe { Attached::new(table, id, at) })
-}
-
-/// [`ensure_id`], in a level of its own.
-#[inline(never)]
-fn enter_id<T: Runtime>(registry: &Registry<T>, id: InterpreterId, site: Site) -> Result<At, EnsureError> {
-    let table = registry.table();
-    let hold = attached::cover(table, id, || table.lookup(id, site).map(RawGuard::into_parts))?;
-    let slot = match hold {
-        Hold::Own(parts) => parts.slot,
-        _ => table.find(id).ok_or(LookupError::NotFound)?,
-    };
-    let interpreter = table.payload(slot).cast::<T>();
-    // SAFETY: (1) the registry's table and payload, guarded by `hold`; (2) `cover`.
-    unsafe { attached::enter(table, id, &*interpreter, hold, site) }.map_err(|refused| {
-        // SAFETY: `enter` refused it.
-        unsafe { attached::give_up_hold(table, hold) };
-        EnsureError::Create(refused)
-    })
+    let interpreter = table.payload(parts.slot).cast::<T>();
+    // SAFETY: (1) the registry's table and payload, guarded by another level; (2) by that one's guard.
+    unsafe { Attached::enter(table, id, &*interpreter, Hold::Covered, Site::caller()) }
+        .map_err(EnsureError::Create)
 }
 
 /// [`ensure_id`] of the registry's main interpreter.
@@ -274,10 +222,9 @@ pub(crate) fn ensure_daemon<T: Runtime>(
     let slot = table.find(id).ok_or(LookupError::NotFound)?;
     let interpreter = table.payload(slot).cast::<T>();
     // SAFETY: (1) the registry's table and payload, which the other level's guard or the entry keeps; (2) none.
-    let at = unsafe { attached::enter(table, id, &*interpreter, Hold::Daemon, Site::caller()) };
+    let attached = unsafe { Attached::enter(table, id, &*interpreter, Hold::Daemon, Site::caller()) };
     drop(entry);
-    // SAFETY: entered for that.
-    at.map(|at| unsafe { Attached::new(table, id, at) }).map_err(EnsureError::Create)
+    attached.map_err(EnsureError::Create)
 }
 
 /// The interpreter attached on the calling thread, if any: of whatever registry and runtime.
@@ -315,7 +262,7 @@ pub fn current_id() -> Option<InterpreterId> {
 /// ```
 #[inline]
 pub fn current_of<T: Runtime>(registry: &Registry<T>) -> Option<InterpreterId> {
-    let noted = this_thread().noted()?;
+    let noted = this_thread::noted()?;
     (noted.registry != 0 && noted.registry == registry.table().serial()).then_some(noted.id)
 }
 
@@ -334,12 +281,8 @@ pub fn current_of<T: Runtime>(registry: &Registry<T>) -> Option<InterpreterId> {
 /// ```
 #[inline]
 pub fn note_attached(id: Option<InterpreterId>) -> Option<InterpreterId> {
-    let (here, noted) = (this_thread(), id.map(|id| Noted { id, registry: 0 }));
-    let before = here.noted();
-    if before != noted {
-        here.set_attached(noted);
-    }
-    before.map(|before| before.id)
+    let noted = id.map(|id| Noted { id, registry: 0 });
+    this_thread::set_attached(noted).map(|before| before.id)
 }
 
 static PARKED: AtomicUsize = AtomicUsize::new(0);

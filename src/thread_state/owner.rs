@@ -4,7 +4,7 @@
 //! out by more than one registry: then it is looked for in all of them, and where that leaves a doubt, the runtime is asked
 //! ([`Runtime::owns`]) or the thread is sent away. Nothing is attached on a guess.
 
-use super::levels::{self, Erased, Keep, LOST, Left, Level, NO_STATE};
+use super::levels::{self, Keep, Level};
 use super::{CreateError, Runtime};
 use crate::registry::known::{self, Elsewhere};
 use crate::signal_safe::guard::RawGuard;
@@ -92,7 +92,7 @@ impl Owner {
     }
 
     /// The number of the table that has it, seen from `table`, which asked; 0 if none has.
-    fn registry(self, table: &Table) -> u64 {
+    pub fn registry(self, table: &Table) -> u64 {
         match self.place {
             Place::Here => table.serial(),
             Place::Elsewhere(serial) => serial,
@@ -116,13 +116,8 @@ impl Owner {
         }
     }
 
-    /// Leaves `state`, which is its, behind: with a guard, where there is one to be had.
-    pub fn leave<S: Copy>(self, table: &Table, state: S, was_attached: bool, site: Site) -> Left {
-        let (registry, keep) = (self.registry(table), self.keep(table, site));
-        Left { state: Erased::new(state), id: self.id, registry, keep, was_attached }
-    }
-
-    fn keep(self, table: &Table, site: Site) -> Keep {
+    /// What keeps it while it is left behind. A guard, where there is one to be had.
+    pub fn keep(self, table: &Table, site: Site) -> Keep {
         match self.place {
             Place::Here if levels::guard_of(table, self.id).is_some() => Keep::Covered,
             Place::Here => match table.lookup(self.id, site) {
@@ -156,10 +151,10 @@ pub(super) fn now_in<T: Runtime>(
 }
 
 /// The innermost level that uses `state`, of whatever registry.
-fn level_with<'l, T: Runtime>(state: T::ThreadState) -> Option<&'l Level> {
+fn level_with<T: Runtime>(state: T::ThreadState) -> Option<Level> {
     // SAFETY: the states of levels of this runtime are Ts'.
-    let its = |level: &Level| unsafe { level.state.get().get::<T::ThreadState>() };
-    levels::of_runtime(TypeId::of::<T>(), |level| !level.is(NO_STATE | LOST) && its(level) == state)
+    let its = |level: &Level| unsafe { level.state.get::<T::ThreadState>() };
+    levels::of_runtime(TypeId::of::<T>(), |level| level.has_state && !level.lost && its(level) == state)
 }
 
 /// What interpreter `id` of `table` says of `state`; `None` if it is not there to be asked.

@@ -29,47 +29,17 @@ use std::fmt;
 /// 5. To drop a `Self` whose thread states still exist is sound, attached ones included. What stayed attached so can be asked for
 ///    its ID, detached and destroyed. (A runtime with a lock meets this most easily by a `Drop` that waits for the lock, and thread
 ///    states that keep the memory they point to.)
-/// 6. `==` of thread states compares, and calls nothing of this library. No more do `interpreter_of`, `owns`, `in_use`, `own`,
-///    `attached` and `is_attached`. The others may call it: code of the interpreter's may run in them, which ensures and releases.
+/// 6. `==` of thread states compares, and calls nothing of this library. No more do `interpreter_of`, `owns` and `in_use`. The
+///    others may call it: code of the interpreter's may run in them, which ensures and releases.
 /// 7. A thread state that stayed attached while its `Self` was dropped is not taken for one of a later `Self` with the same
 ///    ID: `attached` does not answer with it any more, or `owns` knows.
-/// 8. `owns`, `in_use` and `is_exclusive` are right where they say yes or no, and so are `is_attached`, `own` and the constants,
-///    where a runtime has them.
+/// 8. `owns`, `in_use` and `is_exclusive` are right where they say yes or no.
 /// 9. No other type's `Runtime` attaches, detaches or destroys the same thread states.
 /// 10. An interpreter that is in no registry while a thread which is attached to it is in an ensure of another one does not end
 ///     before that is released.
 pub unsafe trait Runtime: Send + Sync + Sized + 'static {
-    /// A handle: one or two words. The levels of all runtimes have room for no more, so that a larger one does not compile:
-    ///
-    /// ```compile_fail
-    /// # use interp_guard::{InterpreterId, Registry, thread_state::{self, CreateError, Runtime}};
-    /// #[derive(Clone, Copy, PartialEq, Eq)]
-    /// struct State([usize; 3]);
-    /// # struct Vm;
-    /// unsafe impl Runtime for Vm {
-    ///     type ThreadState = State;
-    /// #   fn attached() -> Option<State> { None }
-    /// #   fn interpreter_of(_: State) -> InterpreterId { unreachable!() }
-    /// #   fn create(&self) -> Result<State, CreateError> { unreachable!() }
-    /// #   unsafe fn attach(_: State) {}
-    /// #   unsafe fn detach(_: State) {}
-    /// #   unsafe fn destroy(_: State) {}
-    ///     // ..
-    /// }
-    /// # let registry = Registry::<Vm>::new();
-    /// # let id = registry.register(Vm).unwrap();
-    /// let attached = thread_state::ensure_id(&registry, id);
-    /// ```
+    /// A handle: one or two words.
     type ThreadState: Copy + Eq + 'static;
-
-    /// Do [`create`](Self::create) and [`remembered`](Self::remembered) run nothing that could change what is attached on the
-    /// calling thread? Not the interpreter's code, then, nor anybody's callback. Then an ensure does not look whether they did.
-    const CREATES_ALONE: bool = false;
-
-    /// Does an interpreter live on after its registry has handed it back, for as long as its runtime's own code has threads
-    /// attached to it? Then a thread that was so attached is attached again by the release of an ensure that it made meanwhile.
-    /// Where it is `false`, that release answers [`ReleaseError::Gone`](super::ReleaseError::Gone).
-    const LIVES_ON: bool = false;
 
     /// What is attached on the calling thread.
     ///
@@ -85,25 +55,7 @@ pub unsafe trait Runtime: Send + Sync + Sized + 'static {
     /// ```
     fn attached() -> Option<Self::ThreadState>;
 
-    /// Is `state`, which is the calling thread's, attached? Asked at each nested ensure and at each release, so that it pays to
-    /// answer it faster than by [`attached`](Self::attached): a runtime with one lock in the process need only ask who has it.
-    ///
-    /// ```
-    /// # use interp_guard::{Registry, thread_state::{self, Runtime}};
-    /// # use refruntime::Interpreter;
-    /// # let registry = Registry::new();
-    /// # let id = Interpreter::locking().register(&registry)?;
-    /// let attached = thread_state::ensure_id(&registry, id)?;
-    /// assert!(Interpreter::is_attached(attached.thread_state()));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    #[inline(always)]
-    fn is_attached(state: Self::ThreadState) -> bool {
-        Self::attached() == Some(state)
-    }
-
-    /// The interpreter of a thread state. Called with states that are attached on the calling thread, or its
-    /// [own](Self::own).
+    /// The interpreter of a thread state. Called with states that are attached on the calling thread.
     ///
     /// ```
     /// # use interp_guard::{Registry, thread_state::{self, Runtime}};
@@ -189,23 +141,6 @@ pub unsafe trait Runtime: Send + Sync + Sized + 'static {
     /// # Ok::<(), interp_guard::thread_state::CreateError>(())
     /// ```
     fn remembered(&self) -> Option<Self::ThreadState> {
-        None
-    }
-
-    /// The one thread state that the runtime takes for the calling thread's own, attached or not, if it has such a notion, and
-    /// attaching another one changes that. Its interpreter exists.
-    ///
-    /// Where it is of the interpreter that a thread ensures, it is used, so that [`remembered`](Self::remembered) need not name it.
-    /// Where it is detached, and of another one, the release puts it back: it attaches it and detaches it again, if a guard of
-    /// its interpreter was to be had.
-    ///
-    /// ```
-    /// # use interp_guard::thread_state::Runtime;
-    /// # use refruntime::Interpreter;
-    /// assert_eq!(Interpreter::own(), None); // the reference runtime remembers one for each interpreter
-    /// ```
-    #[inline(always)]
-    fn own() -> Option<Self::ThreadState> {
         None
     }
 

@@ -1,10 +1,9 @@
 //! Levels as numbers: for callers that cannot use RAII.
 
-use super::attached::{attach_again, detach_for_now, set_daemon};
-use super::levels::{self, BUSY, Hold, LOST, Level, TableRef};
+use super::attached::{attach_again, detach_for_now, innermost, set_daemon};
+use super::levels::{self, Hold, Level, TableRef};
 use super::{ReleaseError, Runtime};
-use crate::signal_safe::this_thread::this_thread;
-use crate::{LookupError, Registry, Site};
+use crate::{LookupError, Registry};
 use std::any::TypeId;
 use std::num::NonZeroU64;
 
@@ -17,24 +16,8 @@ use std::num::NonZeroU64;
 pub struct Token(NonZeroU64);
 
 impl Token {
-    /// Of the ensure with this depth, which `level` stands for.
-    pub(super) fn of(level: &Level, depth: u32) -> Self {
-        Self(NonZeroU64::new(levels::name(level, depth)).expect("serial numbers start at 1"))
-    }
-
-    /// Of the latest ensure.
-    fn of_latest(level: &Level) -> Self {
-        Self::of(level, level.latest().depth)
-    }
-
-    /// Its level, if that is the innermost.
-    fn innermost_level<'l>(self) -> Result<&'l Level, ReleaseError> {
-        let number = self.to_bits();
-        match levels::top(this_thread()) {
-            Some(top) if top.is_latest_named(number) && !top.is(BUSY) => Ok(top),
-            _ if levels::named(number).is_some() => Err(ReleaseError::OutOfOrder),
-            _ => Err(ReleaseError::Unknown),
-        }
+    pub(super) fn new(serial: u64) -> Self {
+        Self(NonZeroU64::new(serial).expect("serial numbers start at 1"))
     }
 
     /// The token of a number from [`to_bits`](Self::to_bits); `None` for 0.
@@ -82,7 +65,7 @@ impl Token {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn innermost<T: Runtime>(registry: &Registry<T>) -> Option<Self> {
-        innermost_of(registry).map(Self::of_latest)
+        innermost_of(registry).map(|level| Self::new(level.serial))
     }
 
     /// Releases the level: what dropping an [`Attached`](super::Attached) does.
@@ -107,9 +90,7 @@ impl Token {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub unsafe fn release(self) -> Result<(), ReleaseError> {
-        let level = self.innermost_level()?;
-        // SAFETY: (1) entered for its own T's release; (2) the caller's promise.
-        unsafe { (level.kind.release)(level.latest()) }
+        self.release_own()
     }
 
     /// Ends the allow-threads section that [`allow_threads_begin`] began: attaches again. While the level holds a guard, it
@@ -142,8 +123,8 @@ impl Token {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub unsafe fn allow_threads_end<T: Runtime>(self) -> Option<Result<(), LookupError>> {
-        let level = self.innermost_level().ok().filter(|level| level.is_of(TypeId::of::<T>()))?;
-        if level.is(LOST) {
+        let level = innermost(self.to_bits()).ok().filter(|level| level.runtime == TypeId::of::<T>())?;
+        if level.lost {
             return Some(Err(LookupError::NotFound));
         }
         if T::attached().is_some() {
@@ -152,14 +133,20 @@ impl Token {
         // SAFETY: the caller's promise.
         let table = unsafe { level.table() };
         // SAFETY: the level is of this runtime, as asked above.
-        Some(attach_again::<T>(table, level.id, unsafe { level.state.get().get() }))
+        Some(attach_again::<T>(table, level.id, unsafe { level.state.get() }))
+    }
+
+    /// [`release`](Self::release), where a borrow of the registry shows that it lives.
+    pub(super) fn release_own(self) -> Result<(), ReleaseError> {
+        let level = innermost(self.to_bits())?;
+        // SAFETY: (1) entered by an `Attached<T>` that put its own T's release there; (2) the caller's borrow or promise.
+        unsafe { (level.release)(level.serial) }
     }
 }
 
 /// The calling thread's innermost level, if it is one of this registry.
-#[inline(always)]
-pub(super) fn innermost_of<'l, T: Runtime>(registry: &Registry<T>) -> Option<&'l Level> {
-    levels::top(this_thread()).filter(|top| top.table == TableRef::new(registry.table()) && !top.is(BUSY))
+fn innermost_of<T: Runtime>(registry: &Registry<T>) -> Option<Level> {
+    levels::top().filter(|top| top.table == TableRef::new(registry.table()) && !top.busy)
 }
 
 /// Is the calling thread's innermost level a daemon? `None` if it is not one of this registry.
@@ -179,7 +166,7 @@ pub(super) fn innermost_of<'l, T: Runtime>(registry: &Registry<T>) -> Option<&'l
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn is_daemon<T: Runtime>(registry: &Registry<T>) -> Option<bool> {
-    innermost_of(registry).map(|level| matches!(level.hold(), Hold::Daemon))
+    innermost_of(registry).map(|level| matches!(level.hold, Hold::Daemon))
 }
 
 /// [`Attached::set_daemon`](super::Attached::set_daemon) on the calling thread's innermost level. `None` if that is not
@@ -204,7 +191,7 @@ pub fn set_innermost_daemon<T: Runtime>(
     daemon: bool,
 ) -> Option<Result<(), LookupError>> {
     let level = innermost_of(registry)?;
-    Some(set_daemon(registry.table(), level, daemon, Site::caller()))
+    Some(set_daemon(registry.table(), &level, daemon))
 }
 
 /// [`Attached::allow_threads`](super::Attached::allow_threads) in two halves: detaches what the calling thread's innermost
@@ -235,12 +222,11 @@ pub fn set_innermost_daemon<T: Runtime>(
 /// ```
 pub unsafe fn allow_threads_begin<T: Runtime>() -> Option<Token> {
     let state = T::attached()?;
-    let level = levels::top(this_thread()).filter(|top| top.is_of(TypeId::of::<T>()) && !top.is(BUSY))?;
+    let level = levels::top().filter(|top| top.runtime == TypeId::of::<T>() && !top.busy)?;
     // SAFETY: the level is of this runtime, as asked above.
-    if unsafe { level.state.get().get::<T::ThreadState>() } != state || T::in_use(state) {
+    if unsafe { level.state.get::<T::ThreadState>() } != state || T::in_use(state) {
         return None;
     }
-    let token = Token::of_latest(level);
     detach_for_now::<T>(state);
-    Some(token)
+    Some(Token::new(level.serial))
 }
