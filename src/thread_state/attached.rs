@@ -71,7 +71,8 @@ const CHANGED: CreateError =
     CreateError::new("what was attached on this thread changed while the runtime made a thread state");
 
 impl<'r, T: Runtime> Attached<'r, T> {
-    /// Enters a level. On an error nothing changed, and `hold` is the caller's to give up.
+    /// Enters a level. On an error nothing changed, and the hold that comes with it is the caller's to give up: `hold`, or what was counted
+    /// in its place in a child that was forked meanwhile.
     ///
     /// # Safety
     /// 1. `table` is a `Registry<T>`'s, and `interpreter` the payload of `id` in it, which stays until this has returned.
@@ -82,7 +83,7 @@ impl<'r, T: Runtime> Attached<'r, T> {
         interpreter: &T,
         hold: Hold,
         site: Site,
-    ) -> Result<Self, CreateError> {
+    ) -> Result<Self, (CreateError, Hold)> {
         let mut level = Level {
             serial: 0,
             table: TableRef::new(table),
@@ -107,7 +108,10 @@ impl<'r, T: Runtime> Attached<'r, T> {
                 level.noted_before = this_thread::set_attached(noted);
                 return Ok(Self::of(table, id, levels::push(level)));
             }
-            Some(state) => Some((state, Owner::of(table, state, Some((id, interpreter)))?)),
+            Some(state) => Some((
+                state,
+                Owner::of(table, state, Some((id, interpreter))).map_err(|refused| (refused, hold))?,
+            )),
             None => None,
         };
         let left = match attached {
@@ -117,7 +121,7 @@ impl<'r, T: Runtime> Attached<'r, T> {
                 return Ok(Self::of(table, id, levels::push(level)));
             }
             Some((left, owner)) => {
-                owner.may_be_left::<T>(left)?;
+                owner.may_be_left::<T>(left).map_err(|refused| (refused, hold))?;
                 Some((left, owner))
             }
             None => None,
@@ -132,17 +136,13 @@ impl<'r, T: Runtime> Attached<'r, T> {
             Some(state) => (state, false),
             None => match interpreter.create() {
                 Ok(state) => (state, true),
-                Err(refused) => {
-                    levels::pop(serial);
-                    return Err(refused);
-                }
+                Err(refused) => return Err((refused, taken_back(serial, hold))),
             },
         };
         if T::attached() != left.map(|(left, _)| left) {
             // What they run has left something behind: an ensure that it forgot, or a detached thread. Nothing can be said of
             // what would be restored.
-            levels::pop(serial);
-            return Err(CHANGED);
+            return Err((CHANGED, taken_back(serial, hold)));
         }
         let before = left.map_or(Before::Nothing, |(left, owner)| Before::State {
             state: Erased::new(left),
@@ -728,6 +728,12 @@ pub(super) fn set_daemon(table: &Table, level: &Level, daemon: bool) -> Result<(
         unsafe { give_up_hold(table, level.hold) };
     }
     Ok(())
+}
+
+/// Takes away a level that was not entered after all, and gives back its hold, which was `hold`.
+#[cold]
+fn taken_back(serial: u64, hold: Hold) -> Hold {
+    levels::take(serial).map_or(hold, |level| level.hold)
 }
 
 /// Under the guard of another level of this thread, or else the one that `take` takes.

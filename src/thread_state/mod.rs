@@ -109,7 +109,7 @@ pub fn ensure<'r, T: Runtime>(guard: &Guard<'r, T>) -> Result<Attached<'r, T>, E
         false => table.lookup(id, site).map(RawGuard::into_parts),
     })?;
     // SAFETY: (1) the guard's table and payload, guarded by `hold`; (2) `cover`.
-    unsafe { Attached::enter(table, id, &**guard, hold, site) }.map_err(|refused| {
+    unsafe { Attached::enter(table, id, &**guard, hold, site) }.map_err(|(refused, hold)| {
         // SAFETY: `enter` refused it.
         unsafe { attached::give_up_hold(table, hold) };
         EnsureError::Create(refused)
@@ -142,7 +142,8 @@ pub fn ensure_owned<'r, T: Runtime>(guard: Guard<'r, T>) -> Result<Attached<'r, 
     let parts = guard.into_raw().into_parts();
     // SAFETY: (1) as in `ensure`; the guard, now in parts, keeps the payload; (2) handed over.
     unsafe { Attached::enter(table, id, &*interpreter, Hold::Own(parts), Site::caller()) }.map_err(
-        |refused| {
+        |(refused, hold)| {
+            let Hold::Own(parts) = hold else { unreachable!("a level that was given a guard has one") };
             // SAFETY: `enter` refused it, so it is put together once.
             let guard = unsafe { Guard::from_raw(RawGuard::from_parts(table, parts)) };
             EnsureOwnedError { guard, error: EnsureError::Create(refused) }
@@ -182,7 +183,7 @@ pub fn ensure_id<T: Runtime>(
     let interpreter = table.payload(parts.slot).cast::<T>();
     // SAFETY: (1) the registry's table and payload, guarded by another level; (2) by that one's guard.
     unsafe { Attached::enter(table, id, &*interpreter, Hold::Covered, Site::caller()) }
-        .map_err(EnsureError::Create)
+        .map_err(|(refused, _)| EnsureError::Create(refused))
 }
 
 /// [`ensure_id`] of the registry's main interpreter.
@@ -224,7 +225,7 @@ pub(crate) fn ensure_daemon<T: Runtime>(
     // SAFETY: (1) the registry's table and payload, which the other level's guard or the entry keeps; (2) none.
     let attached = unsafe { Attached::enter(table, id, &*interpreter, Hold::Daemon, Site::caller()) };
     drop(entry);
-    attached.map_err(EnsureError::Create)
+    attached.map_err(|(refused, _)| EnsureError::Create(refused))
 }
 
 /// The interpreter attached on the calling thread, if any: of whatever registry and runtime.
