@@ -1,3 +1,4 @@
+// May import: nothing.
 //! Guides, and the repository's other documents, page by page.
 //!
 //! Guides: [profilers and watchdogs](handlers), [shutting down](shutdown), [event loops](event_loops), [fork].
