@@ -5,11 +5,15 @@
 //! [chart]: guide::benchmarks
 //! [contexts]: guide::contexts
 //! [contributing]: guide
+//! [event-loops]: guide::event_loops
+//! [fork-guide]: guide::fork
+//! [handlers]: guide::handlers
 //! [orderings]: guide::orderings
 //! [proof]: guide::proof
 //! [python]: guide
 //! [python-limits]: guide
 //! [questions]: guide::questions
+//! [shutdown]: guide::shutdown
 //! [`Registry::finalize_all`]: Registry::finalize_all
 //! [`Registry::on_close`]: Registry::on_close
 //! [`fork`]: mod@fork

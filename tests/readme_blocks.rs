@@ -1,6 +1,6 @@
-//! What README.md shows works where a reader puts it.
+//! What README.md and the guides show works where a reader puts it.
 //!
-//! Each of its whole programs is built in an empty package that depends on this one by its path, as the README says to,
+//! Each of their whole programs is built in an empty package that depends on this one by its path, as the README says to,
 //! and is run. What a program prints is the report that the README shows, up to ages and thread IDs. Each of its links
 //! leads to a file that is there, and to a page of the documentation.
 #![allow(missing_docs)]
@@ -48,7 +48,7 @@ fn package(programs: &[String], dependencies: &str) -> PathBuf {
         manifest.push_str(&bin);
     }
     // A workspace of its own: it lies in this one's folder.
-    manifest.push_str("\n[workspace]\n\n");
+    manifest.push_str("\n[workspace]\n\n[profile.dev]\ndebug = false\n\n");
     manifest.push_str(dependencies);
     std::fs::write(folder.join("Cargo.toml"), manifest).expect("a file");
     // The versions that are here already: nothing is fetched.
@@ -80,8 +80,16 @@ fn steady(text: &str) -> String {
 #[test]
 fn whole_programs_build_and_run_in_an_empty_package() {
     let readme = read("README.md");
-    let programs = blocks(&readme, "rust");
+    let mut programs = blocks(&readme, "rust");
     assert!(programs.len() >= 3, "{} programs", programs.len());
+    let guides = std::fs::read_dir(root().join("docs/guide")).expect("a folder");
+    let mut guides: Vec<_> = guides.map(|entry| entry.expect("an entry").path()).collect();
+    guides.sort();
+    for guide in guides {
+        let shown = blocks(&std::fs::read_to_string(&guide).expect("a guide"), "rust");
+        assert!(!shown.is_empty(), "{} shows no program", guide.display());
+        programs.extend(shown);
+    }
     for program in &programs {
         assert!(program.contains("fn main()"), "not a whole program:\n{program}");
     }
