@@ -964,13 +964,11 @@ mod forks_in_create {
         if getpid() != here {
             child_ends(id, 0);
         }
-        let back = ensure_owned(FORKING.lookup(id).expect("live")).expect_err("it fails").guard;
+        let guard = ensure_owned(FORKING.lookup(id).expect("live")).expect_err("it fails").guard;
         if getpid() != here {
-            let _protects = back;
-            child_ends(id, 1);
+            child_ends(id, 1); // what came back protects there, too
         }
         assert_eq!(FORKING.outstanding(id), Some(1));
-        let guard = back;
         assert!(thread_state::ensure(&guard).is_err());
         if getpid() != here {
             child_ends(id, 0); // the level's is given up, and `guard` was not kept
