@@ -1,3 +1,28 @@
+// The first definition of a link counts: these are where README.md's own, which come later, cannot lead.
+//! [architecture]: guide::architecture
+//! [benchmarks]: guide::benchmarks
+//! [capi]: guide
+//! [chart]: guide::benchmarks
+//! [contexts]: guide::contexts
+//! [contributing]: guide
+//! [event-loops]: guide::event_loops
+//! [fork-guide]: guide::fork
+//! [handlers]: guide::handlers
+//! [orderings]: guide::orderings
+//! [proof]: guide::proof
+//! [python]: guide
+//! [python-limits]: guide
+//! [questions]: guide::questions
+//! [shutdown]: guide::shutdown
+//! [`Registry::finalize_all`]: Registry::finalize_all
+//! [`Registry::on_close`]: Registry::on_close
+//! [`fork`]: mod@fork
+//! [`pending`]: pending
+//! [`signal`]: signal
+//! [`signal::in_handler`]: signal::in_handler
+//! [`signal::on_signal`]: signal::on_signal
+//! [`thread_state`]: thread_state
+//!
 #![doc = include_str!("../README.md")]
 
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
@@ -33,6 +58,7 @@ pub mod signal;
 pub mod bindings;
 #[doc(hidden)]
 pub mod foreign;
+pub mod guide;
 
 pub use ending::{Closing, DrainError, DrainOptions, FinalizeError, Phase, Report, Undrained};
 pub use ledger::{Holder, Holders};

@@ -903,3 +903,77 @@ fn a_child_with_its_parents_pid_is_told_from_it() {
         });
     });
 }
+
+/// A runtime whose `create` forks, as one does that runs a program to set itself up, and then makes no thread state.
+mod forks_in_create {
+    use super::*;
+    use interp_guard::thread_state::{CreateError, Runtime, ensure_id, ensure_owned};
+
+    struct Forks;
+
+    static FORKING: Registry<Forks> = Registry::with_capacity(2);
+
+    // SAFETY: it never makes a thread state, so nothing is ever attached.
+    unsafe impl Runtime for Forks {
+        type ThreadState = u64;
+
+        fn attached() -> Option<u64> {
+            None
+        }
+
+        fn interpreter_of(_: u64) -> InterpreterId {
+            unreachable!("there is no thread state")
+        }
+
+        fn create(&self) -> Result<u64, CreateError> {
+            FORKING.before_fork();
+            match plain_fork() {
+                None => {
+                    nix::unistd::alarm::set(DEADLINE);
+                    // SAFETY: the child, which keeps nothing that was a guard's.
+                    unsafe { FORKING.after_fork_child(&mut []) };
+                    Err(CreateError::new("not in a child"))
+                }
+                Some(child) => {
+                    FORKING.after_fork_parent();
+                    assert_eq!(waitpid(child, None).expect("waitpid"), WaitStatus::Exited(child, 0));
+                    Err(CreateError::new("not here either"))
+                }
+            }
+        }
+
+        unsafe fn attach(_: u64) {}
+        unsafe fn detach(_: u64) {}
+        unsafe fn destroy(_: u64) {}
+    }
+
+    /// In the child: `guarded` is what it has, of all that was counted there.
+    fn child_ends(id: InterpreterId, guarded: u64) -> ! {
+        let ended = catch_unwind(AssertUnwindSafe(|| {
+            assert_eq!(FORKING.outstanding(id), Some(guarded));
+        }));
+        // SAFETY: ends the process.
+        unsafe { libc::_exit(i32::from(ended.is_err())) }
+    }
+
+    #[test]
+    fn an_ensure_that_forks_and_fails_loses_no_guard() {
+        let here = getpid();
+        let id = FORKING.register(Forks).unwrap_or_else(|_| panic!("there is room"));
+        assert!(ensure_id(&FORKING, id).is_err());
+        if getpid() != here {
+            child_ends(id, 0);
+        }
+        let guard = ensure_owned(FORKING.lookup(id).expect("live")).expect_err("it fails").guard;
+        if getpid() != here {
+            child_ends(id, 1); // what came back protects there, too
+        }
+        assert_eq!(FORKING.outstanding(id), Some(1));
+        assert!(thread_state::ensure(&guard).is_err());
+        if getpid() != here {
+            child_ends(id, 0); // the level's is given up, and `guard` was not kept
+        }
+        drop(guard);
+        assert!(FORKING.finalize(id, NOW).is_ok());
+    }
+}

@@ -24,6 +24,7 @@ use support::{Package, Python};
 const PROGRAMS: &[(&str, Needs)] = &[
     ("pyo3", Needs::PyO3), // the longest
     ("package", Needs::Package),
+    ("readme", Needs::Package),
     ("guards", Needs::Package),
     ("stubs", Needs::Package),
     ("holders", Needs::Package),

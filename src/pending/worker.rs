@@ -8,6 +8,7 @@ use super::queue::Serving;
 use super::typed::{Ran, TypedQueue};
 use crate::processes;
 use crate::signal_safe::process;
+use crate::threads::Thread;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -16,8 +17,8 @@ use std::fmt;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::thread::JoinHandleExt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
 impl<T: Send + Sync + 'static> PendingQueue<'static, T> {
@@ -53,12 +54,22 @@ impl<T: Send + Sync + 'static> PendingQueue<'static, T> {
         let serving = Serving::new(self.inner.clone());
         let shared = Arc::new(Shared { waiting, stop, error: AtomicI32::new(0) });
         let theirs = shared.clone();
+        // The thread asks `procfs` who it is before this returns: a fork later on finds it with no descriptor in its hand, which
+        // the child would be left with.
+        let (asking, asked) = mpsc::channel::<()>();
+        let thread = move || {
+            Thread::current();
+            drop(asking);
+            work(&serving, &theirs)
+        };
         // The new thread inherits the mask, and never handles a signal that is meant for the program's own threads.
         let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
         let name = "interp-guard pending".into();
-        let thread = thread::Builder::new().name(name).spawn(move || work(&serving, &theirs));
+        let thread = thread::Builder::new().name(name).spawn(thread);
         mask.thread_set_mask()?;
-        Ok(Worker { shared, thread: Some(thread?), process: process::number() })
+        let thread = thread?;
+        let _ = asked.recv(); // an error, when it is dropped
+        Ok(Worker { shared, thread: Some(thread), process: process::number() })
     }
 }
 

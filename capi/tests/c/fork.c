@@ -132,6 +132,8 @@ static void two_registries(void) {
     }
     for (int i = 0; i < 2; i++) {
         CHECK(pthread_join(threads[i], NULL) == 0);
+    }
+    for (int i = 0; i < 2; i++) { /* both threads have asked both */
         OK(ig_registry_free(two[i]));
     }
     CHECK(pthread_barrier_destroy(&begin) == 0);

@@ -95,6 +95,20 @@ fn the_examples() {
 }
 
 #[test]
+fn the_programs_of_the_readme() {
+    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).expect("a README");
+    let blocks = readme.split("\n```c\n").skip(1).filter_map(|rest| rest.split_once("\n```\n"));
+    let programs: Vec<_> = blocks.map(|(text, _)| format!("{text}\n")).collect();
+    assert!(!programs.is_empty(), "it shows no program");
+    for program in &programs {
+        for link in [Shared, Static] {
+            let compiled = installed().compile_text("readme", program, link);
+            assert_eq!(output(&mut Command::new(&compiled)), "seven is mine again, with 1 sample\n");
+        }
+    }
+}
+
+#[test]
 fn a_storm_of_signals() {
     let signals = if long_form() { "1000000" } else { "20000" };
     let all = [

@@ -200,6 +200,13 @@ impl Installed {
         folder
     }
 
+    /// Compiles a C program's text.
+    pub fn compile_text(&self, name: &str, text: &str, link: Link) -> PathBuf {
+        let source = self.programs.join(format!("{name}-{}.c", unique()));
+        fs::write(&source, text).expect("the program is written");
+        self.compile(source.to_str().expect("UTF-8"), Language::C, link)
+    }
+
     /// Compiles a program that loads the library at run time.
     pub fn compile_unlinked(&self, name: &str) -> PathBuf {
         let program = self.programs.join(format!("{name}-{}", unique()));
