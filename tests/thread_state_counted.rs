@@ -1,6 +1,6 @@
 //! Nested ensures of one interpreter, which are counted in one level: what tells them apart all the same.
 
-use interp_guard::thread_state::{self, Attached, CreateError, ReleaseError, Runtime, Token};
+use interp_guard::thread_state::{self, Attached, CreateError, ReleaseError, Runtime, Token, raw};
 use interp_guard::{InterpreterId, LookupError, Registry};
 use refruntime::{Interpreter, Probe};
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -328,6 +328,31 @@ fn a_threads_own_state_is_used_and_is_its_own_again_after_another() {
     assert_eq!((ATTACHED.get(), OWN.get()), (None, None));
 }
 
+/// The guard of the level that leaves it behind does not cover it: that level may become a daemon.
+#[test]
+fn a_threads_own_state_is_guarded_by_no_level_that_may_give_that_up_before() {
+    let registry = Registry::<Vm<false>>::new();
+    let [a, _] = vms(&registry);
+    let outer = thread_state::ensure_id(&registry, a).unwrap();
+    outer.set_daemon(true).unwrap();
+    let first = outer.thread_state();
+    let section = || {
+        let own = enter(&registry, a);
+        // SAFETY: it is attached.
+        unsafe { Vm::<false>::detach(own) };
+        let inner = thread_state::ensure_id(&registry, a).unwrap();
+        assert_eq!((inner.thread_state(), registry.outstanding(a)), (first, Some(2)));
+        inner.set_daemon(true).unwrap();
+        assert_eq!(registry.outstanding(a), Some(1));
+        assert!(registry.finalize(a, Some(std::time::Duration::ZERO)).is_err());
+        assert_eq!(inner.release(), Ok(()));
+        assert_eq!((ATTACHED.get(), OWN.get(), registry.outstanding(a)), (None, Some(own), Some(0)));
+    };
+    // SAFETY: nothing is touched inside that only an attached thread may touch.
+    unsafe { outer.allow_threads_unchecked(section) }.expect("not finalized");
+    assert_eq!(outer.release(), Ok(()));
+}
+
 #[test]
 fn what_lives_on_without_its_registry_is_attached_again() {
     fn release<const LIVES_ON: bool>() -> (Result<(), ReleaseError>, Option<u32>) {
@@ -340,4 +365,66 @@ fn what_lives_on_without_its_registry_is_attached_again() {
     }
     assert_eq!(release::<false>(), (Err(ReleaseError::Gone), None));
     assert_eq!(release::<true>(), (Ok(()), Some(1)));
+}
+
+/// Two runtimes whose interpreters have the same ID, and one registry's inside another's of the same runtime.
+#[test]
+fn an_ensure_is_counted_in_no_level_of_another_registry() {
+    let (registry, id, probe) = one();
+    let vms = [1, 2].map(|number| {
+        let registry = Registry::<Vm<false>>::new();
+        registry.register_with_id(id, Vm { number, id: id.into() }).unwrap();
+        registry
+    });
+    let outer = thread_state::ensure_id(&registry, id).unwrap();
+    let inner = vms.each_ref().map(|registry| thread_state::ensure_id(registry, id).unwrap());
+    let again = thread_state::ensure_id(&registry, id).unwrap();
+    let once_more = vms.each_ref().map(|registry| thread_state::ensure_id(registry, id).unwrap());
+    assert_eq!(again.thread_state(), outer.thread_state());
+    assert_ne!(inner[0].thread_state(), inner[1].thread_state());
+    for at in 0..2 {
+        assert_eq!(once_more[at].thread_state(), inner[at].thread_state());
+        assert_eq!(raw::release(&registry, raw::innermost(&vms[1]).unwrap()), Err(ReleaseError::OutOfOrder));
+    }
+    let [first, second] = once_more;
+    assert!(panics(|| drop(first)), "out of order");
+    assert_eq!(second.release(), Ok(()));
+    assert_eq!(release(Token::innermost(&vms[0]).unwrap()), Ok(()));
+    assert_eq!(again.release(), Ok(()));
+    let [first, second] = inner;
+    assert_eq!((second.release(), first.release(), outer.release()), (Ok(()), Ok(()), Ok(())));
+    assert_eq!((registry.outstanding(id), probe.thread_states(), probe.violations()), (Some(0), 0, vec![]));
+}
+
+/// A daemon counts nothing, by whatever numbers it is asked.
+#[test]
+fn no_numbers_of_a_guard_count_in_a_daemon() {
+    let (registry, id, _) = one();
+    let attached = thread_state::ensure_id(&registry, id).unwrap();
+    let parts = registry.lookup(id).unwrap().into_raw().into_parts();
+    attached.set_daemon(true).unwrap();
+    let numbers = [0, 1, parts.slot, u32::MAX - 1, u32::MAX];
+    for (slot, generation) in
+        numbers.into_iter().flat_map(|slot| numbers.map(|generation| (slot, generation)))
+    {
+        assert_eq!(raw::nest_like(&registry, slot, generation), None, "{slot}, {generation}");
+    }
+    attached.set_daemon(false).unwrap();
+    assert!(raw::nest_like(&registry, parts.slot, parts.generation).is_some());
+    raw::release(&registry, raw::innermost(&registry).unwrap()).unwrap();
+    // SAFETY: of this registry, and put together once.
+    drop(unsafe { registry.guard_from_parts(parts) });
+}
+
+/// A handle whose ensure was released by its token stands for no later one.
+#[test]
+fn a_handle_is_not_taken_for_a_later_ensures() {
+    let (registry, id, probe) = one();
+    let [outer, stale] = nested(&registry, id);
+    assert_eq!(release(Token::innermost(&registry).expect("stale's")), Ok(()));
+    let new = thread_state::ensure_id(&registry, id).unwrap();
+    assert_eq!(stale.release(), Err(ReleaseError::Unknown));
+    assert!(new.is_attached());
+    assert_eq!((new.release(), outer.release()), (Ok(()), Ok(())));
+    assert_eq!((registry.outstanding(id), probe.thread_states(), probe.violations()), (Some(0), 0, vec![]));
 }

@@ -1,7 +1,7 @@
 //! The handle of an ensure: what is done inside its level, and its release.
 
 use super::error::{Finalized, ReleaseError};
-use super::levels::{self, At, BUSY, Hold, LOST, Level, NO_STATE};
+use super::levels::{self, At, BUSY, Hold, LOST, LevelRef, NO_STATE};
 use super::transition::{attach_again, detach_for_now, has_lost, release, set_daemon};
 use super::{Runtime, Token, park_for_good};
 use crate::signal_safe::table::Table;
@@ -124,7 +124,7 @@ impl<'r, T: Runtime> Attached<'r, T> {
         unsafe { self.level().state.get().get() }
     }
 
-    /// A guard of the interpreter; `None` in a daemon, which has none to clone.
+    /// A guard of the interpreter. `None` in a daemon that no other level of this thread guards either: there is none to clone.
     ///
     /// Context: normal.
     ///
@@ -326,10 +326,10 @@ impl<'r, T: Runtime> Attached<'r, T> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn release(self) -> Result<(), ReleaseError> {
-        let at = self.at;
+        let (table, at) = (self.table, self.at);
         mem::forget(self);
-        // SAFETY: (1) this level is a T's; (2) `table` is borrowed.
-        unsafe { release::<T>(at) }
+        // SAFETY: entered for that.
+        unsafe { release::<T>(table, at) }
     }
 
     /// This level as a number, for callers that cannot use RAII. It is not released until [`Token::release`].
@@ -354,8 +354,8 @@ impl<'r, T: Runtime> Attached<'r, T> {
         token
     }
 
-    fn level(&self) -> &Level {
-        levels::find(self.at).expect("only this handle releases the level")
+    fn level(&self) -> LevelRef {
+        levels::find(self.at).expect("an ensure is released by its handle or by a number, not by both")
     }
 
     fn is_innermost(&self) -> bool {
@@ -363,7 +363,7 @@ impl<'r, T: Runtime> Attached<'r, T> {
     }
 
     #[track_caller]
-    fn innermost(&self) -> &Level {
+    fn innermost(&self) -> LevelRef {
         let level = levels::top(this_thread()).filter(|top| top.latest() == self.at && !top.is(BUSY));
         level.expect(
             "a later ensure of this thread has not been released, or the runtime is attaching or detaching",
@@ -378,8 +378,8 @@ impl<'r, T: Runtime> Attached<'r, T> {
 impl<T: Runtime> Drop for Attached<'_, T> {
     #[inline(always)]
     fn drop(&mut self) {
-        // SAFETY: (1) this level is a T's; (2) `table` is borrowed.
-        if let Err(error) = unsafe { release::<T>(self.at) } {
+        // SAFETY: entered for that.
+        if let Err(error) = unsafe { release::<T>(self.table, self.at) } {
             error.panic();
         }
     }

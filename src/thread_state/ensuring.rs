@@ -4,9 +4,10 @@ use super::attached::Attached;
 use super::error::{EnsureError, EnsureOwnedError, HoldError};
 use super::levels::{self, At, Hold};
 use super::owner::Owner;
-use super::{CreateError, Runtime, blockers, transition};
+use super::transition::{self, NotEntered};
+use super::{Runtime, blockers};
 use crate::InterpreterId;
-use crate::signal_safe::guard::{GuardParts, RawGuard};
+use crate::signal_safe::guard::RawGuard;
 use crate::signal_safe::table::Table;
 use crate::signal_safe::this_thread::this_thread;
 use crate::{Guard, LookupError, Registry, Site};
@@ -82,7 +83,7 @@ pub(super) fn enter<T: Runtime>(guard: &Guard<'_, T>, site: Site) -> Result<At, 
     // SAFETY: (1) the guard's table and payload, guarded by `hold`; (2) `cover`.
     unsafe { transition::enter(this_thread(), table, id, &**guard, hold, site) }
         // SAFETY: refused.
-        .map_err(|refused| unsafe { give_back(table, hold, refused) })
+        .map_err(|refused| unsafe { give_back(table, refused) })
 }
 
 /// [`ensure`], consuming the guard: the level holds it.
@@ -123,9 +124,12 @@ pub(super) fn enter_owned<T: Runtime>(
     // SAFETY: (1) as in `enter`; the guard, now in parts, keeps the payload; (2) handed over.
     unsafe { transition::enter(this_thread(), table, id, &*interpreter, Hold::Own(parts), site) }.map_err(
         |refused| {
+            let Hold::Own(parts) = refused.hold else {
+                unreachable!("a level that was given a guard has one")
+            };
             // SAFETY: `enter` refused it, so it is put together once.
             let guard = unsafe { Guard::from_raw(RawGuard::from_parts(table, parts)) };
-            EnsureOwnedError { guard, error: EnsureError::Create(refused) }
+            EnsureOwnedError { guard, error: EnsureError::Create(refused.why) }
         },
     )
 }
@@ -191,9 +195,7 @@ pub(super) fn enter_id_here<T: Runtime>(
     // SAFETY: (1) the registry's table and payload, guarded by `parts`; (2) handed over.
     unsafe { transition::enter_first(here, table, id, &*interpreter, parts, site) }
         // SAFETY: refused.
-        .map_err(|refused| unsafe {
-            give_back_parts(table, parts.slot, parts.generation, parts.ticket, refused)
-        })
+        .map_err(|refused| unsafe { give_back(table, refused) })
 }
 
 /// [`enter_id`], inside another level.
@@ -213,39 +215,19 @@ fn enter_id_beside<T: Runtime>(
     // SAFETY: (1) the registry's table and payload, guarded by `hold`; (2) `cover`.
     unsafe { transition::enter(this_thread(), table, id, &*interpreter, hold, site) }
         // SAFETY: refused.
-        .map_err(|refused| unsafe { give_back(table, hold, refused) })
-}
-
-/// [`give_back`], of a guard whose parts are handed over in registers.
-///
-/// # Safety
-/// As there.
-#[cold]
-#[inline(never)]
-unsafe fn give_back_parts(
-    table: &Table,
-    slot: u32,
-    generation: u32,
-    ticket: u64,
-    refused: CreateError,
-) -> EnsureError {
-    // The registry finds a guard's interpreter by its slot; the ID would be written down with a clone.
-    let Ok(id) = InterpreterId::try_from(0) else { unreachable!("0 is an ID") };
-    let hold = Hold::Own(GuardParts { id, slot, generation, ticket });
-    // SAFETY: the caller's promise.
-    unsafe { give_back(table, hold, refused) }
+        .map_err(|refused| unsafe { give_back(table, refused) })
 }
 
 /// Gives up what a level was to hold.
 ///
 /// # Safety
-/// `hold` is one of `table`, and `enter` refused it.
+/// `enter` refused it, of this table.
 #[cold]
 #[inline(never)]
-unsafe fn give_back(table: &Table, hold: Hold, refused: CreateError) -> EnsureError {
+unsafe fn give_back(table: &Table, refused: NotEntered) -> EnsureError {
     // SAFETY: the caller's promise.
-    unsafe { transition::give_up_hold(table, hold) };
-    EnsureError::Create(refused)
+    unsafe { transition::give_up_hold(table, refused.hold) };
+    EnsureError::Create(refused.why)
 }
 
 /// [`ensure_id`] of the registry's main interpreter.
@@ -289,5 +271,5 @@ pub(crate) fn ensure_daemon<T: Runtime>(
         unsafe { transition::enter(this_thread(), table, id, &*interpreter, Hold::Daemon, Site::caller()) };
     drop(entry);
     // SAFETY: entered for that.
-    at.map(|at| unsafe { Attached::new(table, id, at) }).map_err(EnsureError::Create)
+    at.map(|at| unsafe { Attached::new(table, id, at) }).map_err(|refused| EnsureError::Create(refused.why))
 }

@@ -16,7 +16,8 @@
 //!
 //! The list hangs on a word of the thread ([`ThisThread`]). A level's memory is a box. What is not in use is kept for the
 //! next ones, as a stack's is, and freed when the thread ends. Nobody looks at a level but its thread, in normal context. A
-//! reference to one is not used once [`end`] has been called for it or for one further out.
+//! [`LevelRef`] is not used once [`end`] has been called for it or for one further out. It is a pointer, and no reference is
+//! kept: the memory may be written anew, or freed, while a function runs that was given it.
 
 use super::Runtime;
 use crate::signal_safe::guard::{GuardParts, RawGuard};
@@ -26,7 +27,8 @@ use crate::{InterpreterId, Site};
 use std::any::TypeId;
 use std::cell::Cell;
 use std::mem::{ManuallyDrop, MaybeUninit};
-use std::ptr::{self, without_provenance_mut};
+use std::ops::Deref;
+use std::ptr::{self, NonNull, without_provenance_mut};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// One ensure that has not been released, and those that are counted in it.
@@ -35,7 +37,8 @@ pub(crate) struct Level {
     outer: Cell<*mut Level>,
     /// Tells it from all other levels of the process, for all practical purposes, but for those that were split off from it.
     pub serial: u64,
-    /// What [`counts`](Level::counts) and [`counts_like`](Level::counts_like) look at.
+    /// May ensures be counted in it, and what guard is like its own? 0: they may not. [`COUNTS`]: they may. Else they may, and the
+    /// number is [`like`] of its own guard.
     countable: Cell<u64>,
     /// Which ensures of its serial number it stands for.
     pub first: u32,
@@ -56,12 +59,39 @@ pub(crate) struct Level {
     left: Cell<MaybeUninit<Left>>,
 }
 
+/// A level of the calling thread. See the module for how long it may be used.
+#[derive(Clone, Copy)]
+pub(crate) struct LevelRef(NonNull<Level>);
+
+impl Deref for LevelRef {
+    type Target = Level;
+
+    #[inline(always)]
+    fn deref(&self) -> &Level {
+        // SAFETY: from the list of this thread, which it cannot leave (`NonNull` is not `Send`); used as the module says.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl LevelRef {
+    /// A level of this thread's list, or none.
+    #[inline(always)]
+    fn of(level: *mut Level) -> Option<Self> {
+        NonNull::new(level).map(Self)
+    }
+
+    #[inline(always)]
+    fn is_at(self, level: *mut Level) -> bool {
+        self.0.as_ptr() == level
+    }
+}
+
 /// A runtime, to those who do not know its type.
 pub(crate) struct Kind {
     /// The type's ID. (Which is no constant.)
     pub runtime: fn() -> TypeId,
-    /// Releases an ensure of a level of this runtime, whose table lives.
-    pub release: unsafe fn(At) -> Result<(), super::ReleaseError>,
+    /// Releases the latest ensure of the innermost level, which is of this runtime and not busy. Its table is where it was.
+    pub release: unsafe fn(LevelRef) -> Result<(), super::ReleaseError>,
 }
 
 /// An ensure: its level's serial number, and which one it is of those that are counted under that.
@@ -87,9 +117,11 @@ pub(crate) const CREATED: u8 = 8;
 pub(crate) const REUSES: u8 = 16;
 /// It has left something behind.
 const LEFT: u8 = 32;
+/// Ensures were split off from it. Nothing more is counted in it: a later ensure would be taken for one of those.
+const SPLIT: u8 = 64;
 
 /// In `countable`: it counts, and no guard is known to be like its own.
-const COUNTS: u64 = u32::MAX as u64;
+const COUNTS: u64 = 1 << 32;
 
 /// What keeps a level's interpreter from finalizing.
 #[derive(Clone, Copy)]
@@ -146,6 +178,12 @@ impl TableRef {
     #[inline(always)]
     pub fn new(table: &Table) -> Self {
         Self { address: table, serial: table.serial() }
+    }
+
+    /// Is it this table, which has not been moved since?
+    #[inline(always)]
+    pub fn is_still(self, table: &Table) -> bool {
+        ptr::eq(self.address, table) && self.serial == table.serial()
     }
 }
 
@@ -268,20 +306,23 @@ unsafe fn keep(here: &ThisThread, level: *mut Level) {
 
 /// The innermost level.
 #[inline(always)]
-pub(crate) fn top<'l>(here: &ThisThread) -> Option<&'l Level> {
-    // SAFETY: null or a level of this thread; see the module for how long.
-    unsafe { here.innermost.get().cast::<Level>().as_ref() }
+pub(crate) fn top(here: &ThisThread) -> Option<LevelRef> {
+    LevelRef::of(here.innermost.get().cast())
 }
 
 /// The levels from the innermost out.
-fn all<'l>() -> impl Iterator<Item = &'l Level> {
-    // SAFETY: as in `top`.
-    std::iter::successors(top(this_thread()), |level| unsafe { level.outer.get().as_ref() })
+fn all() -> impl Iterator<Item = LevelRef> {
+    from(top(this_thread()))
+}
+
+/// This level, and those around it from the innermost out.
+fn from(level: Option<LevelRef>) -> impl Iterator<Item = LevelRef> {
+    std::iter::successors(level, |level| level.outer())
 }
 
 /// Enters a level, with nothing attached and nothing left behind yet.
 #[inline(always)]
-pub(crate) fn begin<'l>(
+pub(crate) fn begin(
     here: &ThisThread,
     table: &Table,
     id: InterpreterId,
@@ -289,12 +330,12 @@ pub(crate) fn begin<'l>(
     hold: Hold,
     flags: u8,
     notes: bool,
-) -> &'l Level {
+) -> LevelRef {
     let serial = new_serial(here);
     let level = take(here);
     // Field by field: what is not known yet is not written. (`state`, `left` and `noted_before` may be anything.)
     // SAFETY: memory for a level, which nobody else has; all others are written.
-    let level: &Level = unsafe {
+    let level = unsafe {
         (&raw mut (*level).outer).write(Cell::new(here.innermost.get().cast()));
         (&raw mut (*level).serial).write(serial);
         (&raw mut (*level).countable).write(Cell::new(countable(hold, flags)));
@@ -309,17 +350,17 @@ pub(crate) fn begin<'l>(
             (&raw mut (*level).noted_before).write(Cell::new(MaybeUninit::new(here.words())));
         }
         (&raw mut (*level).name).write(Cell::new(0));
-        &*level
+        NonNull::new_unchecked(level)
     };
-    here.innermost.set(ptr::from_ref(level).cast_mut().cast());
-    level
+    here.innermost.set(level.as_ptr().cast());
+    LevelRef(level)
 }
 
 /// Takes `level` away: the innermost, but for levels that were entered while its thread state was being made or destroyed, and
 /// leaked. Those go with it, for it may have covered them; what guards they have stay out.
 #[inline(always)]
-pub(crate) fn end(here: &ThisThread, level: &Level) {
-    let level = ptr::from_ref(level).cast_mut();
+pub(crate) fn end(here: &ThisThread, level: LevelRef) {
+    let level = level.0.as_ptr();
     while here.innermost.get() != level.cast() {
         end_leaked(here);
     }
@@ -342,7 +383,7 @@ fn end_leaked(here: &ThisThread) {
 
 /// Has the ensure `depth` of this level's serial number, which the level stands for, begin a level of its own, and those
 /// after it go along. The level itself if it does already.
-pub(crate) fn split(level: &Level, depth: u32) -> &Level {
+pub(crate) fn split(level: LevelRef, depth: u32) -> LevelRef {
     if depth <= level.first {
         return level;
     }
@@ -352,7 +393,7 @@ pub(crate) fn split(level: &Level, depth: u32) -> &Level {
     // SAFETY: memory for a level, which nobody else has.
     let inner = unsafe {
         memory.write(Level {
-            outer: Cell::new(ptr::from_ref(level).cast_mut()),
+            outer: Cell::new(level.0.as_ptr()),
             serial: level.serial,
             countable: Cell::new(countable(Hold::Covered, flags)),
             first: depth,
@@ -367,18 +408,19 @@ pub(crate) fn split(level: &Level, depth: u32) -> &Level {
             name: Cell::new(0),
             left: Cell::new(MaybeUninit::uninit()),
         });
-        &*memory
+        NonNull::new_unchecked(memory)
     };
     level.last.set(depth - 1);
-    match all().find(|inner| ptr::eq(inner.outer.get(), level)) {
+    level.set(SPLIT, true);
+    match all().find(|next| level.is_at(next.outer.get())) {
         Some(next) => next.outer.set(memory),
         None => here.innermost.set(memory.cast()),
     }
-    inner
+    LevelRef(inner)
 }
 
 /// The number by which C knows an ensure: never another one's.
-pub(crate) fn name(level: &Level, depth: u32) -> u64 {
+pub(crate) fn name(level: LevelRef, depth: u32) -> u64 {
     let level = split(level, depth);
     level.name().unwrap_or_else(|| {
         level.name.set(new_serial(this_thread()));
@@ -387,13 +429,13 @@ pub(crate) fn name(level: &Level, depth: u32) -> u64 {
 }
 
 /// The ensure that has this number.
-pub(crate) fn named<'l>(number: u64) -> Option<&'l Level> {
+pub(crate) fn named(number: u64) -> Option<LevelRef> {
     all().find(|level| level.name() == Some(number))
 }
 
 /// The level that stands for an ensure.
 #[inline(always)]
-pub(crate) fn find<'l>(at: At) -> Option<&'l Level> {
+pub(crate) fn find(at: At) -> Option<LevelRef> {
     all().find(|level| level.stands_for(at))
 }
 
@@ -426,13 +468,13 @@ pub(crate) fn lose(registry: u64, id: InterpreterId) {
 /// The guard, if any, by which a level of this thread keeps `id` from finalizing.
 #[inline(always)]
 pub(crate) fn guard_of(table: &Table, id: InterpreterId) -> Option<GuardParts> {
-    if this_thread().innermost.get().is_null() { None } else { guard_in(table.serial(), id) }
+    top(this_thread()).and_then(|top| guard_from(Some(top), table.serial(), id))
 }
 
-/// [`guard_of`], of the table with this number.
+/// [`guard_of`], of the table with this number, and by this level or one around it.
 #[inline(never)]
-pub(crate) fn guard_in(registry: u64, id: InterpreterId) -> Option<GuardParts> {
-    all().filter(|level| level.table.serial == registry).find_map(|level| level.guard_of(id))
+pub(crate) fn guard_from(level: Option<LevelRef>, registry: u64, id: InterpreterId) -> Option<GuardParts> {
+    from(level).filter(|level| level.table.serial == registry).find_map(|level| level.guard_of(id))
 }
 
 /// A thread state that the levels remember for `id`.
@@ -448,7 +490,7 @@ pub(crate) fn state_of(table: &Table, id: InterpreterId) -> Option<Erased> {
 }
 
 /// The innermost level of runtime `runtime` that `is` accepts.
-pub(crate) fn of_runtime<'l>(runtime: TypeId, mut is: impl FnMut(&Level) -> bool) -> Option<&'l Level> {
+pub(crate) fn of_runtime(runtime: TypeId, mut is: impl FnMut(&Level) -> bool) -> Option<LevelRef> {
     all().find(|level| level.is_of(runtime) && is(level))
 }
 
@@ -467,18 +509,18 @@ pub(crate) fn for_each_guard(table: &Table, mut f: impl FnMut(&mut GuardParts)) 
     }
 }
 
-/// The one number of a guard's place. Slots are fewer than 2^32 - 1.
+/// The one number of a guard's place, whose low half is not 0. `None` where no slot is.
 #[inline(always)]
-fn like(slot: u32, generation: u32) -> u64 {
-    u64::from(generation) << 32 | u64::from(slot.wrapping_add(1))
+fn like(slot: u32, generation: u32) -> Option<u64> {
+    Some(u64::from(generation) << 32 | u64::from(slot.checked_add(1)?))
 }
 
-/// 0 if nothing may be counted in a level with these; else [`like`] of its own guard, or [`COUNTS`].
+/// What `countable` is in a level with these.
 #[inline(always)]
 fn countable(hold: Hold, flags: u8) -> u64 {
     match hold {
-        _ if flags & IN_THE_WAY != 0 => 0,
-        Hold::Own(parts) if parts.ticket == 0 => like(parts.slot, parts.generation),
+        _ if flags & (IN_THE_WAY | SPLIT) != 0 => 0,
+        Hold::Own(parts) if parts.ticket == 0 => like(parts.slot, parts.generation).unwrap_or(COUNTS),
         Hold::Own(_) | Hold::Covered => COUNTS,
         Hold::Daemon => 0,
     }
@@ -599,7 +641,7 @@ impl Level {
     /// The same, if it has a guard of its own that the ledger has not recorded, counted in this slot and fork generation.
     #[inline(always)]
     pub fn counts_like(&self, slot: u32, generation: u32) -> bool {
-        self.countable.get() == like(slot, generation)
+        like(slot, generation).is_some_and(|like| self.countable.get() == like)
     }
 
     /// Counts one more ensure in it.
@@ -633,15 +675,14 @@ impl Level {
 
     /// The level around it.
     #[inline(always)]
-    pub fn outer(&self) -> Option<&Level> {
-        // SAFETY: null or a level of this thread.
-        unsafe { self.outer.get().as_ref() }
+    pub fn outer(&self) -> Option<LevelRef> {
+        LevelRef::of(self.outer.get())
     }
 
-    /// The level's table.
+    /// The level's table, for those who have not been given it.
     ///
     /// # Safety
-    /// It lives.
+    /// It lives, where it was when the level began.
     #[inline(always)]
     pub unsafe fn table<'r>(&self) -> &'r Table {
         // SAFETY: the caller's promise.

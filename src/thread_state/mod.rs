@@ -110,7 +110,8 @@ pub fn current_of<T: Runtime>(registry: &Registry<T>) -> Option<InterpreterId> {
 }
 
 /// For runtimes whose own operations attach and detach threads, so that [`current_id`] knows of those too: notes what is
-/// attached on the calling thread, and returns what was noted. After attaching; before detaching.
+/// attached on the calling thread, and returns what was noted. After attaching; before detaching. From then on [`current_of`] knows
+/// nothing, until an ensure begins or ends: no registry is noted.
 ///
 /// Context: any, async-signal-safe.
 ///

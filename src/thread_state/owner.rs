@@ -4,11 +4,12 @@
 //! out by more than one registry: then it is looked for in all of them, and where that leaves a doubt, the runtime is asked
 //! ([`Runtime::owns`]) or the thread is sent away. Nothing is attached on a guess.
 
-use super::levels::{self, Erased, Keep, LOST, Left, Level, NO_STATE};
+use super::levels::{self, Erased, Keep, LOST, Left, Level, LevelRef, NO_STATE};
 use super::{CreateError, Runtime};
 use crate::registry::known::{self, Elsewhere};
 use crate::signal_safe::guard::RawGuard;
 use crate::signal_safe::table::Table;
+use crate::signal_safe::this_thread::this_thread;
 use crate::{InterpreterId, LookupError, Site};
 use std::any::TypeId;
 
@@ -109,28 +110,39 @@ impl Owner {
             return Err(IN_USE);
         }
         match self.place {
-            Place::Elsewhere(serial) if levels::guard_in(serial, self.id).is_none() => {
+            Place::Elsewhere(serial)
+                if levels::guard_from(levels::top(this_thread()), serial, self.id).is_none() =>
+            {
                 level_with::<T>(state).map_or(Ok(()), |_| Err(FOREIGN_DAEMON))
             }
             _ => Ok(()),
         }
     }
 
-    /// Leaves `state`, which is its, behind: with a guard, where there is one to be had.
-    pub fn leave<S: Copy>(self, table: &Table, state: S, was_attached: bool, site: Site) -> Left {
-        let (registry, keep) = (self.registry(table), self.keep(table, site));
+    /// Leaves `state`, which is its, behind: with a guard, where there is one to be had. `outer` is the level around the one that
+    /// leaves it, whose own guard may be given up before.
+    pub fn leave<S: Copy>(
+        self,
+        table: &Table,
+        outer: Option<LevelRef>,
+        state: S,
+        was_attached: bool,
+        site: Site,
+    ) -> Left {
+        let (registry, keep) = (self.registry(table), self.keep(table, outer, site));
         Left { state: Erased::new(state), id: self.id, registry, keep, was_attached }
     }
 
-    fn keep(self, table: &Table, site: Site) -> Keep {
+    fn keep(self, table: &Table, outer: Option<LevelRef>, site: Site) -> Keep {
+        let is_covered = |registry| levels::guard_from(outer, registry, self.id).is_some();
         match self.place {
-            Place::Here if levels::guard_of(table, self.id).is_some() => Keep::Covered,
+            Place::Here if is_covered(table.serial()) => Keep::Covered,
             Place::Here => match table.lookup(self.id, site) {
                 Ok(guard) => Keep::Own(RawGuard::into_parts(guard)),
                 Err(LookupError::Finalizing) => Keep::Gate,
                 Err(LookupError::NotFound) => Keep::Gone,
             },
-            Place::Elsewhere(serial) if levels::guard_in(serial, self.id).is_some() => Keep::Covered,
+            Place::Elsewhere(serial) if is_covered(serial) => Keep::Covered,
             Place::Elsewhere(_) => Keep::Gate,
             Place::Gone => Keep::Gone,
             Place::Nowhere => Keep::Runtime,
@@ -156,7 +168,7 @@ pub(super) fn now_in<T: Runtime>(
 }
 
 /// The innermost level that uses `state`, of whatever registry.
-fn level_with<'l, T: Runtime>(state: T::ThreadState) -> Option<&'l Level> {
+fn level_with<T: Runtime>(state: T::ThreadState) -> Option<LevelRef> {
     // SAFETY: the states of levels of this runtime are Ts'.
     let its = |level: &Level| unsafe { level.state.get().get::<T::ThreadState>() };
     levels::of_runtime(TypeId::of::<T>(), |level| !level.is(NO_STATE | LOST) && its(level) == state)

@@ -3,12 +3,14 @@
 //! A [`RawLevel`] names a level, and so the latest of the ensures that are counted in it: those of one interpreter inside each
 //! other have one number between them, and each release takes the latest off. That costs a nested ensure nothing beyond the
 //! count, and catches all that is out of order across levels, but not which of its own is released twice. Whoever wants that too
-//! has [`Attached`](super::Attached) and [`Token`](super::Token).
+//! has [`Attached`](super::Attached) and [`Token`](super::Token). Where a binding uses both on one thread, an ensure is released
+//! by its number or by its handle, not by both: once the number has released it, its handle may stand for a later ensure of that
+//! level, and release that.
 //!
 //! Nothing here unwinds, so that it can be called from C, as long as the [`Runtime`] does not.
 
 use super::ensuring;
-use super::levels::{self, At, Level};
+use super::levels::{self, At, Level, LevelRef};
 use super::transition::{self, is_of, set_daemon};
 use super::{EnsureError, EnsureOwnedError, ReleaseError, Runtime};
 use crate::signal_safe::this_thread::this_thread;
@@ -249,10 +251,10 @@ pub fn innermost<T: Runtime>(registry: &Registry<T>) -> Option<RawLevel> {
 #[inline(always)]
 pub fn release<T: Runtime>(registry: &Registry<T>, level: RawLevel) -> Result<(), ReleaseError> {
     let (here, table) = (this_thread(), registry.table());
-    let is_it = |top: &&Level| top.serial == level.to_bits() && is_of::<T>(top, table);
+    let is_it = |top: &LevelRef| top.serial == level.to_bits() && is_of::<T>(top, table);
     match levels::top(here).filter(is_it) {
-        // SAFETY: (1), (2) it is of this registry.
-        Some(top) => unsafe { transition::release_top::<T>(here, top) },
+        // SAFETY: it is of this registry.
+        Some(top) => unsafe { transition::release_top::<T>(here, table, top) },
         None => Err(not_innermost(level)),
     }
 }

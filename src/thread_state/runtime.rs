@@ -70,8 +70,8 @@ pub unsafe trait Runtime: Send + Sync + Sized + 'static {
     /// not pay for that.
     const NOTES: bool = true;
 
-    /// Is every ensure that this copy of the library makes one of the same registry? Then a level is not asked whose it is, where
-    /// that matters for time: in a nested ensure, and in its release.
+    /// Is every ensure that this copy of the library makes one of the same registry, which is a `static`? Then a level is not asked
+    /// whose it is, where that matters for time: in a nested ensure, and in its release.
     const ALONE: bool = false;
 
     /// Does an interpreter live on after its registry has handed it back, for as long as its runtime's own code has threads

@@ -1,6 +1,6 @@
 //! Levels as numbers: for callers that cannot use RAII.
 
-use super::levels::{self, BUSY, Hold, LOST, Level, TableRef};
+use super::levels::{self, BUSY, Hold, LOST, LevelRef, TableRef};
 use super::transition::{attach_again, detach_for_now, set_daemon};
 use super::{ReleaseError, Runtime};
 use crate::signal_safe::this_thread::this_thread;
@@ -18,17 +18,17 @@ pub struct Token(NonZeroU64);
 
 impl Token {
     /// Of the ensure with this depth, which `level` stands for.
-    pub(super) fn of(level: &Level, depth: u32) -> Self {
+    pub(super) fn of(level: LevelRef, depth: u32) -> Self {
         Self(NonZeroU64::new(levels::name(level, depth)).expect("serial numbers start at 1"))
     }
 
     /// Of the latest ensure.
-    fn of_latest(level: &Level) -> Self {
+    fn of_latest(level: LevelRef) -> Self {
         Self::of(level, level.latest().depth)
     }
 
     /// Its level, if that is the innermost.
-    fn innermost_level<'l>(self) -> Result<&'l Level, ReleaseError> {
+    fn innermost_level(self) -> Result<LevelRef, ReleaseError> {
         let number = self.to_bits();
         match levels::top(this_thread()) {
             Some(top) if top.is_latest_named(number) && !top.is(BUSY) => Ok(top),
@@ -108,8 +108,8 @@ impl Token {
     /// ```
     pub unsafe fn release(self) -> Result<(), ReleaseError> {
         let level = self.innermost_level()?;
-        // SAFETY: (1) entered for its own T's release; (2) the caller's promise.
-        unsafe { (level.kind.release)(level.latest()) }
+        // SAFETY: entered for its own T's release; the caller's promise.
+        unsafe { (level.kind.release)(level) }
     }
 
     /// Ends the allow-threads section that [`allow_threads_begin`] began: attaches again. While the level holds a guard, it
@@ -158,7 +158,7 @@ impl Token {
 
 /// The calling thread's innermost level, if it is one of this registry.
 #[inline(always)]
-pub(super) fn innermost_of<'l, T: Runtime>(registry: &Registry<T>) -> Option<&'l Level> {
+pub(super) fn innermost_of<T: Runtime>(registry: &Registry<T>) -> Option<LevelRef> {
     levels::top(this_thread()).filter(|top| top.table == TableRef::new(registry.table()) && !top.is(BUSY))
 }
 

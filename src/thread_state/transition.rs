@@ -6,7 +6,9 @@
 
 use super::blockers;
 use super::error::ReleaseError;
-use super::levels::{self, At, BUSY, CREATED, Erased, Hold, Keep, Kind, LOST, Left, Level, NO_STATE, REUSES};
+use super::levels::{
+    self, At, BUSY, CREATED, Erased, Hold, Keep, Kind, LOST, Left, Level, LevelRef, NO_STATE, REUSES,
+};
 use super::owner::{self, Owner};
 use super::{CreateError, Runtime};
 use crate::registry::known;
@@ -22,14 +24,14 @@ const CHANGED: CreateError =
 
 /// What is attached on this thread. `level` is the innermost of its levels that is not just beginning.
 #[inline(always)]
-pub(super) fn attached_beside<T: Runtime>(level: Option<&Level>) -> Option<T::ThreadState> {
+pub(super) fn attached_beside<T: Runtime>(level: Option<LevelRef>) -> Option<T::ThreadState> {
     let level = level.filter(|level| level.is_of(TypeId::of::<T>()) && !level.is(NO_STATE | LOST));
     // SAFETY: the level is of this runtime.
     let ours = level.map(|level| unsafe { level.state.get().get::<T::ThreadState>() });
     ours.filter(|_| T::attached_or_anothers() == ours).or_else(T::attached)
 }
 
-/// Is the level of this table, that is a `Registry<T>`'s?
+/// Is the level of this table, which is a `Registry<T>`'s? It may have been moved since.
 #[inline(always)]
 pub(super) fn is_of<T: Runtime>(level: &Level, table: &Table) -> bool {
     T::ALONE || level.table.serial == table.serial()
@@ -59,13 +61,14 @@ fn note<T: Runtime>(here: &ThisThread, noted: Option<Noted>) {
     }
 }
 
-/// Counts one more ensure in the innermost level, if that is one of this table that `is` accepts, guarded and attached.
+/// Counts one more ensure in the innermost level, if that is one of this table that `is` accepts, guarded and attached. A level
+/// stays with the place of its table: once that has been moved, nothing more is counted in it.
 #[inline(always)]
 pub(super) fn nest<T: Runtime>(table: &Table, is: impl FnOnce(&Level) -> bool) -> Option<At> {
     let here = this_thread();
-    let top = levels::top(here).filter(|top| is(top) && is_of::<T>(top, table))?;
+    let top = levels::top(here).filter(|top| is(top) && (T::ALONE || top.table.is_still(table)))?;
     // SAFETY: the levels of this table are of its registry's T.
-    if !unsafe { is_plain::<T>(here, top) } {
+    if !unsafe { is_plain::<T>(here, &top) } {
         return None;
     }
     debug_assert!(!T::NOTES || here.noted() == Some(top.noted()));
@@ -75,10 +78,17 @@ pub(super) fn nest<T: Runtime>(table: &Table, is: impl FnOnce(&Level) -> bool) -
 struct KindOf<T>(PhantomData<T>);
 
 impl<T: Runtime> KindOf<T> {
-    const KIND: &'static Kind = &Kind { runtime: TypeId::of::<T>, release: release::<T> };
+    const KIND: &'static Kind = &Kind { runtime: TypeId::of::<T>, release: release_where_it_was::<T> };
 }
 
-/// Enters a level. On an error nothing changed, and `hold` is the caller's to give up.
+/// Why a level was not entered, with what it was to hold: what the caller handed over, or what was counted in its place in a
+/// child that was forked meanwhile.
+pub(super) struct NotEntered {
+    pub why: CreateError,
+    pub hold: Hold,
+}
+
+/// Enters a level. On an error nothing changed, and the hold that comes with it is the caller's to give up.
 ///
 /// # Safety
 /// 1. `table` is a `Registry<T>`'s, and `interpreter` the payload of `id` in it, which stays until this has returned.
@@ -91,10 +101,10 @@ pub(super) unsafe fn enter<T: Runtime>(
     interpreter: &T,
     hold: Hold,
     site: Site,
-) -> Result<At, CreateError> {
+) -> Result<At, NotEntered> {
     let level = levels::begin(here, table, id, KindOf::<T>::KIND, hold, NO_STATE | BUSY, T::NOTES);
     // SAFETY: as there.
-    unsafe { attach_beside(here, level, interpreter, site) }?;
+    unsafe { attach_beside(here, table, level, interpreter, site) }?;
     Ok(level.latest())
 }
 
@@ -110,14 +120,14 @@ pub(super) unsafe fn enter_first<T: Runtime>(
     interpreter: &T,
     parts: GuardParts,
     site: Site,
-) -> Result<At, CreateError> {
+) -> Result<At, NotEntered> {
     let hold = Hold::Own(parts);
     let level = levels::begin(here, table, id, KindOf::<T>::KIND, hold, NO_STATE | BUSY, T::NOTES);
     match T::attached() {
         // SAFETY: as there; nothing is attached.
         None => unsafe { attach::<T>(here, table, level, None, interpreter, None, site) }?,
         // SAFETY: as there.
-        Some(_) => unsafe { attach_beside(here, level, interpreter, site) }?,
+        Some(_) => unsafe { attach_beside(here, table, level, interpreter, site) }?,
     }
     Ok(At { serial: level.serial, depth: 0 })
 }
@@ -129,12 +139,12 @@ pub(super) unsafe fn enter_first<T: Runtime>(
 #[inline(never)]
 unsafe fn attach_beside<T: Runtime>(
     here: &ThisThread,
-    level: &Level,
+    table: &Table,
+    level: LevelRef,
     interpreter: &T,
     site: Site,
-) -> Result<(), CreateError> {
-    // SAFETY: by (1) it lives.
-    let (table, id) = (unsafe { level.table() }, level.id);
+) -> Result<(), NotEntered> {
+    let id = level.id;
     let left = match attached_beside::<T>(level.outer()) {
         Some(state) => match Owner::of(table, state, Some((id, interpreter))) {
             Ok(owner) if owner.is(id) => {
@@ -144,8 +154,8 @@ unsafe fn attach_beside<T: Runtime>(
             }
             found => match found.and_then(|owner| owner.may_be_left::<T>(state).map(|()| owner)) {
                 Ok(owner) => Some((state, owner)),
-                // SAFETY: it has just begun.
-                Err(refused) => return Err(unsafe { refuse::<T>(here, level, refused) }),
+                // SAFETY: of this table.
+                Err(refused) => return Err(unsafe { refuse::<T>(here, table, level, refused) }),
             },
         },
         None => None,
@@ -167,12 +177,12 @@ unsafe fn attach_beside<T: Runtime>(
 unsafe fn attach<T: Runtime>(
     here: &ThisThread,
     table: &Table,
-    level: &Level,
-    outer: Option<&Level>,
+    level: LevelRef,
+    outer: Option<LevelRef>,
     interpreter: &T,
     left: Option<(T::ThreadState, Owner)>,
     site: Site,
-) -> Result<(), CreateError> {
+) -> Result<(), NotEntered> {
     let own = T::own();
     // The level itself is in no state yet; without another there is none to ask.
     let known = outer.and_then(|_| levels::state_of(table, level.id));
@@ -181,23 +191,23 @@ unsafe fn attach<T: Runtime>(
     let is_its = |own: &T::ThreadState| interpreter.owns(*own) == Some(true);
     let known = known.or_else(|| own.filter(is_its)).or_else(|| interpreter.remembered());
     match (left, own) {
-        (Some((state, owner)), _) => level.leave(owner.leave(table, state, true, site)),
-        (None, Some(own)) if known != Some(own) => leave_unbound(level, interpreter, own, site),
+        (Some((state, owner)), _) => level.leave(owner.leave(table, outer, state, true, site)),
+        (None, Some(own)) if known != Some(own) => leave_unbound(table, level, interpreter, own, site),
         _ => {}
     }
     let state = match known {
         Some(state) => state,
         None => match interpreter.create() {
             Ok(state) => state,
-            // SAFETY: it has just begun.
-            Err(refused) => return Err(unsafe { refuse::<T>(here, level, refused) }),
+            // SAFETY: of this table.
+            Err(refused) => return Err(unsafe { refuse::<T>(here, table, level, refused) }),
         },
     };
     // What they run may have left something behind: an ensure that it forgot, or a detached thread. Nothing can be said of what
     // would be restored.
     if !T::CREATES_ALONE && T::attached() != left.map(|(left, _)| left) {
-        // SAFETY: it has just begun.
-        return Err(unsafe { refuse::<T>(here, level, CHANGED) });
+        // SAFETY: of this table.
+        return Err(unsafe { refuse::<T>(here, table, level, CHANGED) });
     }
     if T::NOTES && !level.noted_before::<T>().is_nothing() {
         note::<T>(here, None);
@@ -214,15 +224,20 @@ unsafe fn attach<T: Runtime>(
     Ok(())
 }
 
-/// Ends a level that has attached nothing. Returns what it is given.
+/// Ends a level that has attached nothing. Its hold is the caller's.
 ///
 /// # Safety
-/// Its table lives, and its guard is the caller's.
+/// It is of this table.
 #[cold]
 #[inline(never)]
-unsafe fn refuse<T: Runtime>(here: &ThisThread, level: &Level, why: CreateError) -> CreateError {
-    // SAFETY: the caller's promise.
-    let (table, left, told) = (unsafe { level.table() }, level.left(), level.noted_before::<T>());
+unsafe fn refuse<T: Runtime>(
+    here: &ThisThread,
+    table: &Table,
+    level: LevelRef,
+    why: CreateError,
+) -> NotEntered {
+    // As they are now: guards may have been counted anew, in a child forked meanwhile.
+    let (hold, left, told) = (level.hold(), level.left(), level.noted_before::<T>());
     levels::end(here, level);
     if T::NOTES && here.words() != told {
         // By a level that what they ran has forgotten, and that has just gone: of no registry any more (see `is_plain`).
@@ -230,18 +245,22 @@ unsafe fn refuse<T: Runtime>(here: &ThisThread, level: &Level, why: CreateError)
     }
     // SAFETY: taken out above: put together once.
     unsafe { give_up_left(table, left) };
-    why
+    NotEntered { why, hold }
 }
 
 /// `own` is what the runtime takes for this thread's own thread state, with nothing attached. Attaching another one will change
 /// that.
 #[cold]
 #[inline(never)]
-fn leave_unbound<T: Runtime>(level: &Level, interpreter: &T, own: T::ThreadState, site: Site) {
-    // SAFETY: the level was entered with its table, which lives.
-    let table = unsafe { level.table() };
+fn leave_unbound<T: Runtime>(
+    table: &Table,
+    level: LevelRef,
+    interpreter: &T,
+    own: T::ThreadState,
+    site: Site,
+) {
     if let Ok(owner) = Owner::of(table, own, Some((level.id, interpreter))) {
-        level.leave(owner.leave(table, own, false, site));
+        level.leave(owner.leave(table, level.outer(), own, false, site));
     }
 }
 
@@ -281,20 +300,28 @@ fn attach_kept<T: Runtime>(
     Ok(())
 }
 
-/// Releases an ensure, if it is the innermost of this thread.
+/// Releases an ensure of this table, if it is the innermost of this thread.
 ///
 /// # Safety
-/// 1. Its level is of runtime `T`, if there is one.
-/// 2. Its table lives.
+/// Its level is of this table, which is a `Registry<T>`'s, if there is one.
 #[inline(always)]
-pub(super) unsafe fn release<T: Runtime>(at: At) -> Result<(), ReleaseError> {
+pub(super) unsafe fn release<T: Runtime>(table: &Table, at: At) -> Result<(), ReleaseError> {
     let here = this_thread();
     match levels::top(here).filter(|top| top.latest() == at) {
-        // SAFETY: the caller's promises.
-        Some(level) => unsafe { release_top::<T>(here, level) },
-        // SAFETY: the caller's promises.
-        None => unsafe { release_otherwise::<T>(at) },
+        // SAFETY: the caller's promise.
+        Some(level) => unsafe { release_top::<T>(here, table, level) },
+        // SAFETY: the caller's promise.
+        None => unsafe { release_otherwise::<T>(table, at) },
     }
+}
+
+/// [`release`], of the latest ensure of the innermost level, by those who have not been given its table.
+///
+/// # Safety
+/// It is of runtime `T`, and its table is where it was.
+unsafe fn release_where_it_was<T: Runtime>(level: LevelRef) -> Result<(), ReleaseError> {
+    // SAFETY: the caller's promise.
+    unsafe { release_top::<T>(this_thread(), level.table(), level) }
 }
 
 /// [`release`], of the latest ensure of the innermost level.
@@ -302,18 +329,22 @@ pub(super) unsafe fn release<T: Runtime>(at: At) -> Result<(), ReleaseError> {
 /// # Safety
 /// As there.
 #[inline(always)]
-pub(super) unsafe fn release_top<T: Runtime>(here: &ThisThread, level: &Level) -> Result<(), ReleaseError> {
-    // SAFETY: by (1) it is of T.
-    if !unsafe { is_plain::<T>(here, level) } {
-        // SAFETY: the caller's promises.
-        return unsafe { release_otherwise::<T>(level.latest()) };
+pub(super) unsafe fn release_top<T: Runtime>(
+    here: &ThisThread,
+    table: &Table,
+    level: LevelRef,
+) -> Result<(), ReleaseError> {
+    // SAFETY: it is of T.
+    if !unsafe { is_plain::<T>(here, &level) } {
+        // SAFETY: the caller's promise.
+        return unsafe { release_otherwise::<T>(table, level.latest()) };
     }
     if level.has_counted() {
         level.count_off();
         return Ok(());
     }
-    // SAFETY: the caller's promises; asked above.
-    unsafe { release_plain::<T>(level) }
+    // SAFETY: the caller's promise; asked above.
+    unsafe { release_plain::<T>(table, level) }
 }
 
 /// [`release`], of the last ensure of the innermost level, whose thread state is attached.
@@ -321,15 +352,15 @@ pub(super) unsafe fn release_top<T: Runtime>(here: &ThisThread, level: &Level) -
 /// # Safety
 /// As there.
 #[inline(never)]
-unsafe fn release_plain<T: Runtime>(level: &Level) -> Result<(), ReleaseError> {
+unsafe fn release_plain<T: Runtime>(table: &Table, level: LevelRef) -> Result<(), ReleaseError> {
     // Asked for again: to keep it over the question what is attached costs those more that are merely counted off.
     let here = this_thread();
-    // SAFETY: by (1) the level's states are Ts'.
+    // SAFETY: the level's states are Ts'.
     let state = unsafe { level.state.get().get::<T::ThreadState>() };
     let reuses = level.is(REUSES);
     if level.has_left() || !reuses && T::in_use(state) {
-        // SAFETY: the caller's promises; it is attached.
-        return unsafe { leave::<T>(here, level) };
+        // SAFETY: the caller's promise; it is attached.
+        return unsafe { leave::<T>(here, table, level) };
     }
     // What `leave` comes to, without its questions.
     if !reuses {
@@ -342,8 +373,7 @@ unsafe fn release_plain<T: Runtime>(level: &Level) -> Result<(), ReleaseError> {
     if T::NOTES {
         here.put_back(level.noted_before::<T>());
     }
-    // SAFETY: (2).
-    let (table, hold) = (unsafe { level.table() }, level.hold());
+    let hold = level.hold();
     levels::end(here, level);
     // SAFETY: taken out above: put together once.
     unsafe { give_up_hold(table, hold) };
@@ -356,18 +386,17 @@ unsafe fn release_plain<T: Runtime>(level: &Level) -> Result<(), ReleaseError> {
 /// As there.
 #[cold]
 #[inline(never)]
-unsafe fn release_otherwise<T: Runtime>(at: At) -> Result<(), ReleaseError> {
+unsafe fn release_otherwise<T: Runtime>(table: &Table, at: At) -> Result<(), ReleaseError> {
     let (here, level) = (this_thread(), innermost(at)?);
     let attached = attached_beside::<T>(Some(level));
-    // SAFETY: by (1) the level's states are Ts'.
+    // SAFETY: the level's states are Ts', and one that is not busy has one.
     let state = unsafe { level.state.get().get::<T::ThreadState>() };
-    // SAFETY: (2).
-    let lost = has_lost::<T>(unsafe { level.table() }, level, attached, state);
+    let lost = has_lost::<T>(table, level, attached, state);
     if attached != (!lost).then_some(state) {
         return Err(ReleaseError::Detached);
     }
-    // SAFETY: the caller's promises; it is attached, or lost.
-    unsafe { leave::<T>(here, level) }
+    // SAFETY: the caller's promise; it is attached, or lost.
+    unsafe { leave::<T>(here, table, level) }
 }
 
 /// Takes the latest ensure off the innermost level, and ends that with its first.
@@ -375,20 +404,18 @@ unsafe fn release_otherwise<T: Runtime>(at: At) -> Result<(), ReleaseError> {
 /// # Safety
 /// As for [`release`]; and the level's thread state is attached, or the level has lost it.
 #[inline(never)]
-unsafe fn leave<T: Runtime>(here: &ThisThread, level: &Level) -> Result<(), ReleaseError> {
+unsafe fn leave<T: Runtime>(here: &ThisThread, table: &Table, level: LevelRef) -> Result<(), ReleaseError> {
+    let lost = level.is(LOST);
     if level.has_counted() {
         level.count_off();
-        note::<T>(here, Some(level.noted()));
+        note::<T>(here, (!lost).then(|| level.noted()));
         return Ok(());
     }
-    let lost = level.is(LOST);
-    // SAFETY: by (1) the level's states are Ts'.
+    // SAFETY: the level's states are Ts'.
     let state = unsafe { level.state.get().get::<T::ThreadState>() };
     if !lost && !level.is(REUSES) && T::in_use(state) {
         return Err(ReleaseError::InUse);
     }
-    // SAFETY: (2).
-    let table = unsafe { level.table() };
     let mut restored = Ok(());
     if level.is(REUSES) {
         if lost {
@@ -428,7 +455,7 @@ unsafe fn leave<T: Runtime>(here: &ThisThread, level: &Level) -> Result<(), Rele
 /// another, the runtime says that nothing is attached, or that something else is.
 pub(super) fn has_lost<T: Runtime>(
     table: &Table,
-    level: &Level,
+    level: LevelRef,
     attached: Option<T::ThreadState>,
     state: T::ThreadState,
 ) -> bool {
@@ -520,7 +547,7 @@ fn bind_again<T: Runtime>(table: &Table, left: Left, state: T::ThreadState) {
 }
 
 /// The level that stands for an ensure, if it is the innermost.
-pub(super) fn innermost<'l>(at: At) -> Result<&'l Level, ReleaseError> {
+pub(super) fn innermost(at: At) -> Result<LevelRef, ReleaseError> {
     match levels::top(this_thread()) {
         Some(top) if top.latest() == at && !top.is(BUSY) => Ok(top),
         _ if levels::find(at).is_some() => Err(ReleaseError::OutOfOrder),
@@ -563,7 +590,12 @@ pub(super) unsafe fn give_up_hold(table: &Table, hold: Hold) {
 }
 
 /// See [`Attached::set_daemon`](super::Attached::set_daemon). `level` is the innermost, and of `table`.
-pub(super) fn set_daemon(table: &Table, level: &Level, daemon: bool, site: Site) -> Result<(), LookupError> {
+pub(super) fn set_daemon(
+    table: &Table,
+    level: LevelRef,
+    daemon: bool,
+    site: Site,
+) -> Result<(), LookupError> {
     let hold = match (daemon, level.hold()) {
         (true, _) => Hold::Daemon,
         (false, Hold::Daemon) if level.is(LOST) => return Err(LookupError::NotFound),
