@@ -18,7 +18,7 @@ use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::thread::JoinHandleExt;
 use std::sync::atomic::{AtomicI32, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Barrier};
 use std::thread::{self, JoinHandle};
 
 impl<T: Send + Sync + 'static> PendingQueue<'static, T> {
@@ -56,9 +56,11 @@ impl<T: Send + Sync + 'static> PendingQueue<'static, T> {
         let theirs = shared.clone();
         // The thread asks `procfs` who it is before this returns: a fork later on finds it with no descriptor in its hand, which
         // the child would be left with.
-        let (asking, asked) = mpsc::channel::<()>();
+        let asked = Arc::new(Barrier::new(2));
+        let asking = asked.clone();
         let thread = move || {
             Thread::current();
+            asking.wait();
             drop(asking);
             work(&serving, &theirs)
         };
@@ -68,7 +70,7 @@ impl<T: Send + Sync + 'static> PendingQueue<'static, T> {
         let thread = thread::Builder::new().name(name).spawn(thread);
         mask.thread_set_mask()?;
         let thread = thread?;
-        let _ = asked.recv(); // an error, when it is dropped
+        asked.wait();
         Ok(Worker { shared, thread: Some(thread), process: process::number() })
     }
 }
