@@ -19,6 +19,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, getpid};
+use refruntime::Interpreter;
 use refuse::refuse;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -976,4 +977,50 @@ mod forks_in_create {
         drop(guard);
         assert!(FORKING.finalize(id, NOW).is_ok());
     }
+}
+
+/// A daemon comes back through the gate, and what the runtime runs there forks: in the child it is inside still.
+#[test]
+fn a_daemon_that_forks_while_it_attaches_keeps_the_interpreter_in_the_child() {
+    static REGISTRY: Registry<Interpreter> = Registry::with_capacity(2);
+    static ID: std::sync::OnceLock<InterpreterId> = std::sync::OnceLock::new();
+    static ARMED: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+    let here = getpid();
+    let interpreter = Interpreter::lockless();
+    let probe = interpreter.probe();
+    interpreter.before_attach(|| {
+        if !ARMED.swap(false, SeqCst) {
+            return;
+        }
+        REGISTRY.before_fork();
+        let Some(child) = plain_fork() else {
+            nix::unistd::alarm::set(DEADLINE);
+            // SAFETY: the child, which keeps nothing that was a guard's.
+            unsafe { REGISTRY.after_fork_child(&mut []) };
+            let id = *ID.get().expect("registered");
+            let ended = std::thread::spawn(move || REGISTRY.finalize(id, NOW).map(drop)).join();
+            assert!(ended.expect("it does not panic").is_err(), "this thread is in attach");
+            return;
+        };
+        REGISTRY.after_fork_parent();
+        assert_eq!(waitpid(child, None).expect("waitpid"), WaitStatus::Exited(child, 0));
+    });
+    let id = interpreter.register(&REGISTRY).expect("room");
+    ID.set(id).expect("once");
+    let attached = thread_state::ensure_id(&REGISTRY, id).expect("live");
+    attached.set_daemon(true).expect("no guard is needed for that");
+    let ended = catch_unwind(AssertUnwindSafe(|| {
+        attached
+            .allow_threads(|| ARMED.store(true, SeqCst))
+            .expect("live, or closing with this thread inside");
+        assert_eq!((thread_state::current_id(), probe.has_ended()), (Some(id), false));
+        assert_eq!(attached.release(), Ok(()));
+        REGISTRY.finalize(id, NOW).map(drop).expect("nobody is inside any more");
+        assert_eq!(probe.violations(), Vec::<&str>::new());
+    }));
+    if getpid() != here {
+        // SAFETY: ends the process.
+        unsafe { libc::_exit(i32::from(ended.is_err())) }
+    }
+    assert!(ended.is_ok());
 }

@@ -367,6 +367,32 @@ fn what_lives_on_without_its_registry_is_attached_again() {
     assert_eq!(release::<true>(), (Ok(()), Some(1)));
 }
 
+/// Its thread state is there still: a release that would leave that behind is refused as ever.
+#[test]
+fn a_daemon_of_what_lives_on_without_its_registry_is_not_lost() {
+    fn detached<const LIVES_ON: bool>() -> (Result<(), ReleaseError>, bool) {
+        let registry = Registry::<Vm<LIVES_ON>>::new();
+        let [a, _] = vms(&registry);
+        let attached = thread_state::ensure_id(&registry, a).unwrap();
+        attached.set_daemon(true).unwrap();
+        let state = attached.thread_state();
+        // SAFETY: it is attached.
+        unsafe { Vm::<LIVES_ON>::detach(state) };
+        registry.finalize(a, None).expect("no guard is out");
+        let released = attached.release();
+        let left = Token::innermost(&registry).map(|token| {
+            // SAFETY: nothing is attached.
+            unsafe { Vm::<LIVES_ON>::attach(state) };
+            release(token)
+        });
+        assert!(matches!(left, None | Some(Ok(()))), "{left:?}");
+        assert_eq!(ATTACHED.get(), None);
+        (released, left.is_some())
+    }
+    assert_eq!(detached::<false>(), (Ok(()), false));
+    assert_eq!(detached::<true>(), (Err(ReleaseError::Detached), true));
+}
+
 /// Two runtimes whose interpreters have the same ID, and one registry's inside another's of the same runtime.
 #[test]
 fn an_ensure_is_counted_in_no_level_of_another_registry() {

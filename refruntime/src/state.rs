@@ -158,7 +158,14 @@ impl ThreadState {
         }
     }
 
-    /// Has the runtime find this thread state again on this thread, as CPython's `gilstate` does.
+    /// Is it there still, and the calling thread's?
+    fn is_this_threads(self) -> bool {
+        let owner = *self.record.owner.lock().expect("no panic under it");
+        self.record.life.load(Ordering::SeqCst) == self.life && owner == Some(std::thread::current().id())
+    }
+
+    /// Has the runtime find this thread state again on this thread, as CPython's `gilstate` does. One that is another thread's, or
+    /// destroyed, is not found.
     pub fn remember(self) {
         self.forget();
         REMEMBERED.with_borrow_mut(|states| states.push(self));
@@ -171,7 +178,7 @@ impl ThreadState {
     }
 
     pub(crate) fn remembered(interpreter: &Inner) -> Option<Self> {
-        let mine = |state: &Self| ptr::eq(state.record.interpreter, interpreter);
+        let mine = |state: &Self| ptr::eq(state.record.interpreter, interpreter) && state.is_this_threads();
         REMEMBERED.try_with(|states| states.borrow().iter().copied().find(mine)).ok().flatten()
     }
 }

@@ -24,7 +24,8 @@
 //!   other inherited guard protects nothing any more; dropping or cloning it touches no counter, and its clones protect
 //!   nothing either.
 //! - **Thread states.** The forking thread's ensure levels are as they were, so it may release them. Threads without a guard
-//!   that were attaching are gone; a fork from inside a runtime's own attaching is not supported.
+//!   that were attaching are gone, but for the forking thread's own: where a runtime's `create` or `attach` forks, its copy goes
+//!   on in the child.
 //! - **Closings.** Interpreters that were closing are closing. Who was draining them is gone: the next `close`, `finalize`
 //!   or `finalize_all` gets them. A [`Closing`](crate::Closing) that the forking thread itself holds stays good until
 //!   somebody takes its interpreter up, and says `Superseded` after that. What a vanished thread had drained and taken out
@@ -47,6 +48,7 @@ mod atfork;
 
 pub use atfork::install_atfork;
 
+use crate::registry::entering;
 use crate::registry::forking::{self, Parked};
 use crate::registry::{Book, Registry};
 use crate::signal_safe::guard::{Guard, GuardParts, RawGuard};
@@ -255,6 +257,7 @@ impl<T: Send + Sync + 'static> Registry<T> {
             unsafe { self.table().begin_generation() };
             // SAFETY: as above.
             unsafe { self.table().forget_entering() };
+            entering::enter_again(self.table());
             // SAFETY: (1) as above; (2) each level has a guard of its own, or none.
             levels::for_each_guard(self.table(), |parts| unsafe {
                 recount(self.table(), parts, counted_in);

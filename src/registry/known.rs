@@ -12,6 +12,7 @@
 //! is kept here whole. A child whose parent forked without telling any registry may find it held by a thread that it does not
 //! have. It goes by its own number ([`process`]) and begins anew there, knowing less, rather than wait for ever.
 
+use super::entering;
 use super::setup::Mappings;
 use crate::processes;
 use crate::signal_safe::LookupError;
@@ -246,10 +247,7 @@ pub(crate) fn enter(
 ) -> Result<(), LookupError> {
     let known =
         with(|everything| everything.registries.get(&serial).cloned()).ok_or(LookupError::NotFound)?;
-    let entry = known.head.enter(id)?.attaches(blocks);
-    attach();
-    drop(entry);
-    Ok(())
+    entering::enter(&known.head, id, blocks, |_| attach())
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@
 //! | [`queues`] | what the book knows of a pending queue |
 //! | [`setup`] | from a registry's wishes to a published table |
 //! | [`forking`] | the mutex across a fork |
+//! | [`entering`] | threads without a guard, on their way in |
 //! | [`known`] | all registries of the process |
 //! | [`error`], [`stats`] | refusals; what the finalizers have done |
 
@@ -22,6 +23,7 @@ mod register;
 mod lookup;
 
 mod book;
+pub(crate) mod entering;
 mod error;
 pub(crate) mod forking;
 pub(crate) mod known;

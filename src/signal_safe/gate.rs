@@ -111,4 +111,11 @@ impl Gate {
         self.word.store(sealed, Ordering::Relaxed);
         self.attaching.store(0, Ordering::Relaxed);
     }
+
+    /// After that, for a thread that was inside and attaching, and that the child has.
+    pub fn be_inside_again(&self) {
+        // Relaxed: as above.
+        self.word.fetch_add(1, Ordering::Relaxed);
+        self.attaching.fetch_add(1, Ordering::Relaxed);
+    }
 }

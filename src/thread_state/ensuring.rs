@@ -7,6 +7,7 @@ use super::owner::Owner;
 use super::transition::{self, NotEntered};
 use super::{Runtime, blockers};
 use crate::InterpreterId;
+use crate::registry::entering;
 use crate::signal_safe::guard::RawGuard;
 use crate::signal_safe::table::Table;
 use crate::signal_safe::this_thread::this_thread;
@@ -260,16 +261,15 @@ pub(crate) fn ensure_daemon<T: Runtime>(
     id: InterpreterId,
 ) -> Result<Attached<'_, T>, EnsureError> {
     let table = registry.table();
-    let entry = match levels::guard_of(table, id) {
-        Some(_) => None,
-        None => Some(table.enter(id)?.attaches(blockers::keeps_others_from_attaching::<T>)),
+    let site = Site::caller();
+    let attach = |payload: *mut ()| {
+        // SAFETY: (1) the registry's table and payload, which the other level's guard or `enter` keeps; (2) none.
+        unsafe { transition::enter(this_thread(), table, id, &*payload.cast::<T>(), Hold::Daemon, site) }
     };
-    let slot = table.find(id).ok_or(LookupError::NotFound)?;
-    let interpreter = table.payload(slot).cast::<T>();
-    // SAFETY: (1) the registry's table and payload, which the other level's guard or the entry keeps; (2) none.
-    let at =
-        unsafe { transition::enter(this_thread(), table, id, &*interpreter, Hold::Daemon, Site::caller()) };
-    drop(entry);
+    let at = match levels::guard_of(table, id) {
+        Some(parts) => attach(table.payload(parts.slot)),
+        None => entering::enter(table, id, blockers::keeps_others_from_attaching::<T>, attach)?,
+    };
     // SAFETY: entered for that.
     at.map(|at| unsafe { Attached::new(table, id, at) }).map_err(|refused| EnsureError::Create(refused.why))
 }

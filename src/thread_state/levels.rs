@@ -310,6 +310,11 @@ pub(crate) fn top(here: &ThisThread) -> Option<LevelRef> {
     LevelRef::of(here.innermost.get().cast())
 }
 
+#[inline(always)]
+pub(crate) fn is_innermost(here: &ThisThread, level: LevelRef) -> bool {
+    level.is_at(here.innermost.get().cast())
+}
+
 /// The levels from the innermost out.
 fn all() -> impl Iterator<Item = LevelRef> {
     from(top(this_thread()))

@@ -23,8 +23,9 @@ use std::fmt;
 /// 2. `attach(state)` returns with `state` attached, `detach` and `destroy` with nothing attached. `create` and `remembered` leave
 ///    attached what they find.
 /// 3. `state` from `create` or `remembered` belongs to `self` and to the calling thread, and stays valid until it is
-///    destroyed or `self` is finalized. While a thread may come back to it, no other thread state equals it: its memory is not
-///    used for another one, or the handle carries a count.
+///    destroyed or `self` is finalized. One that an ensure has found attached is not destroyed before that is released. While a
+///    thread may come back to it, no other thread state equals it: its memory is not used for another one, or the handle carries
+///    a count.
 /// 4. None of them unwinds.
 /// 5. To drop a `Self` whose thread states still exist is sound, attached ones included. What stayed attached so can be asked for
 ///    its ID, detached and destroyed. (A runtime with a lock meets this most easily by a `Drop` that waits for the lock, and thread
@@ -71,7 +72,8 @@ pub unsafe trait Runtime: Send + Sync + Sized + 'static {
     const NOTES: bool = true;
 
     /// Is every ensure that this copy of the library makes one of the same registry, which is a `static`? Then a level is not asked
-    /// whose it is, where that matters for time: in a nested ensure, and in its release.
+    /// whose it is, where that matters for time: in a nested ensure, and in its release. So it is `true` only of a type that nobody
+    /// else can make a registry of.
     const ALONE: bool = false;
 
     /// Does an interpreter live on after its registry has handed it back, for as long as its runtime's own code has threads

@@ -11,7 +11,7 @@ use super::levels::{
 };
 use super::owner::{self, Owner};
 use super::{CreateError, Runtime};
-use crate::registry::known;
+use crate::registry::{entering, known};
 use crate::signal_safe::guard::{GuardParts, RawGuard};
 use crate::signal_safe::table::Table;
 use crate::signal_safe::this_thread::{Noted, ThisThread, this_thread};
@@ -205,11 +205,13 @@ unsafe fn attach<T: Runtime>(
     };
     // What they run may have left something behind: an ensure that it forgot, or a detached thread. Nothing can be said of what
     // would be restored.
-    if !T::CREATES_ALONE && T::attached() != left.map(|(left, _)| left) {
+    let has_changed = || T::attached() != left.map(|(left, _)| left) || !levels::is_innermost(here, level);
+    if !T::CREATES_ALONE && has_changed() {
         // SAFETY: of this table.
         return Err(unsafe { refuse::<T>(here, table, level, CHANGED) });
     }
-    if T::NOTES && !level.noted_before::<T>().is_nothing() {
+    // Not what was noted before: a level that they forgot may have changed that, and gone.
+    if T::NOTES && !here.words().is_nothing() {
         note::<T>(here, None);
     }
     if let Some((left, _)) = left {
@@ -289,14 +291,13 @@ fn attach_kept<T: Runtime>(
     id: InterpreterId,
     state: T::ThreadState,
 ) -> Result<(), LookupError> {
-    let entry = match levels::guard_of(table, id) {
-        Some(_) => None,
-        None => Some(table.enter(id)?.attaches(blockers::keeps_others_from_attaching::<T>)),
-    };
     // SAFETY: (1) the callers have left nothing attached, and `state` is this thread's; (2) the guard, which its level does not
-    // give up meanwhile, or the entry.
-    levels::busy_while(|| unsafe { T::attach(state) });
-    drop(entry);
+    // give up meanwhile, or `enter`.
+    let attach = || levels::busy_while(|| unsafe { T::attach(state) });
+    match levels::guard_of(table, id) {
+        Some(_) => attach(),
+        None => entering::enter(table, id, blockers::keeps_others_from_attaching::<T>, |_| attach())?,
+    }
     Ok(())
 }
 
@@ -452,15 +453,16 @@ unsafe fn leave<T: Runtime>(here: &ThisThread, table: &Table, level: LevelRef) -
 }
 
 /// Has a daemon level lost its interpreter? It may not have been told yet: where that ended under it, on this thread or on
-/// another, the runtime says that nothing is attached, or that something else is.
+/// another, the runtime says that nothing is attached, or that something else is. Of an interpreter that lives on without its
+/// registry that says nothing.
 pub(super) fn has_lost<T: Runtime>(
     table: &Table,
     level: LevelRef,
     attached: Option<T::ThreadState>,
     state: T::ThreadState,
 ) -> bool {
-    if level.is(LOST) {
-        return true;
+    if level.is(LOST) || T::LIVES_ON {
+        return level.is(LOST);
     }
     let is_there = !matches!(level.hold(), Hold::Daemon)
         || levels::guard_of(table, level.id).is_some()

@@ -25,10 +25,10 @@
  *     Attaches a thread state of the guarded interpreter to the calling thread, whatever was attached before. NULL on
  *     failure, no exception. Context: normal.
  * PyThreadStateToken *PyThreadState_EnsureFromView(PyInterpreterView *)
- *     The same from a view; the token has a guard of its own. NULL if the interpreter is finalizing or gone.
+ *     The same from a view; a guard is held until the release. NULL if the interpreter is finalizing or gone.
  *     Context: normal.
  * void PyThreadState_Release(PyThreadStateToken *)
- *     Undoes exactly the ensure that returned the token. Last in, first out; anything else is a fatal error.
+ *     Undoes the ensure that returned the token. Last in, first out; anything else is a fatal error.
  *     Context: normal, attached as ensure left it.
  *
  * On every version there are the InterpGuard_* names besides, see below, and those names of the PEP's first version that do
@@ -183,9 +183,10 @@ static inline PyThreadStateToken *InterpGuard_Ensure(InterpGuard const *guard) {
  * succeeds also while that is closing. Context: normal. */
 static inline PyThreadStateToken *InterpGuard_EnsureID(int64_t id) { return InterpGuard_api->ensure_id(id); }
 
-/* Undoes exactly the ensure that returned the token: what was attached before is attached again. Last in, first out:
+/* Undoes the ensure that returned the token: what was attached before is attached again. Last in, first out:
  * INTERP_GUARD_INVALID, and nothing happens, if the token is not that of this thread's innermost ensure, or if its thread
- * state is not attached. Context: normal, attached as ensure left it. */
+ * state is not attached. Ensures of one interpreter inside each other may return the same token, once each: each release of it
+ * undoes the latest that is left. Context: normal, attached as ensure left it. */
 static inline int InterpGuard_Release(PyThreadStateToken *token) { return InterpGuard_api->release_checked(token); }
 
 /* Closes an interpreter for good and waits until nobody guards it; timeout_ns < 0: without limit. For the owner of a

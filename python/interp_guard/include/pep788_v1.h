@@ -32,9 +32,8 @@
  * int PyThreadState_SetDaemon(int is_daemon)
  *     1: this thread's innermost ensure no longer keeps its interpreter from finalizing; CPython then ends or parks the
  *     thread when it next attaches. 0: it does again. Either lasts until that ensure's release; no other ensure of this
- *     thread is changed. 0, or -1, no exception: no ensure, not attached, the interpreter is finalizing, the ensure is one of
- *     pep788.h that others are counted in, or, up to CPython 3.13, a subinterpreter, whose end CPython aborts then.
- *     Context: normal, attached as ensure left it.
+ *     thread is changed. 0, or -1, no exception: no ensure, not attached, the interpreter is finalizing, or, up to CPython
+ *     3.13, a subinterpreter, whose end CPython aborts then. Context: normal, attached as ensure left it.
  * int PyThreadState_GetDaemon(void)
  *     1 where nothing of this header keeps the attached interpreter for this thread, also on threads without an ensure; 0
  *     where the innermost ensure does; -1 where nothing is attached. Context: normal.

@@ -78,6 +78,13 @@ impl Table {
             mapped.slot(at).gate.forget_inside();
         }
     }
+
+    /// After that: the calling thread is still attaching to the interpreter in this slot.
+    pub fn enter_again(&self, at: u32) {
+        if let Some(mapped) = self.mapped() {
+            mapped.slot(at).gate.be_inside_again();
+        }
+    }
 }
 
 /// A thread without a guard on its way in: the interpreter stays until this is dropped. Not for keeping.
@@ -106,7 +113,12 @@ impl Entry<'_> {
         self
     }
 
-    /// The payload of the slot that was entered.
+    /// The slot that was entered.
+    pub fn slot(&self) -> u32 {
+        self.slot
+    }
+
+    /// Its payload.
     pub fn payload(&self) -> *mut () {
         self.table.payload(self.slot)
     }
