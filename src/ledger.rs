@@ -63,6 +63,8 @@ impl Holder {
 /// ```
 #[derive(Clone, Debug)]
 pub struct Holders {
+    id: InterpreterId,
+    name: Option<String>,
     holders: Vec<Holder>,
     outstanding: u64,
     attaching: u64,
@@ -71,7 +73,12 @@ pub struct Holders {
 
 impl Holders {
     /// What the ledger has for `id`, of which `outstanding` guards are out, and to which `attaching` daemons attach.
-    pub(crate) fn of(table: &Table, id: InterpreterId, outstanding: u64, attaching: u64) -> Self {
+    pub(crate) fn of(
+        table: &Table,
+        id: InterpreterId,
+        name: Option<String>,
+        (outstanding, attaching): (u64, u64),
+    ) -> Self {
         let (now, this_thread) = (sys::monotonic_nanos(), sys::gettid());
         let mut holders = Vec::new();
         if let Some(ledger) = table.ledger() {
@@ -82,7 +89,44 @@ impl Holders {
             });
         }
         holders.sort_by_key(|holder| std::cmp::Reverse(holder.age));
-        Self { holders, outstanding, attaching, ledger: table.ledger().is_some() }
+        Self { id, name, holders, outstanding, attaching, ledger: table.ledger().is_some() }
+    }
+
+    /// `interpreter 7`, and its name if it has one: quoted, and with what is not printable escaped.
+    pub(crate) fn interpreter(&self) -> String {
+        match &self.name {
+            Some(name) => format!("interpreter {} {name:?}", self.id),
+            None => format!("interpreter {}", self.id),
+        }
+    }
+
+    /// The interpreter's name, if it has one: see [`register_named`](crate::Registry::register_named).
+    ///
+    /// ```
+    /// # use interp_guard::Registry;
+    /// let registry = Registry::new();
+    /// let id = registry.register_named("mail", "an interpreter").unwrap();
+    /// assert_eq!(registry.holders(id).unwrap().name(), Some("mail"));
+    /// ```
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    /// Which interpreter it is, and how many guards are out, on one line: what to print above the table.
+    ///
+    /// ```
+    /// # use interp_guard::Registry;
+    /// # let registry = Registry::new();
+    /// # let id = registry.register_named("mail", "an interpreter").unwrap();
+    /// let guard = registry.lookup(id)?;
+    /// let holders = registry.holders(id).unwrap();
+    /// assert_eq!(holders.summary(), r#"interpreter 0 "mail": 1 guard is out"#);
+    /// println!("{}\n{holders}", holders.summary());
+    /// # Ok::<(), interp_guard::LookupError>(())
+    /// ```
+    pub fn summary(&self) -> String {
+        let guards = if self.outstanding == 1 { "guard is" } else { "guards are" };
+        format!("{}: {} {guards} out", self.interpreter(), self.outstanding)
     }
 
     /// The guards that are recorded, oldest first.
