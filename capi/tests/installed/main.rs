@@ -74,6 +74,36 @@ fn the_ledger() {
 }
 
 #[test]
+fn names() {
+    everywhere("names", &[]);
+    under_valgrind(installed().compile("names", C, Shared), &[]);
+}
+
+#[test]
+fn the_end_of_all() {
+    everywhere("finalize_all", &[]);
+    under_valgrind(installed().compile("finalize_all", C, Shared), &[]);
+}
+
+#[test]
+fn the_main_interpreter() {
+    everywhere("main_interpreter", &[]);
+    under_valgrind(installed().compile("main_interpreter", C, Shared), &[]);
+}
+
+#[test]
+fn the_walk_over_the_live_ones() {
+    everywhere("live", &[]);
+    under_valgrind(installed().compile("live", C, Shared), &[]);
+}
+
+#[test]
+fn what_the_finalizers_have_done() {
+    everywhere("stats", &[]);
+    under_valgrind(installed().compile("stats", C, Shared), &[]);
+}
+
+#[test]
 fn the_cxx_guard() {
     for link in [Shared, Static, Loaded] {
         run(&mut installed().command(installed().compile("guard.cpp", Cxx, link)));
