@@ -1,10 +1,11 @@
-// May import: signal_safe, threads.
+// May import: signal_safe, symbols, threads.
 //! Who holds the guards of an interpreter, as a report that a person reads. The recording: `signal_safe::ledger`.
 
 use crate::signal_safe::ledger::{Place, Record, Site};
 use crate::signal_safe::sys;
 use crate::signal_safe::table::Table;
 use crate::signal_safe::word::InterpreterId;
+use crate::symbols::{self, Function};
 use crate::threads;
 use std::ffi::CStr;
 use std::fmt;
@@ -277,7 +278,11 @@ fn row(holder: &Holder) -> [String; 4] {
     [name, holder.thread_id.to_string(), format!("{:.3} s", holder.age.as_secs_f64()), place]
 }
 
-/// For a person: file, line and column; or a symbol and its object; or an address; or the name.
+/// For a person: file, line and column; or a function and its object; or an address; or the name.
+///
+/// The function of a code address comes from the dynamic linker, or from the symbol table of the object's file, for `static` ones
+/// too. A file that was stripped has none: then it is the object and an offset. The source line is not looked for; from
+/// `take+0x25 in pool.so`, `gdb -batch -ex 'info line *(take+0x25)' pool.so` has it.
 impl fmt::Display for Site {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.place() {
@@ -292,7 +297,7 @@ impl fmt::Display for Site {
     }
 }
 
-/// `function+0x1a in object`, as far as the dynamic linker knows.
+/// `function+0x1a in object`: what the dynamic linker knows, else what the object's file has a name for; `object+0x1a` without.
 fn symbol(address: usize) -> Option<String> {
     let mut info = libc::Dl_info {
         dli_fname: std::ptr::null(),
@@ -308,9 +313,18 @@ fn symbol(address: usize) -> Option<String> {
         // SAFETY: null, or a terminated string in a loaded object; it is copied before anything could unload that.
         (!text.is_null()).then(|| unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned())
     };
-    let object = text(info.dli_fname).filter(|_| found != 0)?;
-    Some(match text(info.dli_sname) {
-        Some(name) => format!("{name}+{:#x} in {object}", address.wrapping_sub(info.dli_saddr.addr())),
-        None => format!("{object}+{:#x}", address.wrapping_sub(info.dli_fbase.addr())),
-    })
+    let object = text(info.dli_fname).filter(|_| found != 0);
+    if let (Some(object), Some(name)) = (&object, text(info.dli_sname)) {
+        return Some(format!("{name}+{:#x} in {object}", address.wrapping_sub(info.dli_saddr.addr())));
+    }
+    match (symbols::function_at(address), object) {
+        (Some(Function { name, offset, .. }), Some(object)) => {
+            Some(format!("{name}+{offset:#x} in {object}"))
+        }
+        // Linked statically: there is no dynamic linker to ask.
+        (Some(Function { name, offset, file }), None) => {
+            Some(format!("{name}+{offset:#x} in {}", file.display()))
+        }
+        (None, object) => Some(format!("{}+{:#x}", object?, address.wrapping_sub(info.dli_fbase.addr()))),
+    }
 }
