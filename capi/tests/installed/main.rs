@@ -185,6 +185,27 @@ fn unloading_leaves_nothing_behind() {
 }
 
 #[test]
+fn the_install_says_how_a_program_finds_the_library_and_the_check_that_it_does() {
+    let folder = installed().library("libinterp_guard.so");
+    let folder = folder.parent().expect("a folder").display();
+    let said = &installed().said;
+    for way in [
+        format!("-Wl,-rpath,{folder}"),
+        format!("LD_LIBRARY_PATH={folder}"),
+        format!("{folder}/libinterp_guard.a"),
+    ] {
+        assert!(said.contains(&way), "{way} is not in:\n{said}");
+    }
+    let checked = output(&mut installed().check(true));
+    let programs = checked.lines().filter(|line| line.starts_with("ok: ")).count();
+    assert!(programs >= 10 && checked.contains("PASS: the library in "), "{checked}");
+    // Where nothing is installed, it says so and runs nothing.
+    let refused = installed().check(false).output().expect("make starts");
+    let complained = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && complained.contains("make install comes first"), "{complained}");
+}
+
+#[test]
 fn programs_ask_for_the_soname() {
     let program = installed().compile("phases", C, Shared);
     let needed = output(tool("readelf", "binutils").arg("-d").arg(program));
