@@ -27,14 +27,14 @@ impl<T: Send + Sync + 'static> Registry<T> {
         Some(self.in_its_way(slot).0)
     }
 
-    /// How many guards of the interpreter in `slot` are out, and how many threads are attaching to it without one. To be asked
-    /// with the mutex held.
+    /// How many guards of the interpreter in `slot` are out, and how many threads are attaching to it without one. To
+    /// be asked with the mutex held.
     pub(crate) fn in_its_way(&self, slot: u32) -> (u64, u64) {
         (self.table().out(slot).try_into().unwrap_or(0), self.table().attaching(slot).into())
     }
 
-    /// The name that `id` was [registered with](Self::register_named), or [was given](Self::set_name); `None` if it has none, or
-    /// if no interpreter has this ID.
+    /// The name that `id` was [registered with](Self::register_named), or [was given](Self::set_name); `None` if it has
+    /// none, or if no interpreter has this ID.
     ///
     /// Context: normal.
     ///

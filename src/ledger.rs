@@ -280,9 +280,9 @@ fn row(holder: &Holder) -> [String; 4] {
 
 /// For a person: file, line and column; or a function and its object; or an address; or the name.
 ///
-/// The function of a code address comes from the dynamic linker, or from the symbol table of the object's file, for `static` ones
-/// too. A file that was stripped has none: then it is the object and an offset. The source line is not looked for; from
-/// `take+0x25 in pool.so`, `gdb -batch -ex 'info line *(take+0x25)' pool.so` has it.
+/// The function of a code address comes from the dynamic linker, or from the symbol table of the object's file, for
+/// `static` ones too. A file that was stripped has none: then it is the object and an offset. The source line is not
+/// looked for; from `take+0x25 in pool.so`, `gdb -batch -ex 'info line *(take+0x25)' pool.so` has it.
 impl fmt::Display for Site {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.place() {
@@ -297,7 +297,8 @@ impl fmt::Display for Site {
     }
 }
 
-/// `function+0x1a in object`: what the dynamic linker knows, else what the object's file has a name for; `object+0x1a` without.
+/// `function+0x1a in object`: what the dynamic linker knows, else what the object's file has a name for; `object+0x1a`
+/// without.
 fn symbol(address: usize) -> Option<String> {
     let mut info = libc::Dl_info {
         dli_fname: std::ptr::null(),

@@ -1,9 +1,9 @@
 // May import: nothing.
 //! The function that an address of the program's code lies in, by the symbol table of the file that it was loaded from.
 //!
-//! The dynamic linker knows the functions that an object exports. Most of a C extension's are `static`, and most of a program's
-//! are not exported: their names are in the file, unless it was stripped. This reads no more of it than it needs, keeps nothing,
-//! and believes nothing: a file that is not what it says gives no name.
+//! The dynamic linker knows the functions that an object exports. Most of a C extension's are `static`, and most of a
+//! program's are not exported: their names are in the file, unless it was stripped. This reads no more of it than it
+//! needs, keeps nothing, and believes nothing: a file that is not what it says gives no name.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -194,7 +194,8 @@ mod tests {
         }
     }
 
-    /// An object with one function, `f`, that is linked for 0x1010 and has 16 bytes; the file's byte 0x10 is linked for 0x1010.
+    /// An object with one function, `f`, that is linked for 0x1010 and has 16 bytes; the file's byte 0x10 is linked for
+    /// 0x1010.
     fn small_object() -> Vec<u8> {
         let mut file = vec![0; 64 + PROGRAM_HEADER + 2 * SECTION_HEADER + SYMBOL + 3];
         let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);

@@ -146,7 +146,8 @@ typedef struct ig_guard {
 } ig_guard;
 
 /**
- * What a registry's finalizers have done, since the process began or was forked: see ig_stats. Times are in nanoseconds.
+ * What a registry's finalizers have done, since the process began or was forked: see ig_stats. Times are in
+ * nanoseconds.
  */
 typedef struct ig_statistics {
     /**
@@ -162,7 +163,8 @@ typedef struct ig_statistics {
      */
     uint64_t timeouts;
     /**
-     * How long the drains that ended with `drains` took together. In an ig_finalize_all every one begins when the waiting does.
+     * How long the drains that ended with `drains` took together. In an ig_finalize_all every one begins when the
+     * waiting does.
      */
     uint64_t drain_ns;
     /**
@@ -309,7 +311,8 @@ int ig_guard_is_closing(const ig_guard *guard);
  * The main interpreter: the first that was registered into an empty registry, unless ig_set_main has named another.
  *
  * Context: any, async-signal-safe, wait-free.
- * Returns: its ID; -1 if nobody is, as before the first registration and from the moment it is finalized, or for a null registry.
+ * Returns: its ID; -1 if nobody is, as before the first registration and from the moment it is finalized, or for a
+ * null registry.
  * Touches: the registry's table (read).
  */
 int64_t ig_main(ig_registry *registry);
@@ -364,17 +367,19 @@ ig_status ig_registry_free(ig_registry *registry);
  * Registers an interpreter under a fresh ID.
  *
  * Context: normal; allocates; takes the registry's mutex.
- * Returns: IG_OK; IG_FULL; IG_FINALIZING while ig_finalize_all runs; IG_UNAVAILABLE if the registry could not set itself up;
- * IG_INVALID for a null argument.
+ * Returns: IG_OK; IG_FULL; IG_FINALIZING while ig_finalize_all runs; IG_UNAVAILABLE if the registry could not set
+ * itself up; IG_INVALID for a null argument.
  * Ownership: `interp` stays the caller's, to be kept until ig_drain or ig_finalize hands it back. With any other answer
  * nothing has changed and `*id` is -1.
  */
 ig_status ig_register(ig_registry *registry, void *interp, int64_t *id);
 
 /**
- * Registers an interpreter as ig_register does, with a name: what ig_report calls it besides its ID. NULL or an empty text: none.
+ * Registers an interpreter as ig_register does, with a name: what ig_report calls it besides its ID. NULL or an empty
+ * text: none.
  *
- * Names are for people. Several interpreters may have the same one, and nothing is looked up by it. It goes with the interpreter.
+ * Names are for people. Several interpreters may have the same one, and nothing is looked up by it. It goes with the
+ * interpreter.
  *
  * Context: normal; allocates; takes the registry's mutex.
  * Returns: as ig_register.
@@ -386,16 +391,16 @@ ig_status ig_register_named(ig_registry *registry, const char *name, void *inter
  * Registers an interpreter under an ID of the caller's choice, 0 to INT64_MAX - 1.
  *
  * Context: normal; allocates; takes the registry's mutex.
- * Returns: IG_OK; IG_FULL; IG_DUPLICATE_ID if an interpreter has the ID; IG_RETIRED_ID if one had it; IG_FINALIZING while
- * ig_finalize_all runs; IG_UNAVAILABLE if the registry could not set itself up; IG_INVALID for a null argument or an ID out of
- * range.
+ * Returns: IG_OK; IG_FULL; IG_DUPLICATE_ID if an interpreter has the ID; IG_RETIRED_ID if one had it; IG_FINALIZING
+ * while ig_finalize_all runs; IG_UNAVAILABLE if the registry could not set itself up; IG_INVALID for a null argument
+ * or an ID out of range.
  * Ownership: as ig_register.
  */
 ig_status ig_register_with_id(ig_registry *registry, int64_t id, void *interp);
 
 /**
- * Gives an interpreter a name, as ig_register_named does, in place of the one that it has: for one that came with an ID of its
- * own, too. NULL or an empty text takes the name away.
+ * Gives an interpreter a name, as ig_register_named does, in place of the one that it has: for one that came with an
+ * ID of its own, too. NULL or an empty text takes the name away.
  *
  * Context: normal; allocates; takes the registry's mutex.
  * Returns: IG_OK, also while it is closing; IG_NOT_FOUND; IG_INVALID for a null registry.
@@ -407,8 +412,8 @@ ig_status ig_set_name(ig_registry *registry, int64_t id, const char *name);
  * Names the main interpreter: what ig_main answers from here on, and whom ig_finalize_all hands out last.
  *
  * Context: normal; takes the registry's mutex.
- * Returns: IG_OK; IG_FINALIZING if it is closing; IG_NOT_FOUND; IG_INVALID for a null registry. With any but the first, nothing
- * has changed.
+ * Returns: IG_OK; IG_FINALIZING if it is closing; IG_NOT_FOUND; IG_INVALID for a null registry. With any but the
+ * first, nothing has changed.
  */
 ig_status ig_set_main(ig_registry *registry, int64_t id);
 
@@ -455,22 +460,25 @@ IG_MUST_USE ig_status ig_drain(ig_registry *registry, int64_t id, int64_t timeou
 IG_MUST_USE ig_status ig_finalize(ig_registry *registry, int64_t id, int64_t timeout_ns, void **interp);
 
 /**
- * Closes every interpreter, then drains all under one deadline, then tells what became of each: `each(id, status, interp, data)`,
- * the latest registered first, the main interpreter last.
+ * Closes every interpreter, then drains all under one deadline, then calls `each` once for every one: the latest
+ * registered first, the main interpreter last.
  *
- * `status` is IG_OK, and `interp` the registered pointer; or it says why not, as ig_drain does, and `interp` is NULL. One that was
- * closed already and left is taken up. One that another thread drains is left to it: IG_ALREADY_CLOSING. What was not handed back
- * stays closed, and ig_drain or another ig_finalize_all goes on with it.
+ * `status` is IG_OK, and `interp` the registered pointer; or it says why not, as ig_drain does, and `interp` is NULL.
+ * One that was closed already and left is taken up. One that another thread drains is left to it: IG_ALREADY_CLOSING.
+ * What was not handed back stays closed, and ig_drain or another ig_finalize_all goes on with it.
  *
- * While the draining lasts, registering answers IG_FINALIZING. `each` is called when it is over, on this thread, in normal context,
- * with no lock held: it may make any call but ig_registry_free, and the registry is open again. It must not longjmp or throw.
+ * While the draining lasts, registering answers IG_FINALIZING. `each` is called when it is over, on this thread, in
+ * normal context, with no lock held: it may make any call but ig_registry_free, and the registry is open again. It
+ * must not longjmp or throw.
  *
- * `timeout_ns` limits the waiting for all of them together, as in ig_drain; what else is said there holds here for each.
+ * `timeout_ns` limits the waiting for all of them together, as in ig_drain; what else is said there holds here for
+ * each.
  *
  * Context: normal; allocates; blocks, with no lock held.
- * Returns: IG_OK if every interpreter was handed back, also if there was none; else the first status that `each` was told and that
- * is not IG_OK; IG_INVALID for a null `registry` or `each`: then nothing was closed.
- * Ownership: an `interp` that `each` is told is exclusively the caller's again. `data` stays the caller's, and may be NULL.
+ * Returns: IG_OK if every interpreter was handed back, also if there was none; else the first status that `each` was
+ * told and that is not IG_OK; IG_INVALID for a null `registry` or `each`: then nothing was closed.
+ * Ownership: an `interp` that `each` is told is exclusively the caller's again. `data` stays the caller's, and may be
+ * NULL.
  */
 IG_MUST_USE ig_status ig_finalize_all(ig_registry *registry, int64_t timeout_ns, void (*each)(int64_t id, ig_status status, void *interp, void *data), void *data);
 
@@ -495,9 +503,9 @@ ig_status ig_stats(ig_registry *registry, ig_statistics *out, size_t size);
 ig_status ig_outstanding(ig_registry *registry, int64_t id, uint64_t *count);
 
 /**
- * Writes what keeps an interpreter from finalizing, for people: its ID and name; how many guards are out; with the ledger on,
- * who holds them (thread, call site, age); how many threads are attaching as daemons; and in which pending queues calls for it
- * wait.
+ * Writes what keeps an interpreter from finalizing, for people: its ID and name; how many guards are out; with the
+ * ledger on, who holds them (thread, call site, age); how many threads are attaching as daemons; and in which pending
+ * queues calls for it wait.
  *
  * Works as snprintf does: writes at most `size` bytes, the terminating zero included, and says how long the whole text is.
  *
@@ -508,9 +516,9 @@ ig_status ig_outstanding(ig_registry *registry, int64_t id, uint64_t *count);
 ig_status ig_report(ig_registry *registry, int64_t id, char *text, size_t size, size_t *length);
 
 /**
- * Has `call(id, data)` called once when the interpreter closes: so that a pool can wind its workers down and give their
- * guards up. It runs on the thread that closes, inside ig_close, ig_finalize or ig_finalize_all, in normal context, with no
- * lock held; of several, the latest first. It must not longjmp or throw.
+ * Has `call(id, data)` called once when the interpreter closes: so that a pool can wind its workers down and give
+ * their guards up. It runs on the thread that closes, inside ig_close, ig_finalize or ig_finalize_all, in normal
+ * context, with no lock held; of several, the latest first. It must not longjmp or throw.
  *
  * Context: normal; allocates; takes the registry's mutex.
  * Returns: IG_OK; IG_FINALIZING if it is closing already; IG_NOT_FOUND; IG_INVALID for a null registry or `call`.

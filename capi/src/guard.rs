@@ -278,7 +278,8 @@ pub unsafe extern "C" fn ig_guard_is_closing(guard: *const ig_guard) -> std::ffi
 /// The main interpreter: the first that was registered into an empty registry, unless ig_set_main has named another.
 ///
 /// Context: any, async-signal-safe, wait-free.
-/// Returns: its ID; -1 if nobody is, as before the first registration and from the moment it is finalized, or for a null registry.
+/// Returns: its ID; -1 if nobody is, as before the first registration and from the moment it is finalized, or for a
+/// null registry.
 /// Touches: the registry's table (read).
 ///
 /// # Safety

@@ -126,8 +126,8 @@ pub unsafe extern "C" fn ig_registry_free(registry: *mut ig_registry) -> ig_stat
 /// Registers an interpreter under a fresh ID.
 ///
 /// Context: normal; allocates; takes the registry's mutex.
-/// Returns: IG_OK; IG_FULL; IG_FINALIZING while ig_finalize_all runs; IG_UNAVAILABLE if the registry could not set itself up;
-/// IG_INVALID for a null argument.
+/// Returns: IG_OK; IG_FULL; IG_FINALIZING while ig_finalize_all runs; IG_UNAVAILABLE if the registry could not set
+/// itself up; IG_INVALID for a null argument.
 /// Ownership: `interp` stays the caller's, to be kept until ig_drain or ig_finalize hands it back. With any other answer
 /// nothing has changed and `*id` is -1.
 ///
@@ -143,9 +143,11 @@ pub unsafe extern "C" fn ig_register(
     unsafe { ig_register_named(registry, std::ptr::null(), interp, id) }
 }
 
-/// Registers an interpreter as ig_register does, with a name: what ig_report calls it besides its ID. NULL or an empty text: none.
+/// Registers an interpreter as ig_register does, with a name: what ig_report calls it besides its ID. NULL or an empty
+/// text: none.
 ///
-/// Names are for people. Several interpreters may have the same one, and nothing is looked up by it. It goes with the interpreter.
+/// Names are for people. Several interpreters may have the same one, and nothing is looked up by it. It goes with the
+/// interpreter.
 ///
 /// Context: normal; allocates; takes the registry's mutex.
 /// Returns: as ig_register.
@@ -184,9 +186,9 @@ pub unsafe extern "C" fn ig_register_named(
 /// Registers an interpreter under an ID of the caller's choice, 0 to INT64_MAX - 1.
 ///
 /// Context: normal; allocates; takes the registry's mutex.
-/// Returns: IG_OK; IG_FULL; IG_DUPLICATE_ID if an interpreter has the ID; IG_RETIRED_ID if one had it; IG_FINALIZING while
-/// ig_finalize_all runs; IG_UNAVAILABLE if the registry could not set itself up; IG_INVALID for a null argument or an ID out of
-/// range.
+/// Returns: IG_OK; IG_FULL; IG_DUPLICATE_ID if an interpreter has the ID; IG_RETIRED_ID if one had it; IG_FINALIZING
+/// while ig_finalize_all runs; IG_UNAVAILABLE if the registry could not set itself up; IG_INVALID for a null argument
+/// or an ID out of range.
 /// Ownership: as ig_register.
 ///
 /// # Safety
@@ -207,8 +209,8 @@ pub unsafe extern "C" fn ig_register_with_id(
     })
 }
 
-/// Gives an interpreter a name, as ig_register_named does, in place of the one that it has: for one that came with an ID of its
-/// own, too. NULL or an empty text takes the name away.
+/// Gives an interpreter a name, as ig_register_named does, in place of the one that it has: for one that came with an
+/// ID of its own, too. NULL or an empty text takes the name away.
 ///
 /// Context: normal; allocates; takes the registry's mutex.
 /// Returns: IG_OK, also while it is closing; IG_NOT_FOUND; IG_INVALID for a null registry.
@@ -228,8 +230,8 @@ pub unsafe extern "C" fn ig_set_name(registry: *mut ig_registry, id: i64, name: 
 /// Names the main interpreter: what ig_main answers from here on, and whom ig_finalize_all hands out last.
 ///
 /// Context: normal; takes the registry's mutex.
-/// Returns: IG_OK; IG_FINALIZING if it is closing; IG_NOT_FOUND; IG_INVALID for a null registry. With any but the first, nothing
-/// has changed.
+/// Returns: IG_OK; IG_FINALIZING if it is closing; IG_NOT_FOUND; IG_INVALID for a null registry. With any but the
+/// first, nothing has changed.
 ///
 /// # Safety
 /// `registry` is null or not freed during the call.
@@ -321,22 +323,25 @@ pub unsafe extern "C" fn ig_finalize(
     unsafe { hand_back(registry, id, interp, finalize) }
 }
 
-/// Closes every interpreter, then drains all under one deadline, then tells what became of each: `each(id, status, interp, data)`,
-/// the latest registered first, the main interpreter last.
+/// Closes every interpreter, then drains all under one deadline, then calls `each` once for every one: the latest
+/// registered first, the main interpreter last.
 ///
-/// `status` is IG_OK, and `interp` the registered pointer; or it says why not, as ig_drain does, and `interp` is NULL. One that was
-/// closed already and left is taken up. One that another thread drains is left to it: IG_ALREADY_CLOSING. What was not handed back
-/// stays closed, and ig_drain or another ig_finalize_all goes on with it.
+/// `status` is IG_OK, and `interp` the registered pointer; or it says why not, as ig_drain does, and `interp` is NULL.
+/// One that was closed already and left is taken up. One that another thread drains is left to it: IG_ALREADY_CLOSING.
+/// What was not handed back stays closed, and ig_drain or another ig_finalize_all goes on with it.
 ///
-/// While the draining lasts, registering answers IG_FINALIZING. `each` is called when it is over, on this thread, in normal context,
-/// with no lock held: it may make any call but ig_registry_free, and the registry is open again. It must not longjmp or throw.
+/// While the draining lasts, registering answers IG_FINALIZING. `each` is called when it is over, on this thread, in
+/// normal context, with no lock held: it may make any call but ig_registry_free, and the registry is open again. It
+/// must not longjmp or throw.
 ///
-/// `timeout_ns` limits the waiting for all of them together, as in ig_drain; what else is said there holds here for each.
+/// `timeout_ns` limits the waiting for all of them together, as in ig_drain; what else is said there holds here for
+/// each.
 ///
 /// Context: normal; allocates; blocks, with no lock held.
-/// Returns: IG_OK if every interpreter was handed back, also if there was none; else the first status that `each` was told and that
-/// is not IG_OK; IG_INVALID for a null `registry` or `each`: then nothing was closed.
-/// Ownership: an `interp` that `each` is told is exclusively the caller's again. `data` stays the caller's, and may be NULL.
+/// Returns: IG_OK if every interpreter was handed back, also if there was none; else the first status that `each` was
+/// told and that is not IG_OK; IG_INVALID for a null `registry` or `each`: then nothing was closed.
+/// Ownership: an `interp` that `each` is told is exclusively the caller's again. `data` stays the caller's, and may be
+/// NULL.
 ///
 /// # Safety
 /// `registry` is null or not freed during the call; `each` may be called with `data` on this thread.
@@ -366,7 +371,8 @@ pub unsafe extern "C" fn ig_finalize_all(
     })
 }
 
-/// What a registry's finalizers have done, since the process began or was forked: see ig_stats. Times are in nanoseconds.
+/// What a registry's finalizers have done, since the process began or was forked: see ig_stats. Times are in
+/// nanoseconds.
 #[repr(C)]
 pub struct ig_statistics {
     /// Interpreters that were closed.
@@ -375,7 +381,8 @@ pub struct ig_statistics {
     pub drains: u64,
     /// Drains that gave up at their deadline. An interpreter that is drained again afterwards may be counted again.
     pub timeouts: u64,
-    /// How long the drains that ended with `drains` took together. In an ig_finalize_all every one begins when the waiting does.
+    /// How long the drains that ended with `drains` took together. In an ig_finalize_all every one begins when the
+    /// waiting does.
     pub drain_ns: u64,
     /// How long the longest of them took.
     pub longest_drain_ns: u64,
@@ -441,9 +448,9 @@ pub unsafe extern "C" fn ig_outstanding(registry: *mut ig_registry, id: i64, cou
     })
 }
 
-/// Writes what keeps an interpreter from finalizing, for people: its ID and name; how many guards are out; with the ledger on,
-/// who holds them (thread, call site, age); how many threads are attaching as daemons; and in which pending queues calls for it
-/// wait.
+/// Writes what keeps an interpreter from finalizing, for people: its ID and name; how many guards are out; with the
+/// ledger on, who holds them (thread, call site, age); how many threads are attaching as daemons; and in which pending
+/// queues calls for it wait.
 ///
 /// Works as snprintf does: writes at most `size` bytes, the terminating zero included, and says how long the whole text is.
 ///
@@ -482,9 +489,9 @@ pub unsafe extern "C" fn ig_report(
     })
 }
 
-/// Has `call(id, data)` called once when the interpreter closes: so that a pool can wind its workers down and give their
-/// guards up. It runs on the thread that closes, inside ig_close, ig_finalize or ig_finalize_all, in normal context, with no
-/// lock held; of several, the latest first. It must not longjmp or throw.
+/// Has `call(id, data)` called once when the interpreter closes: so that a pool can wind its workers down and give
+/// their guards up. It runs on the thread that closes, inside ig_close, ig_finalize or ig_finalize_all, in normal
+/// context, with no lock held; of several, the latest first. It must not longjmp or throw.
 ///
 /// Context: normal; allocates; takes the registry's mutex.
 /// Returns: IG_OK; IG_FINALIZING if it is closing already; IG_NOT_FOUND; IG_INVALID for a null registry or `call`.

@@ -184,7 +184,8 @@ fn help_is_as_wide_as_the_terminal() {
         let mut child = command.spawn().expect("starts");
         drop(command); // and with it our copy of their end
         let mut said = Vec::new();
-        // At the end a terminal answers with an error. A child of another test may have their end, too, and be longer about it.
+        // At the end a terminal answers with an error. A child of another test may have their end, too, and be longer
+        // about it.
         while ours.by_ref().take(1024).read_to_end(&mut said).is_ok_and(|read| read > 0) {}
         assert!(child.wait().expect("it ends").success());
         let (help, widest) = help_lines(&said);

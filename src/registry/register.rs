@@ -26,9 +26,11 @@ impl<T: Send + Sync + 'static> Registry<T> {
         self.insert(None, None, interpreter)
     }
 
-    /// As [`register`](Self::register), and gives the interpreter a name: what reports call it besides its ID. An empty name is none.
+    /// As [`register`](Self::register), and gives the interpreter a name: what reports call it besides its ID. An empty
+    /// name is none.
     ///
-    /// Names are for people. Several interpreters may have the same one, and nothing is looked up by it. It goes with the interpreter.
+    /// Names are for people. Several interpreters may have the same one, and nothing is looked up by it. It goes with
+    /// the interpreter.
     ///
     /// Context: normal.
     ///
