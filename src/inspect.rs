@@ -22,14 +22,32 @@ impl<T: Send + Sync + 'static> Registry<T> {
     /// # Ok::<(), interp_guard::LookupError>(())
     /// ```
     pub fn outstanding(&self, id: InterpreterId) -> Option<u64> {
-        self.in_its_way(id).map(|(out, _)| out)
-    }
-
-    /// How many guards of `id` are out, and how many threads are attaching to it without one.
-    pub(crate) fn in_its_way(&self, id: InterpreterId) -> Option<(u64, u64)> {
         let book = self.lock();
         let slot = book.as_ref()?.entries.get(&id)?.slot;
-        Some((self.table().out(slot).try_into().unwrap_or(0), self.table().attaching(slot).into()))
+        Some(self.in_its_way(slot).0)
+    }
+
+    /// How many guards of the interpreter in `slot` are out, and how many threads are attaching to it without one. To
+    /// be asked with the mutex held.
+    pub(crate) fn in_its_way(&self, slot: u32) -> (u64, u64) {
+        (self.table().out(slot).try_into().unwrap_or(0), self.table().attaching(slot).into())
+    }
+
+    /// The name that `id` was [registered with](Self::register_named), or [was given](Self::set_name); `None` if it has
+    /// none, or if no interpreter has this ID.
+    ///
+    /// Context: normal.
+    ///
+    /// ```
+    /// # use interp_guard::Registry;
+    /// let registry = Registry::new();
+    /// let named = registry.register_named("mail", "an interpreter").unwrap();
+    /// let nameless = registry.register("another").unwrap();
+    /// assert_eq!(registry.name(named).as_deref(), Some("mail"));
+    /// assert_eq!(registry.name(nameless), None);
+    /// ```
+    pub fn name(&self, id: InterpreterId) -> Option<String> {
+        self.lock().as_ref()?.entries.get(&id)?.name.clone()
     }
 
     /// Who holds the guards of `id`, as far as the ledger knows; `None` if no interpreter has this ID.
@@ -47,8 +65,12 @@ impl<T: Send + Sync + 'static> Registry<T> {
     /// # Ok::<(), interp_guard::LookupError>(())
     /// ```
     pub fn holders(&self, id: InterpreterId) -> Option<Holders> {
-        let (outstanding, attaching) = self.in_its_way(id)?;
-        Some(Holders::of(self.table(), id, outstanding, attaching))
+        let (name, in_its_way) = {
+            let book = self.lock();
+            let entry = book.as_ref()?.entries.get(&id)?;
+            (entry.name.clone(), self.in_its_way(entry.slot))
+        };
+        Some(Holders::of(self.table(), id, name, in_its_way))
     }
 
     /// What this registry's finalizers have done so far.

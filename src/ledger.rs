@@ -1,10 +1,11 @@
-// May import: signal_safe, threads.
+// May import: signal_safe, symbols, threads.
 //! Who holds the guards of an interpreter, as a report that a person reads. The recording: `signal_safe::ledger`.
 
 use crate::signal_safe::ledger::{Place, Record, Site};
 use crate::signal_safe::sys;
 use crate::signal_safe::table::Table;
 use crate::signal_safe::word::InterpreterId;
+use crate::symbols::{self, Function};
 use crate::threads;
 use std::ffi::CStr;
 use std::fmt;
@@ -63,6 +64,8 @@ impl Holder {
 /// ```
 #[derive(Clone, Debug)]
 pub struct Holders {
+    id: InterpreterId,
+    name: Option<String>,
     holders: Vec<Holder>,
     outstanding: u64,
     attaching: u64,
@@ -71,7 +74,12 @@ pub struct Holders {
 
 impl Holders {
     /// What the ledger has for `id`, of which `outstanding` guards are out, and to which `attaching` daemons attach.
-    pub(crate) fn of(table: &Table, id: InterpreterId, outstanding: u64, attaching: u64) -> Self {
+    pub(crate) fn of(
+        table: &Table,
+        id: InterpreterId,
+        name: Option<String>,
+        (outstanding, attaching): (u64, u64),
+    ) -> Self {
         let (now, this_thread) = (sys::monotonic_nanos(), sys::gettid());
         let mut holders = Vec::new();
         if let Some(ledger) = table.ledger() {
@@ -82,7 +90,44 @@ impl Holders {
             });
         }
         holders.sort_by_key(|holder| std::cmp::Reverse(holder.age));
-        Self { holders, outstanding, attaching, ledger: table.ledger().is_some() }
+        Self { id, name, holders, outstanding, attaching, ledger: table.ledger().is_some() }
+    }
+
+    /// `interpreter 7`, and its name if it has one: quoted, and with what is not printable escaped.
+    pub(crate) fn interpreter(&self) -> String {
+        match &self.name {
+            Some(name) => format!("interpreter {} {name:?}", self.id),
+            None => format!("interpreter {}", self.id),
+        }
+    }
+
+    /// The interpreter's name, if it has one: see [`register_named`](crate::Registry::register_named).
+    ///
+    /// ```
+    /// # use interp_guard::Registry;
+    /// let registry = Registry::new();
+    /// let id = registry.register_named("mail", "an interpreter").unwrap();
+    /// assert_eq!(registry.holders(id).unwrap().name(), Some("mail"));
+    /// ```
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    /// Which interpreter it is, and how many guards are out, on one line: what to print above the table.
+    ///
+    /// ```
+    /// # use interp_guard::Registry;
+    /// # let registry = Registry::new();
+    /// # let id = registry.register_named("mail", "an interpreter").unwrap();
+    /// let guard = registry.lookup(id)?;
+    /// let holders = registry.holders(id).unwrap();
+    /// assert_eq!(holders.summary(), r#"interpreter 0 "mail": 1 guard is out"#);
+    /// println!("{}\n{holders}", holders.summary());
+    /// # Ok::<(), interp_guard::LookupError>(())
+    /// ```
+    pub fn summary(&self) -> String {
+        let guards = if self.outstanding == 1 { "guard is" } else { "guards are" };
+        format!("{}: {} {guards} out", self.interpreter(), self.outstanding)
     }
 
     /// The guards that are recorded, oldest first.
@@ -233,7 +278,11 @@ fn row(holder: &Holder) -> [String; 4] {
     [name, holder.thread_id.to_string(), format!("{:.3} s", holder.age.as_secs_f64()), place]
 }
 
-/// For a person: file, line and column; or a symbol and its object; or an address; or the name.
+/// For a person: file, line and column; or a function and its object; or an address; or the name.
+///
+/// The function of a code address comes from the dynamic linker, or from the symbol table of the object's file, for
+/// `static` ones too. A file that was stripped has none: then it is the object and an offset. The source line is not
+/// looked for; from `take+0x25 in pool.so`, `gdb -batch -ex 'info line *(take+0x25)' pool.so` has it.
 impl fmt::Display for Site {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.place() {
@@ -248,7 +297,8 @@ impl fmt::Display for Site {
     }
 }
 
-/// `function+0x1a in object`, as far as the dynamic linker knows.
+/// `function+0x1a in object`: what the dynamic linker knows, else what the object's file has a name for; `object+0x1a`
+/// without.
 fn symbol(address: usize) -> Option<String> {
     let mut info = libc::Dl_info {
         dli_fname: std::ptr::null(),
@@ -264,9 +314,18 @@ fn symbol(address: usize) -> Option<String> {
         // SAFETY: null, or a terminated string in a loaded object; it is copied before anything could unload that.
         (!text.is_null()).then(|| unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned())
     };
-    let object = text(info.dli_fname).filter(|_| found != 0)?;
-    Some(match text(info.dli_sname) {
-        Some(name) => format!("{name}+{:#x} in {object}", address.wrapping_sub(info.dli_saddr.addr())),
-        None => format!("{object}+{:#x}", address.wrapping_sub(info.dli_fbase.addr())),
-    })
+    let object = text(info.dli_fname).filter(|_| found != 0);
+    if let (Some(object), Some(name)) = (&object, text(info.dli_sname)) {
+        return Some(format!("{name}+{:#x} in {object}", address.wrapping_sub(info.dli_saddr.addr())));
+    }
+    match (symbols::function_at(address), object) {
+        (Some(Function { name, offset, .. }), Some(object)) => {
+            Some(format!("{name}+{offset:#x} in {object}"))
+        }
+        // Linked statically: there is no dynamic linker to ask.
+        (Some(Function { name, offset, file }), None) => {
+            Some(format!("{name}+{offset:#x} in {}", file.display()))
+        }
+        (None, object) => Some(format!("{}+{:#x}", object?, address.wrapping_sub(info.dli_fbase.addr()))),
+    }
 }

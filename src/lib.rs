@@ -39,6 +39,8 @@ mod processes;
 mod threads;
 mod unwind;
 
+mod symbols;
+
 mod ledger;
 
 mod registry;

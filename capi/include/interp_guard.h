@@ -79,7 +79,7 @@ typedef enum ig_status {
      */
     IG_NOT_FOUND = 1,
     /**
-     * The interpreter is closing and gives out no more guards.
+     * The interpreter is closing and gives out no more guards. From registering: ig_finalize_all is running.
      */
     IG_FINALIZING = 2,
     /**
@@ -144,6 +144,34 @@ typedef struct ig_registry ig_registry;
 typedef struct ig_guard {
     uint64_t opaque[4];
 } ig_guard;
+
+/**
+ * What a registry's finalizers have done, since the process began or was forked: see ig_stats. Times are in
+ * nanoseconds.
+ */
+typedef struct ig_statistics {
+    /**
+     * Interpreters that were closed.
+     */
+    uint64_t closings;
+    /**
+     * Interpreters that were drained and handed back.
+     */
+    uint64_t drains;
+    /**
+     * Drains that gave up at their deadline. An interpreter that is drained again afterwards may be counted again.
+     */
+    uint64_t timeouts;
+    /**
+     * How long the drains that ended with `drains` took together. In an ig_finalize_all every one begins when the
+     * waiting does.
+     */
+    uint64_t drain_ns;
+    /**
+     * How long the longest of them took.
+     */
+    uint64_t longest_drain_ns;
+} ig_statistics;
 
 /**
  * What a runtime supplies so that ig_ensure can attach threads to its interpreters. A thread state is a pointer of the
@@ -280,6 +308,27 @@ int64_t ig_guard_id(const ig_guard *guard);
 int ig_guard_is_closing(const ig_guard *guard);
 
 /**
+ * The main interpreter: the first that was registered into an empty registry, unless ig_set_main has named another.
+ *
+ * Context: any, async-signal-safe, wait-free.
+ * Returns: its ID; -1 if nobody is, as before the first registration and from the moment it is finalized, or for a
+ * null registry.
+ * Touches: the registry's table (read).
+ */
+int64_t ig_main(ig_registry *registry);
+
+/**
+ * Calls `call(id, data)` with the ID of every interpreter that is live when its place in the table is looked at, in no
+ * particular order. That an interpreter was live is no guard: ig_lookup may say no by then.
+ *
+ * Context: any, async-signal-safe if `call` is. Looks at 2 to 4 places for each interpreter of capacity.
+ * Returns: IG_OK; IG_INVALID for a null `registry` or `call`.
+ * Ownership: `data` stays the caller's, and may be NULL. `call` must not longjmp or throw.
+ * Touches: the registry's table (read), and what `call` does.
+ */
+ig_status ig_for_each_live(ig_registry *registry, void (*call)(int64_t id, void *data), void *data);
+
+/**
  * Makes a registry for `capacity` interpreters at a time, 1 to 2^20.
  *
  * The environment decides the rest: INTERP_GUARD_COUNTERS=per-cpu or shared, else the best the machine has;
@@ -318,21 +367,55 @@ ig_status ig_registry_free(ig_registry *registry);
  * Registers an interpreter under a fresh ID.
  *
  * Context: normal; allocates; takes the registry's mutex.
- * Returns: IG_OK; IG_FULL; IG_UNAVAILABLE if the registry could not set itself up; IG_INVALID for a null argument.
+ * Returns: IG_OK; IG_FULL; IG_FINALIZING while ig_finalize_all runs; IG_UNAVAILABLE if the registry could not set
+ * itself up; IG_INVALID for a null argument.
  * Ownership: `interp` stays the caller's, to be kept until ig_drain or ig_finalize hands it back. With any other answer
  * nothing has changed and `*id` is -1.
  */
 ig_status ig_register(ig_registry *registry, void *interp, int64_t *id);
 
 /**
+ * Registers an interpreter as ig_register does, with a name: what ig_report calls it besides its ID. NULL or an empty
+ * text: none.
+ *
+ * Names are for people. Several interpreters may have the same one, and nothing is looked up by it. It goes with the
+ * interpreter.
+ *
+ * Context: normal; allocates; takes the registry's mutex.
+ * Returns: as ig_register.
+ * Ownership: as ig_register. The name is copied; bytes of it that are not UTF-8 are replaced.
+ */
+ig_status ig_register_named(ig_registry *registry, const char *name, void *interp, int64_t *id);
+
+/**
  * Registers an interpreter under an ID of the caller's choice, 0 to INT64_MAX - 1.
  *
  * Context: normal; allocates; takes the registry's mutex.
- * Returns: IG_OK; IG_FULL; IG_DUPLICATE_ID if an interpreter has the ID; IG_RETIRED_ID if one had it; IG_UNAVAILABLE if
- * the registry could not set itself up; IG_INVALID for a null argument or an ID out of range.
+ * Returns: IG_OK; IG_FULL; IG_DUPLICATE_ID if an interpreter has the ID; IG_RETIRED_ID if one had it; IG_FINALIZING
+ * while ig_finalize_all runs; IG_UNAVAILABLE if the registry could not set itself up; IG_INVALID for a null argument
+ * or an ID out of range.
  * Ownership: as ig_register.
  */
 ig_status ig_register_with_id(ig_registry *registry, int64_t id, void *interp);
+
+/**
+ * Gives an interpreter a name, as ig_register_named does, in place of the one that it has: for one that came with an
+ * ID of its own, too. NULL or an empty text takes the name away.
+ *
+ * Context: normal; allocates; takes the registry's mutex.
+ * Returns: IG_OK, also while it is closing; IG_NOT_FOUND; IG_INVALID for a null registry.
+ * Ownership: the name is copied; bytes of it that are not UTF-8 are replaced.
+ */
+ig_status ig_set_name(ig_registry *registry, int64_t id, const char *name);
+
+/**
+ * Names the main interpreter: what ig_main answers from here on, and whom ig_finalize_all hands out last.
+ *
+ * Context: normal; takes the registry's mutex.
+ * Returns: IG_OK; IG_FINALIZING if it is closing; IG_NOT_FOUND; IG_INVALID for a null registry. With any but the
+ * first, nothing has changed.
+ */
+ig_status ig_set_main(ig_registry *registry, int64_t id);
 
 /**
  * Closes an interpreter: no new guards from here on; the ones that are out stay valid. Never undone.
@@ -377,6 +460,39 @@ IG_MUST_USE ig_status ig_drain(ig_registry *registry, int64_t id, int64_t timeou
 IG_MUST_USE ig_status ig_finalize(ig_registry *registry, int64_t id, int64_t timeout_ns, void **interp);
 
 /**
+ * Closes every interpreter, then drains all under one deadline, then calls `each` once for every one: the latest
+ * registered first, the main interpreter last.
+ *
+ * `status` is IG_OK, and `interp` the registered pointer; or it says why not, as ig_drain does, and `interp` is NULL.
+ * One that was closed already and left is taken up. One that another thread drains is left to it: IG_ALREADY_CLOSING.
+ * What was not handed back stays closed, and ig_drain or another ig_finalize_all goes on with it.
+ *
+ * While the draining lasts, registering answers IG_FINALIZING. `each` is called when it is over, on this thread, in
+ * normal context, with no lock held: it may make any call but ig_registry_free, and the registry is open again. It
+ * must not longjmp or throw.
+ *
+ * `timeout_ns` limits the waiting for all of them together, as in ig_drain; what else is said there holds here for
+ * each.
+ *
+ * Context: normal; allocates; blocks, with no lock held.
+ * Returns: IG_OK if every interpreter was handed back, also if there was none; else the first status that `each` was
+ * told and that is not IG_OK; IG_INVALID for a null `registry` or `each`: then nothing was closed.
+ * Ownership: an `interp` that `each` is told is exclusively the caller's again. `data` stays the caller's, and may be
+ * NULL.
+ */
+IG_MUST_USE ig_status ig_finalize_all(ig_registry *registry, int64_t timeout_ns, void (*each)(int64_t id, ig_status status, void *interp, void *data), void *data);
+
+/**
+ * What the registry's finalizers have done so far. Nothing is counted where guards are taken and closed.
+ *
+ * `size` is `sizeof *out`: a later version may count more, at the end. What this one does not know is 0.
+ *
+ * Context: normal; takes the registry's mutex.
+ * Returns: IG_OK; IG_INVALID for a null argument, or a `size` that no version has had.
+ */
+ig_status ig_stats(ig_registry *registry, ig_statistics *out, size_t size);
+
+/**
  * How many guards of an interpreter are out.
  *
  * Counts every guard that is out throughout the call; one that comes or goes meanwhile may or may not be counted.
@@ -387,8 +503,9 @@ IG_MUST_USE ig_status ig_finalize(ig_registry *registry, int64_t id, int64_t tim
 ig_status ig_outstanding(ig_registry *registry, int64_t id, uint64_t *count);
 
 /**
- * Writes what keeps an interpreter from finalizing, for people: how many guards are out; with the ledger on, who holds them
- * (thread, call site, age); how many threads are attaching as daemons; and in which pending queues calls for it wait.
+ * Writes what keeps an interpreter from finalizing, for people: its ID and name; how many guards are out; with the
+ * ledger on, who holds them (thread, call site, age); how many threads are attaching as daemons; and in which pending
+ * queues calls for it wait.
  *
  * Works as snprintf does: writes at most `size` bytes, the terminating zero included, and says how long the whole text is.
  *
@@ -399,9 +516,9 @@ ig_status ig_outstanding(ig_registry *registry, int64_t id, uint64_t *count);
 ig_status ig_report(ig_registry *registry, int64_t id, char *text, size_t size, size_t *length);
 
 /**
- * Has `call(id, data)` called once when the interpreter closes: so that a pool can wind its workers down and give their
- * guards up. It runs on the thread that closes, inside ig_close or ig_finalize, in normal context, with no lock held; of
- * several, the latest first. It must not longjmp or throw.
+ * Has `call(id, data)` called once when the interpreter closes: so that a pool can wind its workers down and give
+ * their guards up. It runs on the thread that closes, inside ig_close, ig_finalize or ig_finalize_all, in normal
+ * context, with no lock held; of several, the latest first. It must not longjmp or throw.
  *
  * Context: normal; allocates; takes the registry's mutex.
  * Returns: IG_OK; IG_FINALIZING if it is closing already; IG_NOT_FOUND; IG_INVALID for a null registry or `call`.

@@ -1,4 +1,5 @@
-//! Guards: everything here may run in a signal handler. Total functions, calls of the signal-safe core alone.
+//! Guards, and what else a handler may ask: everything here may run in a signal handler. Total functions, calls of the
+//! signal-safe core alone.
 
 #![deny(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, clippy::expect_used)]
 
@@ -272,4 +273,42 @@ pub unsafe extern "C" fn ig_guard_id(guard: *const ig_guard) -> i64 {
 pub unsafe extern "C" fn ig_guard_is_closing(guard: *const ig_guard) -> std::ffi::c_int {
     // SAFETY: the caller's promise.
     unsafe { borrow(guard) }.is_some_and(|guard| guard.is_closing()).into()
+}
+
+/// The main interpreter: the first that was registered into an empty registry, unless ig_set_main has named another.
+///
+/// Context: any, async-signal-safe, wait-free.
+/// Returns: its ID; -1 if nobody is, as before the first registration and from the moment it is finalized, or for a
+/// null registry.
+/// Touches: the registry's table (read).
+///
+/// # Safety
+/// `registry` is null or not freed during the call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ig_main(registry: *mut ig_registry) -> i64 {
+    // SAFETY: the caller's promise.
+    unsafe { registry.as_ref() }.and_then(|registry| registry.rust.main()).map_or(-1, i64::from)
+}
+
+/// Calls `call(id, data)` with the ID of every interpreter that is live when its place in the table is looked at, in no
+/// particular order. That an interpreter was live is no guard: ig_lookup may say no by then.
+///
+/// Context: any, async-signal-safe if `call` is. Looks at 2 to 4 places for each interpreter of capacity.
+/// Returns: IG_OK; IG_INVALID for a null `registry` or `call`.
+/// Ownership: `data` stays the caller's, and may be NULL. `call` must not longjmp or throw.
+/// Touches: the registry's table (read), and what `call` does.
+///
+/// # Safety
+/// `registry` is null or not freed during the call; `call` may be called with `data` on this thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ig_for_each_live(
+    registry: *mut ig_registry,
+    call: Option<unsafe extern "C" fn(id: i64, data: *mut c_void)>,
+    data: *mut c_void,
+) -> ig_status {
+    // SAFETY: the caller's promise.
+    let (Some(registry), Some(call)) = (unsafe { registry.as_ref() }, call) else { return IG_INVALID };
+    // SAFETY: the caller's promise.
+    registry.rust.for_each_live(|id| unsafe { call(id.into(), data) });
+    IG_OK
 }

@@ -3,8 +3,8 @@
 use crate::boundary::contained;
 use crate::status::ig_status::{self, *};
 use interp_guard::bindings::RegistryExt as _;
-use interp_guard::{Counters, InterpreterId, Registry};
-use std::ffi::{c_char, c_uint, c_void};
+use interp_guard::{Counters, FinalizeError, InterpreterId, Registry};
+use std::ffi::{CStr, c_char, c_uint, c_void};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -126,7 +126,8 @@ pub unsafe extern "C" fn ig_registry_free(registry: *mut ig_registry) -> ig_stat
 /// Registers an interpreter under a fresh ID.
 ///
 /// Context: normal; allocates; takes the registry's mutex.
-/// Returns: IG_OK; IG_FULL; IG_UNAVAILABLE if the registry could not set itself up; IG_INVALID for a null argument.
+/// Returns: IG_OK; IG_FULL; IG_FINALIZING while ig_finalize_all runs; IG_UNAVAILABLE if the registry could not set
+/// itself up; IG_INVALID for a null argument.
 /// Ownership: `interp` stays the caller's, to be kept until ig_drain or ig_finalize hands it back. With any other answer
 /// nothing has changed and `*id` is -1.
 ///
@@ -135,6 +136,29 @@ pub unsafe extern "C" fn ig_registry_free(registry: *mut ig_registry) -> ig_stat
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ig_register(
     registry: *mut ig_registry,
+    interp: *mut c_void,
+    id: *mut i64,
+) -> ig_status {
+    // SAFETY: the same promise; null is no name.
+    unsafe { ig_register_named(registry, std::ptr::null(), interp, id) }
+}
+
+/// Registers an interpreter as ig_register does, with a name: what ig_report calls it besides its ID. NULL or an empty
+/// text: none.
+///
+/// Names are for people. Several interpreters may have the same one, and nothing is looked up by it. It goes with the
+/// interpreter.
+///
+/// Context: normal; allocates; takes the registry's mutex.
+/// Returns: as ig_register.
+/// Ownership: as ig_register. The name is copied; bytes of it that are not UTF-8 are replaced.
+///
+/// # Safety
+/// `registry` is null or not freed during the call; `name` is null or text; `id` is null or may be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ig_register_named(
+    registry: *mut ig_registry,
+    name: *const c_char,
     interp: *mut c_void,
     id: *mut i64,
 ) -> ig_status {
@@ -147,7 +171,8 @@ pub unsafe extern "C" fn ig_register(
         if id.is_null() || interp.is_null() {
             return IG_INVALID;
         }
-        match rust.register(Interp(interp)) {
+        // SAFETY: the caller's promise.
+        match rust.register_named(unsafe { copied(name) }, Interp(interp)) {
             Ok(fresh) => {
                 // SAFETY: the caller's promise.
                 unsafe { id.write(fresh.into()) };
@@ -161,8 +186,9 @@ pub unsafe extern "C" fn ig_register(
 /// Registers an interpreter under an ID of the caller's choice, 0 to INT64_MAX - 1.
 ///
 /// Context: normal; allocates; takes the registry's mutex.
-/// Returns: IG_OK; IG_FULL; IG_DUPLICATE_ID if an interpreter has the ID; IG_RETIRED_ID if one had it; IG_UNAVAILABLE if
-/// the registry could not set itself up; IG_INVALID for a null argument or an ID out of range.
+/// Returns: IG_OK; IG_FULL; IG_DUPLICATE_ID if an interpreter has the ID; IG_RETIRED_ID if one had it; IG_FINALIZING
+/// while ig_finalize_all runs; IG_UNAVAILABLE if the registry could not set itself up; IG_INVALID for a null argument
+/// or an ID out of range.
 /// Ownership: as ig_register.
 ///
 /// # Safety
@@ -180,6 +206,40 @@ pub unsafe extern "C" fn ig_register_with_id(
             Err(refused) => refused.into(),
         },
         _ => IG_INVALID,
+    })
+}
+
+/// Gives an interpreter a name, as ig_register_named does, in place of the one that it has: for one that came with an
+/// ID of its own, too. NULL or an empty text takes the name away.
+///
+/// Context: normal; allocates; takes the registry's mutex.
+/// Returns: IG_OK, also while it is closing; IG_NOT_FOUND; IG_INVALID for a null registry.
+/// Ownership: the name is copied; bytes of it that are not UTF-8 are replaced.
+///
+/// # Safety
+/// `registry` is null or not freed during the call; `name` is null or text.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ig_set_name(registry: *mut ig_registry, id: i64, name: *const c_char) -> ig_status {
+    // SAFETY: the caller's promise.
+    with_id(unsafe { registry.as_ref() }, id, |rust, id| {
+        // SAFETY: the caller's promise.
+        rust.set_name(id, unsafe { copied(name) }).map_or_else(ig_status::from, |()| IG_OK)
+    })
+}
+
+/// Names the main interpreter: what ig_main answers from here on, and whom ig_finalize_all hands out last.
+///
+/// Context: normal; takes the registry's mutex.
+/// Returns: IG_OK; IG_FINALIZING if it is closing; IG_NOT_FOUND; IG_INVALID for a null registry. With any but the
+/// first, nothing has changed.
+///
+/// # Safety
+/// `registry` is null or not freed during the call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ig_set_main(registry: *mut ig_registry, id: i64) -> ig_status {
+    // SAFETY: the caller's promise.
+    with_id(unsafe { registry.as_ref() }, id, |rust, id| {
+        rust.set_main(id).map_or_else(ig_status::from, |()| IG_OK)
     })
 }
 
@@ -263,6 +323,108 @@ pub unsafe extern "C" fn ig_finalize(
     unsafe { hand_back(registry, id, interp, finalize) }
 }
 
+/// Closes every interpreter, then drains all under one deadline, then calls `each` once for every one: the latest
+/// registered first, the main interpreter last.
+///
+/// `status` is IG_OK, and `interp` the registered pointer; or it says why not, as ig_drain does, and `interp` is NULL.
+/// One that was closed already and left is taken up. One that another thread drains is left to it: IG_ALREADY_CLOSING.
+/// What was not handed back stays closed, and ig_drain or another ig_finalize_all goes on with it.
+///
+/// While the draining lasts, registering answers IG_FINALIZING. `each` is called when it is over, on this thread, in
+/// normal context, with no lock held: it may make any call but ig_registry_free, and the registry is open again. It
+/// must not longjmp or throw.
+///
+/// `timeout_ns` limits the waiting for all of them together, as in ig_drain; what else is said there holds here for
+/// each.
+///
+/// Context: normal; allocates; blocks, with no lock held.
+/// Returns: IG_OK if every interpreter was handed back, also if there was none; else the first status that `each` was
+/// told and that is not IG_OK; IG_INVALID for a null `registry` or `each`: then nothing was closed.
+/// Ownership: an `interp` that `each` is told is exclusively the caller's again. `data` stays the caller's, and may be
+/// NULL.
+///
+/// # Safety
+/// `registry` is null or not freed during the call; `each` may be called with `data` on this thread.
+#[must_use]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ig_finalize_all(
+    registry: *mut ig_registry,
+    timeout_ns: i64,
+    each: Option<unsafe extern "C" fn(id: i64, status: ig_status, interp: *mut c_void, data: *mut c_void)>,
+    data: *mut c_void,
+) -> ig_status {
+    // SAFETY: the caller's promise.
+    with(unsafe { registry.as_ref() }, |rust| {
+        let Some(each) = each else { return IG_INVALID };
+        let told = |(id, outcome): (InterpreterId, Result<Interp, FinalizeError<'_, Interp>>)| match outcome {
+            Ok(interp) => (id, IG_OK, interp.0),
+            // Dropping the error parks the right to drain in the registry.
+            Err(refused) => (id, refused.into(), std::ptr::null_mut()),
+        };
+        // All of them before the first call, which may go on with any of them.
+        let all: Vec<_> = rust.finalize_all(timeout(timeout_ns)).into_iter().map(told).collect();
+        for &(id, status, interp) in &all {
+            // SAFETY: the caller's promise.
+            unsafe { each(id.into(), status, interp, data) };
+        }
+        all.iter().map(|told| told.1).find(|&status| status != IG_OK).unwrap_or(IG_OK)
+    })
+}
+
+/// What a registry's finalizers have done, since the process began or was forked: see ig_stats. Times are in
+/// nanoseconds.
+#[repr(C)]
+pub struct ig_statistics {
+    /// Interpreters that were closed.
+    pub closings: u64,
+    /// Interpreters that were drained and handed back.
+    pub drains: u64,
+    /// Drains that gave up at their deadline. An interpreter that is drained again afterwards may be counted again.
+    pub timeouts: u64,
+    /// How long the drains that ended with `drains` took together. In an ig_finalize_all every one begins when the
+    /// waiting does.
+    pub drain_ns: u64,
+    /// How long the longest of them took.
+    pub longest_drain_ns: u64,
+}
+
+/// What the registry's finalizers have done so far. Nothing is counted where guards are taken and closed.
+///
+/// `size` is `sizeof *out`: a later version may count more, at the end. What this one does not know is 0.
+///
+/// Context: normal; takes the registry's mutex.
+/// Returns: IG_OK; IG_INVALID for a null argument, or a `size` that no version has had.
+///
+/// # Safety
+/// `registry` is null or not freed during the call; `out` is null or `size` bytes there may be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ig_stats(
+    registry: *mut ig_registry,
+    out: *mut ig_statistics,
+    size: usize,
+) -> ig_status {
+    // SAFETY: the caller's promise.
+    with(unsafe { registry.as_ref() }, |rust| {
+        if out.is_null() || size < size_of::<ig_statistics>() {
+            return IG_INVALID;
+        }
+        let stats = rust.stats();
+        let nanoseconds = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        let now = ig_statistics {
+            closings: stats.closings,
+            drains: stats.drains,
+            timeouts: stats.timeouts,
+            drain_ns: nanoseconds(stats.drain_time),
+            longest_drain_ns: nanoseconds(stats.longest_drain),
+        };
+        // SAFETY: the caller's promise.
+        unsafe { out.cast::<u8>().write_bytes(0, size) };
+        // SAFETY: the caller's promise, and it fits.
+        unsafe { out.write(now) };
+        IG_OK
+    })
+}
+
 /// How many guards of an interpreter are out.
 ///
 /// Counts every guard that is out throughout the call; one that comes or goes meanwhile may or may not be counted.
@@ -286,8 +448,9 @@ pub unsafe extern "C" fn ig_outstanding(registry: *mut ig_registry, id: i64, cou
     })
 }
 
-/// Writes what keeps an interpreter from finalizing, for people: how many guards are out; with the ledger on, who holds them
-/// (thread, call site, age); how many threads are attaching as daemons; and in which pending queues calls for it wait.
+/// Writes what keeps an interpreter from finalizing, for people: its ID and name; how many guards are out; with the
+/// ledger on, who holds them (thread, call site, age); how many threads are attaching as daemons; and in which pending
+/// queues calls for it wait.
 ///
 /// Works as snprintf does: writes at most `size` bytes, the terminating zero included, and says how long the whole text is.
 ///
@@ -311,9 +474,7 @@ pub unsafe extern "C" fn ig_report(
             return IG_INVALID;
         }
         let Some(holders) = rust.holders(id) else { return IG_NOT_FOUND };
-        let (out, guards) =
-            (holders.outstanding(), if holders.outstanding() == 1 { "guard is" } else { "guards are" });
-        let mut report = format!("interpreter {id}: {out} {guards} out\n{holders}");
+        let mut report = format!("{}\n{holders}", holders.summary());
         rust.waiting(id).iter().for_each(|waiting| report += &format!("\n  {waiting}"));
         // SAFETY: the caller's promise.
         unsafe { length.write(report.len()) };
@@ -328,9 +489,9 @@ pub unsafe extern "C" fn ig_report(
     })
 }
 
-/// Has `call(id, data)` called once when the interpreter closes: so that a pool can wind its workers down and give their
-/// guards up. It runs on the thread that closes, inside ig_close or ig_finalize, in normal context, with no lock held; of
-/// several, the latest first. It must not longjmp or throw.
+/// Has `call(id, data)` called once when the interpreter closes: so that a pool can wind its workers down and give
+/// their guards up. It runs on the thread that closes, inside ig_close, ig_finalize or ig_finalize_all, in normal
+/// context, with no lock held; of several, the latest first. It must not longjmp or throw.
 ///
 /// Context: normal; allocates; takes the registry's mutex.
 /// Returns: IG_OK; IG_FINALIZING if it is closing already; IG_NOT_FOUND; IG_INVALID for a null registry or `call`.
@@ -396,6 +557,18 @@ unsafe fn hand_back(
         }
         Err(status) => status,
     })
+}
+
+/// A text of the caller's; empty for null.
+///
+/// # Safety
+/// `text` is null or text.
+unsafe fn copied(text: *const c_char) -> String {
+    if text.is_null() {
+        return String::new();
+    }
+    // SAFETY: the caller's promise.
+    unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
 }
 
 /// Negative: no limit.

@@ -13,7 +13,7 @@ pub enum ig_status {
     IG_OK = 0,
     /// No interpreter has this ID: it was never registered, or it has been finalized.
     IG_NOT_FOUND = 1,
-    /// The interpreter is closing and gives out no more guards.
+    /// The interpreter is closing and gives out no more guards. From registering: ig_finalize_all is running.
     IG_FINALIZING = 2,
     /// As many interpreters are registered as the registry has capacity for, or as many calls wait as the queue has.
     IG_FULL = 3,

@@ -3,7 +3,9 @@
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::process::{Command, Output, Stdio};
 
 fn command(arguments: &[&str]) -> Command {
@@ -61,6 +63,8 @@ fn the_stress_speaks_json() {
         }
         let progress = String::from_utf8_lossy(&output.stderr);
         assert!(progress.contains("signals") && progress.contains("0 violations"), "{progress}");
+        let last = progress.lines().last().expect("a line");
+        assert!(last.starts_with("PASS: 0 violations in "), "{last}");
     }
 }
 
@@ -69,9 +73,11 @@ fn without_a_subcommand_it_is_the_stress_and_prints_a_table() {
     let output = run(&["--seconds", "1", "--threads", "1", "--interpreters", "1"]);
     assert_eq!(status(&output), Some(0), "{output:?}");
     let table = String::from_utf8_lossy(&output.stdout);
-    for row in ["SIGUSR1 delivered", "lookup in a handler", "violations"] {
+    for row in ["SIGUSR1 delivered", "lookup in a handler", "violations", "A drain is timed from"] {
         assert!(table.contains(row), "{table}");
     }
+    let last = table.lines().last().expect("a line");
+    assert!(last.starts_with("PASS: 0 violations in ") && last.contains(" lookups under "), "{last}");
 }
 
 #[test]
@@ -122,6 +128,102 @@ fn help_names_every_option() {
     let help = String::from_utf8_lossy(&output.stdout);
     for option in ["--seconds", "--interpreters", "--threads", "--seed", "--counters", "--ledger", "--json"] {
         assert!(help.contains(option), "{option} in {help}");
+    }
+}
+
+#[test]
+fn it_goes_by_the_name_that_people_type() {
+    for arguments in [["--version"], ["-V"]] {
+        let output = run(&arguments);
+        let said = String::from_utf8_lossy(&output.stdout);
+        let expected = format!("interp-guard {}\n", env!("CARGO_PKG_VERSION"));
+        assert_eq!((status(&output), &*said), (Some(0), &*expected));
+    }
+}
+
+/// The lines of the help, and how wide the widest is. Whole words, so that a line can be told from one that was cut.
+fn help_lines(output: &[u8]) -> (String, usize) {
+    let help = String::from_utf8_lossy(output).replace("\r\n", "\n");
+    assert!(help.contains("--interpreters") && help.ends_with("(see a summary with '-h')\n"), "{help}");
+    let widest = help.lines().map(|line| line.trim_end().chars().count()).max().expect("a line");
+    (help, widest)
+}
+
+#[test]
+fn help_is_as_wide_as_columns_says() {
+    for (columns, narrower) in [("60", 60), ("100", 100), ("140", 140)] {
+        let output = command(&["stress", "--help"]).env("COLUMNS", columns).output().expect("starts");
+        let (help, widest) = help_lines(&output.stdout);
+        // One word less than the room there is, at the most.
+        assert!(widest <= narrower && widest > narrower - 15, "{widest} for {columns}:\n{help}");
+    }
+    // Nobody says: here neither a terminal nor COLUMNS. What is no width counts as not said.
+    for columns in [None, Some("0"), Some("wide")] {
+        let mut command = command(&["stress", "--help"]);
+        command.env_remove("COLUMNS").stderr(Stdio::piped());
+        command.envs(columns.map(|columns| ("COLUMNS", columns)));
+        let (help, widest) = help_lines(&command.output().expect("starts").stdout);
+        assert!(widest <= 80 && widest > 65, "{widest} for {columns:?}:\n{help}");
+    }
+}
+
+#[test]
+fn help_is_as_wide_as_the_terminal() {
+    for (columns, narrower) in [(None, 70), (Some("50"), 50)] {
+        let size = libc::winsize { ws_row: 24, ws_col: 70, ws_xpixel: 0, ws_ypixel: 0 };
+        let (mut ours, mut theirs) = (-1, -1);
+        let none = std::ptr::null_mut();
+        // SAFETY: two descriptors are written, and a size is read.
+        let opened = unsafe { libc::openpty(&mut ours, &mut theirs, none, std::ptr::null_mut(), &size) };
+        assert_eq!(opened, 0, "{}", std::io::Error::last_os_error());
+        // SAFETY: opened above, and nobody else's.
+        let (mut ours, theirs) = unsafe { (File::from_raw_fd(ours), OwnedFd::from_raw_fd(theirs)) };
+        let mut command = command(&["stress", "--help"]);
+        command.env_remove("COLUMNS").env("NO_COLOR", "1").stdout(theirs);
+        command.envs(columns.map(|columns| ("COLUMNS", columns)));
+        let mut child = command.spawn().expect("starts");
+        drop(command); // and with it our copy of their end
+        let mut said = Vec::new();
+        // At the end a terminal answers with an error. A child of another test may have their end, too, and be longer
+        // about it.
+        while ours.by_ref().take(1024).read_to_end(&mut said).is_ok_and(|read| read > 0) {}
+        assert!(child.wait().expect("it ends").success());
+        let (help, widest) = help_lines(&said);
+        assert!(widest <= narrower && widest > narrower - 15, "{widest}:\n{help}");
+    }
+}
+
+#[test]
+fn the_doctors_first_line_is_the_verdict() {
+    let text = |command: &mut Command| {
+        let output = command.output().expect("starts");
+        (status(&output), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (ended, said) = text(&mut command(&["doctor", "--json"]));
+    let per_cpu = said.contains(r#""counters":"per-cpu""#);
+    let well = if per_cpu { "OK: per-CPU counters" } else { "OK: shared counters" };
+    assert_eq!(ended, Some(0));
+    let (ended, said) = text(&mut command(&["doctor"]));
+    assert_eq!((ended, said.lines().next()), (Some(0), Some(well)), "{said}");
+    let headings = ["\n\nVerdict\n", "\n\nMachine\n", "\n\nMemory at a capacity of 1024 interpreters\n"];
+    let places = headings.map(|heading| said.find(heading).unwrap_or_else(|| panic!("{heading} in {said}")));
+    assert!(places.is_sorted(), "{said}");
+
+    let (ended, said) = text(command(&["doctor"]).env("INTERP_GUARD_COUNTERS", "shared"));
+    assert_eq!((ended, said.lines().next()), (Some(0), Some("OK: shared counters")), "{said}");
+
+    // What failed has no number, and so no 0.
+    let (ended, said) = text(command(&["doctor"]).env("INTERP_GUARD_COUNTERS", "abacus"));
+    assert_eq!(ended, Some(1), "{said}");
+    let first = said.lines().next().expect("a line");
+    assert!(first.starts_with("NOT AVAILABLE: INTERP_GUARD_COUNTERS is \"abacus\""), "{first}");
+    let memory = said.split("\nMemory at").nth(1).expect("its heading");
+    let unknown = memory.lines().filter(|line| line.ends_with("  not known")).count();
+    assert_eq!((unknown, memory.lines().any(|line| line.ends_with(" 0"))), (6, false), "{memory}");
+    let (_, said) = text(command(&["doctor", "--json"]).env("INTERP_GUARD_COUNTERS", "abacus"));
+    let said: Value = serde_json::from_str(&said).expect("JSON");
+    for key in ["slots", "stripes", "bytes_per_slot", "mapped_bytes"] {
+        assert_eq!(said.get(key), Some(&Value::Null), "{said}");
     }
 }
 

@@ -8,7 +8,7 @@ import sys
 import interp_guard
 from . import _native, _stress
 
-_EPILOG = """exit status: 0, 1 if the stress found a violation, 2 on bad usage.
+_EPILOG = """exit status: 0, 1 if the stress found a violation or no interpreter can be registered here, 2 on bad usage.
 Ctrl-C stops the stress early and still prints the result; a second one ends at once."""
 
 
@@ -58,18 +58,21 @@ def _parser():
 
 
 def _doctor(options):
-    facts = {
-        "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "interp_guard": interp_guard.__version__,
-        **_native.machine(),
-        "include": interp_guard.get_include(),
-    }
+    well, verdict, sections, here = _native.machine()
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    version = interp_guard.__version__
+    here = {"python": python, "interp_guard": version, **here, "include": interp_guard.get_include()}
+    sections = [*sections, ("Python", here)]
     if options.json:
-        print(json.dumps(facts))
-    else:
+        print(json.dumps({name: value for _, facts in sections for name, value in facts.items()}))
+        return 0 if well else 1
+    width = max(len(name) for _, facts in sections for name in facts)
+    print(verdict)
+    for title, facts in sections:
+        print(f"\n{title}")
         for name, value in facts.items():
-            print(f"{name.replace('_', ' '):<16} {value}")
-    return 0
+            print(f"{name.replace('_', ' '):<{width}}  {'not known' if value is None else value}")
+    return 0 if well else 1
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ impl<T: Send + Sync + 'static> fmt::Display for DrainError<'_, T> {
         match self {
             // Without a fence, or in somebody else's hands, nobody here can say what is out.
             Self::FenceFailed(_) | Self::Superseded(_) => {
-                write!(f, "interpreter {}: {what}", left.id())
+                write!(f, "{}: {what}", left.interpreter())
             }
             _ => write!(f, "{what}: {left}"),
         }

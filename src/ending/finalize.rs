@@ -121,7 +121,11 @@ impl<T: Send + Sync + 'static> Registry<T> {
     /// Does this thread, by being attached to `id`, keep others out that are attaching? `false` if it is not live: then its drain
     /// asks.
     fn is_kept_from_attaching_here(&self, id: InterpreterId) -> bool {
-        let attaching = self.in_its_way(id).is_some_and(|(_, attaching)| attaching != 0);
+        let attaching = {
+            let book = self.lock();
+            let entry = book.as_ref().and_then(|book| book.entries.get(&id));
+            entry.is_some_and(|entry| self.table().attaching(entry.slot) != 0)
+        };
         // With a guard, so that it stays where it is.
         let guard = if attaching { self.table().lookup(id, Site::default()).ok() } else { None };
         let slot = guard.as_ref().and_then(|_| self.table().find(id));

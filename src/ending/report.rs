@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 pub struct Report(Box<Standing>);
 
 struct Standing {
-    id: InterpreterId,
     waited: Duration,
     holders: Holders,
     pending: Vec<Waiting>,
@@ -27,15 +26,21 @@ impl Report {
         began: Instant,
     ) -> Self {
         let waited = began.elapsed();
-        let (outstanding, attaching) = registry.in_its_way(id).unwrap_or_default();
-        let holders = Holders::of(registry.table(), id, outstanding, attaching);
-        let pending = registry.lock().as_ref().map_or_else(Vec::new, |book| book.waiting(id));
-        Self(Box::new(Standing { id, waited, holders, pending }))
+        let (name, in_its_way, pending) = {
+            let book = registry.lock();
+            let book = book.as_ref();
+            let entry = book.and_then(|book| book.entries.get(&id));
+            let name = entry.and_then(|entry| entry.name.clone());
+            let in_its_way = entry.map(|entry| registry.in_its_way(entry.slot)).unwrap_or_default();
+            (name, in_its_way, book.map_or_else(Vec::new, |book| book.waiting(id)))
+        };
+        let holders = Holders::of(registry.table(), id, name, in_its_way);
+        Self(Box::new(Standing { waited, holders, pending }))
     }
 
-    /// The interpreter.
-    pub(super) fn id(&self) -> InterpreterId {
-        self.0.id
+    /// `interpreter 7`, and its name if it has one.
+    pub(super) fn interpreter(&self) -> String {
+        self.0.holders.interpreter()
     }
 
     /// How many guards were out when the drain gave up.
@@ -111,7 +116,7 @@ impl Report {
 impl fmt::Debug for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Report")
-            .field("id", &self.0.id)
+            .field("interpreter", &self.interpreter())
             .field("outstanding", &self.outstanding())
             .field("waited", &self.0.waited)
             .finish_non_exhaustive()
@@ -120,9 +125,8 @@ impl fmt::Debug for Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let guards = if self.outstanding() == 1 { "guard is" } else { "guards are" };
-        let (id, out, waited) = (self.0.id, self.outstanding(), self.0.waited.as_secs_f64());
-        writeln!(f, "interpreter {id}: {out} {guards} out after {waited:.3} s of draining")?;
+        let (summary, waited) = (self.0.holders.summary(), self.0.waited.as_secs_f64());
+        writeln!(f, "{summary} after {waited:.3} s of draining")?;
         self.0.holders.fmt(f)?;
         self.0.pending.iter().try_for_each(|waiting| write!(f, "\n  {waiting}"))
     }

@@ -23,6 +23,8 @@ pub(crate) struct Entry {
     pub in_error_of: Option<u64>,
     /// To be called once, by whoever closes it. In the order of their registration.
     pub on_close: Vec<OnClose>,
+    /// What reports call it, besides its ID.
+    pub name: Option<String>,
 }
 
 /// See the module. Exists once the table is published.
@@ -83,7 +85,7 @@ impl Book {
     }
 
     /// Enters an interpreter that the table has taken.
-    pub fn enter(&mut self, id: InterpreterId, slot: u32, fresh: bool) {
+    pub fn enter(&mut self, id: InterpreterId, slot: u32, fresh: bool, name: Option<String>) {
         let number = i64::from(id);
         self.used.insert(number..=number);
         if fresh {
@@ -91,7 +93,7 @@ impl Book {
         }
         self.registrations += 1;
         let registration = self.registrations;
-        let entry = Entry { registration, slot, owner: None, in_error_of: None, on_close: Vec::new() };
+        let entry = Entry { registration, slot, owner: None, in_error_of: None, on_close: Vec::new(), name };
         self.entries.insert(id, entry);
     }
 

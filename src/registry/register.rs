@@ -23,7 +23,36 @@ impl<T: Send + Sync + 'static> Registry<T> {
     /// # Ok::<(), interp_guard::RegisterError<&str>>(())
     /// ```
     pub fn register(&self, interpreter: T) -> Result<InterpreterId, RegisterError<T>> {
-        self.insert(None, interpreter)
+        self.insert(None, None, interpreter)
+    }
+
+    /// As [`register`](Self::register), and gives the interpreter a name: what reports call it besides its ID. An empty
+    /// name is none.
+    ///
+    /// Names are for people. Several interpreters may have the same one, and nothing is looked up by it. It goes with
+    /// the interpreter.
+    ///
+    /// Context: normal.
+    ///
+    /// # Errors
+    /// As [`register`](Self::register).
+    ///
+    /// ```
+    /// # use interp_guard::Registry;
+    /// # use std::time::Duration;
+    /// let registry = Registry::new();
+    /// let id = registry.register_named("mail", "an interpreter").unwrap();
+    /// let guard = registry.lookup(id)?;
+    /// let late = registry.finalize(id, Some(Duration::ZERO)).unwrap_err();
+    /// assert!(late.to_string().contains(r#"interpreter 0 "mail": 1 guard is out"#));
+    /// # Ok::<(), interp_guard::LookupError>(())
+    /// ```
+    pub fn register_named(
+        &self,
+        name: impl Into<String>,
+        interpreter: T,
+    ) -> Result<InterpreterId, RegisterError<T>> {
+        self.insert(None, some(name), interpreter)
     }
 
     /// Registers an interpreter under an ID of the caller's choice.
@@ -43,12 +72,13 @@ impl<T: Send + Sync + 'static> Registry<T> {
     /// # Ok::<(), interp_guard::InvalidId>(())
     /// ```
     pub fn register_with_id(&self, id: InterpreterId, interpreter: T) -> Result<(), RegisterError<T>> {
-        self.insert(Some(id), interpreter).map(drop)
+        self.insert(Some(id), None, interpreter).map(drop)
     }
 
     fn insert(
         &self,
         asked: Option<InterpreterId>,
+        name: Option<String>,
         interpreter: T,
     ) -> Result<InterpreterId, RegisterError<T>> {
         if let Err(why) = self.be_known() {
@@ -80,7 +110,7 @@ impl<T: Send + Sync + 'static> Registry<T> {
         if book.entries.is_empty() {
             self.table().set_main(Some(id));
         }
-        book.enter(id, slot, asked.is_none());
+        book.enter(id, slot, asked.is_none(), name);
         Ok(id)
     }
 
@@ -107,4 +137,34 @@ impl<T: Send + Sync + 'static> Registry<T> {
         self.table().set_main(Some(id));
         Ok(())
     }
+
+    /// Gives an interpreter a name, live or closing, in place of the one that it has: see
+    /// [`register_named`](Self::register_named). An empty name is none.
+    ///
+    /// Context: normal.
+    ///
+    /// # Errors
+    /// [`LookupError::NotFound`]. Nothing changed.
+    ///
+    /// ```
+    /// # use interp_guard::{InterpreterId, Registry};
+    /// let registry = Registry::new();
+    /// let seven = InterpreterId::try_from(7)?;
+    /// registry.register_with_id(seven, "an interpreter").unwrap();
+    /// registry.set_name(seven, "mail")?;
+    /// assert_eq!(registry.name(seven).as_deref(), Some("mail"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn set_name(&self, id: InterpreterId, name: impl Into<String>) -> Result<(), LookupError> {
+        let name = some(name);
+        let mut book = self.lock();
+        let entry = book.as_mut().and_then(|book| book.entries.get_mut(&id)).ok_or(LookupError::NotFound)?;
+        entry.name = name;
+        Ok(())
+    }
+}
+
+/// A name, unless it is empty.
+fn some(name: impl Into<String>) -> Option<String> {
+    Some(name.into()).filter(|name| !name.is_empty())
 }

@@ -168,7 +168,7 @@ impl<T: Send + Sync + 'static> Registry<T> {
 /// For the rooms that are built on it.
 impl<T: Send + Sync + 'static> Registry<T> {
     /// Sees to it that the table is published and that the process knows of it: before anything is registered.
-    pub(super) fn be_known(&self) -> Result<(), SetupError> {
+    pub(crate) fn be_known(&self) -> Result<(), SetupError> {
         // Acquire: pairs with the Release below.
         if self.known.load(Ordering::Acquire) {
             return Ok(());

@@ -4,6 +4,7 @@
 
 #include <interp_guard.h>
 
+/* Exported by nobody: its name is in the file alone. */
 __attribute__((noinline)) static void take(ig_registry *registry, ig_guard *guard) {
     OK(ig_lookup(registry, 7, guard));
     __asm__ volatile("" ::: "memory"); /* no tail call: the return address is in here */
@@ -30,6 +31,12 @@ int main(void) {
     CHECK(length == strlen(text));
     puts(text);
     CHECK(strstr(text, "ledger") != NULL); /* the thread's or the program's name: both are this program's */
+#ifdef __cplusplus
+    CHECK(strstr(text, "  _ZL4takeP") != NULL); /* the function that called ig_lookup, as the compiler calls it */
+#else
+    CHECK(strstr(text, "  take+0x") != NULL);
+#endif
+    CHECK(strstr(text, "  main+0x") != NULL); /* and the one that called ig_guard_dup */
 
     OK(ig_report(registry, 7, NULL, 0, &whole));
     CHECK(whole > sizeof small);

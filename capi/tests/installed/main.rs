@@ -74,6 +74,36 @@ fn the_ledger() {
 }
 
 #[test]
+fn names() {
+    everywhere("names", &[]);
+    under_valgrind(installed().compile("names", C, Shared), &[]);
+}
+
+#[test]
+fn the_end_of_all() {
+    everywhere("finalize_all", &[]);
+    under_valgrind(installed().compile("finalize_all", C, Shared), &[]);
+}
+
+#[test]
+fn the_main_interpreter() {
+    everywhere("main_interpreter", &[]);
+    under_valgrind(installed().compile("main_interpreter", C, Shared), &[]);
+}
+
+#[test]
+fn the_walk_over_the_live_ones() {
+    everywhere("live", &[]);
+    under_valgrind(installed().compile("live", C, Shared), &[]);
+}
+
+#[test]
+fn what_the_finalizers_have_done() {
+    everywhere("stats", &[]);
+    under_valgrind(installed().compile("stats", C, Shared), &[]);
+}
+
+#[test]
 fn the_cxx_guard() {
     for link in [Shared, Static, Loaded] {
         run(&mut installed().command(installed().compile("guard.cpp", Cxx, link)));
@@ -152,6 +182,27 @@ fn unloading_leaves_nothing_behind() {
         run(Command::new(&program).arg(&library).arg("50").env("INTERP_GUARD_COUNTERS", mode));
     }
     under_valgrind(installed().compile_unlinked("unload"), &[library.to_str().unwrap(), "3"]);
+}
+
+#[test]
+fn the_install_says_how_a_program_finds_the_library_and_the_check_that_it_does() {
+    let folder = installed().library("libinterp_guard.so");
+    let folder = folder.parent().expect("a folder").display();
+    let said = &installed().said;
+    for way in [
+        format!("-Wl,-rpath,{folder}"),
+        format!("LD_LIBRARY_PATH={folder}"),
+        format!("{folder}/libinterp_guard.a"),
+    ] {
+        assert!(said.contains(&way), "{way} is not in:\n{said}");
+    }
+    let checked = output(&mut installed().check(true));
+    let programs = checked.lines().filter(|line| line.starts_with("ok: ")).count();
+    assert!(programs >= 10 && checked.contains("PASS: the library in "), "{checked}");
+    // Where nothing is installed, it says so and runs nothing.
+    let refused = installed().check(false).output().expect("make starts");
+    let complained = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && complained.contains("make install comes first"), "{complained}");
 }
 
 #[test]

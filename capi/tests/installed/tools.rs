@@ -81,6 +81,9 @@ impl Language {
 pub struct Installed {
     prefix: PathBuf,
     programs: PathBuf,
+    /// What `make install` said.
+    #[allow(dead_code, reason = "the benchmark does not ask")]
+    pub said: String,
 }
 
 /// Installs the library, once for all tests of this process.
@@ -91,7 +94,6 @@ pub fn installed() -> &'static Installed {
 
 impl Installed {
     fn make() -> Self {
-        let package = Path::new(env!("CARGO_MANIFEST_DIR"));
         // A folder per test or benchmark: two of them may run at a time.
         let temporary = Path::new(env!("CARGO_TARGET_TMPDIR"));
         let folder = temporary.join("capi").join(env!("CARGO_CRATE_NAME"));
@@ -102,11 +104,17 @@ impl Installed {
             fs::remove_dir_all(&folder).unwrap();
         }
         fs::create_dir_all(&programs).unwrap();
+        let said = output(&mut Self::make_at("install", &prefix));
+        Self { prefix, programs, said }
+    }
+
+    fn make_at(target: &str, prefix: &Path) -> Command {
         let mut make = tool("make", "make");
-        make.arg("-C").arg(package).arg("install");
+        make.arg("--no-print-directory").arg("-C").arg(env!("CARGO_MANIFEST_DIR")).arg(target);
         make.arg(format!("PREFIX={}", prefix.display()));
         // A target folder of its own: cargo may hold the lock of the one that this test was built in.
-        make.arg(format!("CARGO_TARGET_DIR={}", temporary.join("capi/target").display()));
+        let built = Path::new(env!("CARGO_TARGET_TMPDIR")).join("capi/target");
+        make.arg(format!("CARGO_TARGET_DIR={}", built.display()));
         make.env("CARGO", env!("CARGO"));
         // Flags meant for the crates under test, coverage or a sanitizer say, are not what is installed.
         for variable in
@@ -114,8 +122,16 @@ impl Installed {
         {
             make.env_remove(variable);
         }
-        output(&mut make);
-        Self { prefix, programs }
+        make
+    }
+
+    /// `make check` on what is installed, or on what is not.
+    #[allow(dead_code, reason = "the benchmark does not check")]
+    pub fn check(&self, installed: bool) -> Command {
+        Self::make_at(
+            "check",
+            &if installed { self.prefix.clone() } else { self.programs.join("nothing here") },
+        )
     }
 
     pub fn library(&self, name: &str) -> PathBuf {

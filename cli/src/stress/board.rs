@@ -78,7 +78,7 @@ impl Board {
         registry: &'static Registry<Interpreter>,
         interpreters: usize,
     ) -> Result<&'static Self, RegisterError<Interpreter>> {
-        let gone = register(registry, None)?;
+        let gone = register(registry, None, "the first")?;
         drop(registry.finalize(gone, None));
         tally::finalized(1);
         let anchors = ANCHORS.min(interpreters - 1);
@@ -86,7 +86,8 @@ impl Board {
         for seat in &seats {
             seat.post(gone, Phase::Gone);
         }
-        let anchors = (0..anchors).map(|_| register(registry, None)).collect::<Result<_, _>>()?;
+        let anchor = |index| register(registry, None, &format!("anchor {index}"));
+        let anchors = (0..anchors).map(anchor).collect::<Result<_, _>>()?;
         Ok(Box::leak(Box::new(Self { anchors, seats, hot: AtomicUsize::new(0) })))
     }
 
@@ -171,17 +172,19 @@ impl Board {
     }
 }
 
-/// Registers an interpreter that knows its ID.
+/// Registers an interpreter that knows its ID. `name` is what reports call it.
 pub fn register(
     registry: &'static Registry<Interpreter>,
     asked: Option<InterpreterId>,
+    name: &str,
 ) -> Result<InterpreterId, RegisterError<Interpreter>> {
     let id = match asked {
         Some(id) => registry.register_with_id(id, Interpreter::new(asked)).map(|()| id)?,
-        None => registry.register(Interpreter::new(None))?,
+        None => registry.register_named(name, Interpreter::new(None))?,
     };
     if let Ok(guard) = registry.lookup(id) {
         guard.name(id);
+        tally::check(registry.set_name(id, name).is_ok(), Violation::LiveNotFound);
     }
     tally::registered(1);
     Ok(id)

@@ -97,8 +97,9 @@ pub fn run(options: &Options) -> ExitCode {
     let result = report::Result::collect(registry, began.elapsed(), clock.stop(), options);
     if options.json {
         crate::print(&format!("{}\n", result.json()));
+        eprintln!("{}", result.verdict());
     } else {
-        crate::print(&result.table());
+        crate::print(&format!("{}\n{}\n", result.table(), result.verdict()));
     }
     if result.violations() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -8,6 +8,13 @@ use serde_json::{Value, json};
 use std::fmt::Write;
 use std::time::Duration;
 
+/// What the times of the drains have in them.
+const ABOUT_DRAINS: &str = "
+  A drain is timed from the end of close until the interpreter is handed back. p99 and max have in them, besides the
+  drain's own work: the handlers that interrupt the thread that drains; the guards that other threads hold, which may
+  be waiting for a CPU themselves; calls that wait for the worker; and the turns of other threads on this CPU.
+";
+
 /// One line on what has happened so far.
 pub fn progress() -> String {
     let totals = tally::totals();
@@ -109,8 +116,28 @@ impl Result {
         for (count, what) in self.totals.violations.iter().zip(VIOLATIONS).filter(|(count, _)| **count > 0) {
             row("", format!("{count} x {what}"));
         }
-        text
+        text + ABOUT_DRAINS
     }
+
+    /// The last line.
+    pub fn verdict(&self) -> String {
+        verdict(self.violations(), self.lookups(), self.totals.signals, self.took)
+    }
+}
+
+fn verdict(violations: u64, lookups: u64, signals: u64, took: Duration) -> String {
+    let (found, plural) = match violations {
+        0 => ("PASS", "s"),
+        1 => ("FAIL", ""),
+        _ => ("FAIL", "s"),
+    };
+    format!(
+        "{found}: {} violation{plural} in {} lookups under {} signals, {:.1} s",
+        grouped(violations),
+        grouped(lookups),
+        grouped(signals),
+        took.as_secs_f64()
+    )
 }
 
 fn nanoseconds(q: Quantiles) -> String {
@@ -132,6 +159,15 @@ fn grouped(number: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_violation_fails_and_is_counted() {
+        let verdict =
+            |violations| super::verdict(violations, 12_345, 678, std::time::Duration::from_millis(1_500));
+        assert_eq!(verdict(0), "PASS: 0 violations in 12,345 lookups under 678 signals, 1.5 s");
+        assert_eq!(verdict(1), "FAIL: 1 violation in 12,345 lookups under 678 signals, 1.5 s");
+        assert_eq!(verdict(2_000), "FAIL: 2,000 violations in 12,345 lookups under 678 signals, 1.5 s");
+    }
+
     #[test]
     fn digits_are_grouped_by_three() {
         assert_eq!(super::grouped(0), "0");

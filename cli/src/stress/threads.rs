@@ -159,18 +159,18 @@ impl Churner {
             self.board.heat(index);
             let seat = &self.board.seats[index];
             self.seats[chosen].1 = match tenant {
-                None => self.move_in(seat),
+                None => self.move_in(index, seat),
                 Some(id) => self.move_out(seat, id),
             };
         }
     }
 
     /// Half of the interpreters get a fresh ID, half bring a random one, which collides more.
-    fn move_in(&mut self, seat: &Seat) -> Option<InterpreterId> {
+    fn move_in(&mut self, index: usize, seat: &Seat) -> Option<InterpreterId> {
         let asked =
             self.random.random_bool(0.5).then(|| self.random.random_range(1 << 32..=board::LARGEST_ID));
         let asked = asked.and_then(|raw| InterpreterId::try_from(raw).ok());
-        match board::register(self.registry, asked) {
+        match board::register(self.registry, asked, &format!("seat {index}")) {
             Ok(id) => {
                 seat.post(id, Phase::Live);
                 Some(id)

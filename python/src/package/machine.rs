@@ -3,9 +3,9 @@
 use super::holders::is_recording;
 use crate::ground::helpers::text;
 use crate::ground::registry::REGISTRY;
-use interp_guard::{foreign, platform};
+use interp_guard::foreign::{self, Fact, Section};
 use pyo3_ffi::{self as ffi, PyObject};
-use std::ffi::CStr;
+use std::ffi::{CStr, c_int, c_ulonglong};
 use std::ptr::null_mut;
 
 /// # Safety
@@ -25,34 +25,65 @@ pub fn counters_name() -> &'static str {
     REGISTRY.layout().map_or("not available", |layout| layout.counters.name())
 }
 
-// SAFETY: called by Python, attached, with a module and an argument that are objects.
-
-/// `machine()`: a dict of what the machine offers, and what the library makes of it.
-pub unsafe extern "C" fn machine(_: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
-    let layout = REGISTRY.layout();
-    let (why, rseq) = (foreign::why_counted_so(), foreign::rseq());
-    let words = [(c"counters", counters_name()), (c"counters_why", &*why), (c"rseq", &*rseq)];
-    let numbers = [
-        (c"possible_cpus", platform::possible_cpus() as usize),
-        (c"capacity", REGISTRY.capacity()),
-        (c"registered", REGISTRY.len()),
-        (c"slots", layout.map_or(0, |layout| layout.slots)),
-        (c"mapped_bytes", layout.map_or(0, |layout| layout.mapped_bytes)),
-    ];
+/// A section's facts as a dict; `None` for what is not known. Null with an exception set if there is no memory.
+///
+/// # Safety
+/// Attached.
+unsafe fn facts(section: &Section) -> *mut PyObject {
     // SAFETY: attached; `set` checks for null and takes the values over.
     unsafe {
         let dict = ffi::PyDict_New();
-        let mut done = set(dict, c"ledger", ffi::PyBool_FromLong(is_recording().into()));
-        for (key, word) in words {
-            done &= set(dict, key, ffi::PyUnicode_FromString(text(word).as_ptr()));
-        }
-        for (key, number) in numbers {
-            done &= set(dict, key, ffi::PyLong_FromSize_t(number));
-        }
-        if !done {
-            ffi::Py_XDECREF(dict);
-            return null_mut();
+        for (name, fact) in &section.facts {
+            let value = match fact {
+                Fact::Words(words) => ffi::PyUnicode_FromString(text(words).as_ptr()),
+                Fact::Number(number) => ffi::PyLong_FromUnsignedLongLong(*number),
+                Fact::Unknown => ffi::Py_BuildValue(c"".as_ptr()),
+            };
+            if !set(dict, &text(name), value) {
+                ffi::Py_XDECREF(dict);
+                return null_mut();
+            }
         }
         dict
+    }
+}
+
+// SAFETY: called by Python, attached, with a module and an argument that are objects.
+
+/// `machine()`: the verdict on this machine, a list of sections, each its title and a dict, and what this Python adds.
+pub unsafe extern "C" fn machine(_: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
+    let found = foreign::examine(&REGISTRY);
+    // SAFETY: attached; the formats fit the arguments, `N` takes a reference over, and null is checked for.
+    unsafe {
+        let list = ffi::PyList_New(0);
+        for section in &found.sections {
+            let (title, facts) = (text(&section.title), facts(section));
+            let row = if facts.is_null() {
+                null_mut()
+            } else {
+                ffi::Py_BuildValue(c"sN".as_ptr(), title.as_ptr(), facts)
+            };
+            let appended = !list.is_null() && !row.is_null() && ffi::PyList_Append(list, row) == 0;
+            ffi::Py_XDECREF(row);
+            if !appended {
+                ffi::Py_XDECREF(list);
+                return null_mut();
+            }
+        }
+        if list.is_null() {
+            return null_mut();
+        }
+        let (verdict, registered) = (text(&found.verdict), REGISTRY.len() as c_ulonglong);
+        let ledger = ffi::PyBool_FromLong(is_recording().into());
+        ffi::Py_BuildValue(
+            c"isN{sKsN}".as_ptr(),
+            c_int::from(found.is_well),
+            verdict.as_ptr(),
+            list,
+            c"registered".as_ptr(),
+            registered,
+            c"ledger".as_ptr(),
+            ledger,
+        )
     }
 }

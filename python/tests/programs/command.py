@@ -29,6 +29,10 @@ def run(*arguments, **environment):
 status, out, err = run()
 assert status == 0 and "counters" in out and "possible cpus" in out, (out, err)
 assert run("doctor")[1] == out
+assert re.match(r"OK: (per-CPU|shared) counters\n\nVerdict\ncounters ", out), out
+assert re.search(r"\n\nMachine\nrseq .*\n\nMemory at a capacity of \d+ interpreters\n.*\n\nPython\npython ", out, re.S), out
+assert re.search(r"^mapped bytes  +[1-9]\d*$", out, re.M) and "not known" not in out, out
+assert run("doctor", INTERP_GUARD_COUNTERS="shared")[1].startswith("OK: shared counters\n"), out
 status, out, err = run("doctor", "--json", INTERP_GUARD_COUNTERS="shared", INTERP_GUARD_LEDGER="1")
 facts = json.loads(out)
 assert (status, err) == (0, "") and facts["counters"] == "shared" and facts["ledger"] is True, (facts, err)
