@@ -9,20 +9,23 @@ use std::time::Duration;
 /// How many lines a report has at most.
 const LINES: usize = 32;
 
-/// Rows of name, age and place as lines, each begun by a line break.
-pub fn lines(rows: impl Iterator<Item = (String, Duration, String)>) -> String {
-    let rows: Vec<_> =
-        rows.map(|(name, age, place)| (name, format!("{:.1} s", age.as_secs_f64()), place)).collect();
-    let shown = &rows[..rows.len().min(LINES)];
+/// Rows of name, age and place as lines, each begun by a line break. Those that are not shown are not asked for: to name a place
+/// takes a look into a file.
+pub fn lines(rows: impl ExactSizeIterator<Item = (String, Duration, String)>) -> String {
+    let all = rows.len();
+    let shown: Vec<_> = rows
+        .take(LINES)
+        .map(|(name, age, place)| (name, format!("{:.1} s", age.as_secs_f64()), place))
+        .collect();
     let names = shown.iter().map(|(name, ..)| name.chars().count()).max().unwrap_or(0);
     let ages = shown.iter().map(|(_, age, _)| age.len()).max().unwrap_or(0);
     let mut text = String::new();
-    for (name, age, place) in shown {
+    for (name, age, place) in &shown {
         let line = format!("  {name:names$}  {age:>ages$}  {place}");
         text = text + "\n" + line.trim_end();
     }
-    if rows.len() > shown.len() {
-        let _ = write!(text, "\n  and {} more", rows.len() - shown.len());
+    if all > shown.len() {
+        let _ = write!(text, "\n  and {} more", all - shown.len());
     }
     text
 }
