@@ -19,7 +19,7 @@
 //! ```
 
 use crate::Registry;
-use crate::thread_state::{self, Attached, EnsureError, ReleaseError, Runtime};
+use crate::thread_state::{self, Attached, EnsureError, ReleaseError, Runtime, Token};
 
 /// The calling thread is attached to the main interpreter, as a daemon. To be given to [`release`]; dropped, it is
 /// released too.
@@ -50,15 +50,41 @@ pub struct State<'r, T: Runtime>(Attached<'r, T>);
 /// ```
 #[track_caller]
 pub fn ensure<T: Runtime>(registry: &Registry<T>) -> State<'_, T> {
+    match try_ensure(registry) {
+        Ok(state) => state,
+        Err(EnsureError::Create(refused)) => panic!("{refused}"),
+        Err(_) => panic!("no interpreter was ever registered"),
+    }
+}
+
+/// [`ensure`], but what that panics for is an answer: for callers that may not unwind. Where the main interpreter is finalizing
+/// or gone, it parks the thread for good as that does.
+///
+/// Context: normal; waits as the runtime does to attach; may never return.
+///
+/// # Errors
+/// [`EnsureError::NotFound`]: nothing was ever registered. [`EnsureError::Create`].
+///
+/// ```
+/// # use interp_guard::{Registry, gilstate, thread_state::EnsureError};
+/// # use refruntime::Interpreter;
+/// let registry = Registry::new();
+/// assert_eq!(gilstate::try_ensure(&registry).map(drop), Err(EnsureError::NotFound));
+/// Interpreter::locking().register(&registry)?;
+/// gilstate::release(gilstate::try_ensure(&registry)?);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[track_caller]
+pub fn try_ensure<T: Runtime>(registry: &Registry<T>) -> Result<State<'_, T>, EnsureError> {
     let attached = match registry.main() {
         Some(main) => thread_state::ensure_daemon(registry, main),
-        None if !registry.has_registered() => panic!("no interpreter was ever registered"),
-        None => Err(EnsureError::NotFound),
+        None if !registry.has_registered() => return Err(EnsureError::NotFound),
+        None => thread_state::park_for_good(),
     };
     match attached {
-        Ok(attached) => State(attached),
+        Ok(attached) => Ok(State(attached)),
         Err(EnsureError::NotFound | EnsureError::Finalizing) => thread_state::park_for_good(),
-        Err(EnsureError::Create(refused)) => panic!("{refused}"),
+        Err(refused) => Err(refused),
     }
 }
 
@@ -91,6 +117,25 @@ pub fn release<T: Runtime>(state: State<'_, T>) {
 }
 
 impl<T: Runtime> State<'_, T> {
+    /// This level as a number, for callers that cannot use RAII. It is not released until [`Token::release`], which answers
+    /// [`ReleaseError::Gone`] where [`release`] would park the thread.
+    ///
+    /// Context: normal.
+    ///
+    /// ```
+    /// # use interp_guard::{Registry, gilstate};
+    /// # use refruntime::Interpreter;
+    /// # let registry = Registry::new();
+    /// # Interpreter::locking().register(&registry)?;
+    /// let token = gilstate::ensure(&registry).into_token();
+    /// // SAFETY: the registry is still there.
+    /// unsafe { token.release() }?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn into_token(self) -> Token {
+        self.0.into_token()
+    }
+
     /// Detaches, runs `f`, attaches again. Parks the thread for good where the main interpreter has been finalized
     /// meanwhile.
     ///

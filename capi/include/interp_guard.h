@@ -567,6 +567,35 @@ ig_status ig_ensure_id(ig_registry *registry, int64_t id, uint64_t *token);
 ig_status ig_release(uint64_t token);
 
 /**
+ * The legacy contract, as PyGILState_Ensure has it: attaches this thread to the main interpreter, as a daemon, which guards
+ * nothing. It has no answer for a thread that comes too late: where the main interpreter is finalizing or gone, this does not
+ * return, and the thread is parked for good. New code uses ig_ensure_id with ig_main, which guards and can say no.
+ *
+ * Context: normal; allocates; waits as the runtime's `attach` does; may never return.
+ * Returns: IG_OK; IG_NOT_FOUND if nothing was ever registered; IG_UNAVAILABLE if the runtime could not make a thread state;
+ * IG_INVALID for a null argument, or without ig_runtime_set.
+ * Ownership: with IG_OK, `*token` names the level, which this thread owes one ig_gilstate_release; else it is 0.
+ */
+ig_status ig_gilstate_ensure(ig_registry *registry, uint64_t *token);
+
+/**
+ * Restores what was attached before ig_gilstate_ensure. Where that has been finalized, this does not return: the thread is parked
+ * for good.
+ *
+ * Context: normal; may never return.
+ * Returns: IG_OK; IG_INVALID as ig_release.
+ */
+ig_status ig_gilstate_release(uint64_t token);
+
+/**
+ * How many threads are parked for good.
+ *
+ * Context: normal.
+ * Returns: how many.
+ */
+size_t ig_parked(void);
+
+/**
  * Begins an allow-threads section: detaches what this thread's innermost ensure has attached, so that others can run while this
  * thread waits for something. Where nothing is attached there is nothing to do, and that is no error; so sections nest, and
  * code that cannot know may use them too.

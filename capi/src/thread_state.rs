@@ -4,8 +4,8 @@ use crate::boundary::contained;
 use crate::guard::{borrow, ig_guard};
 use crate::registry::{Interp, ig_registry, with, with_id};
 use crate::status::ig_status::{self, *};
-use interp_guard::InterpreterId;
 use interp_guard::thread_state::{self, Attached, CreateError, EnsureError, ReleaseError, Runtime, Token};
+use interp_guard::{InterpreterId, gilstate};
 use std::ffi::{c_int, c_void};
 use std::ptr::NonNull;
 use std::sync::OnceLock;
@@ -135,7 +135,7 @@ pub unsafe extern "C" fn ig_ensure(guard: *const ig_guard, token: *mut u64) -> i
         // SAFETY: the caller's promise.
         let guard = unsafe { borrow(guard) };
         // SAFETY: the caller's promise.
-        unsafe { enter(token, || guard.map(|guard| thread_state::ensure(&guard))) }
+        unsafe { enter(token, || guard.map(|guard| thread_state::ensure(&guard).map(Attached::into_token))) }
     })
 }
 
@@ -157,7 +157,7 @@ pub unsafe extern "C" fn ig_ensure_id(registry: *mut ig_registry, id: i64, token
     // SAFETY: the caller's promise.
     with_id(unsafe { registry.as_ref() }, id, |rust, id| {
         // SAFETY: the caller's promise.
-        unsafe { enter(token, || Some(thread_state::ensure_id(rust, id))) }
+        unsafe { enter(token, || Some(thread_state::ensure_id(rust, id).map(Attached::into_token))) }
     })
 }
 
@@ -181,6 +181,57 @@ pub unsafe extern "C" fn ig_release(token: u64) -> ig_status {
             Err(_) => IG_INVALID,
         }
     })
+}
+
+/// The legacy contract, as PyGILState_Ensure has it: attaches this thread to the main interpreter, as a daemon, which guards
+/// nothing. It has no answer for a thread that comes too late: where the main interpreter is finalizing or gone, this does not
+/// return, and the thread is parked for good. New code uses ig_ensure_id with ig_main, which guards and can say no.
+///
+/// Context: normal; allocates; waits as the runtime's `attach` does; may never return.
+/// Returns: IG_OK; IG_NOT_FOUND if nothing was ever registered; IG_UNAVAILABLE if the runtime could not make a thread state;
+/// IG_INVALID for a null argument, or without ig_runtime_set.
+/// Ownership: with IG_OK, `*token` names the level, which this thread owes one ig_gilstate_release; else it is 0.
+///
+/// # Safety
+/// `registry` is null or not freed before the release; `token` is null or may be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ig_gilstate_ensure(registry: *mut ig_registry, token: *mut u64) -> ig_status {
+    // SAFETY: the caller's promise.
+    if let Some(token) = unsafe { token.as_mut() } {
+        *token = 0; // whatever else is wrong
+    }
+    // SAFETY: the caller's promise.
+    with(unsafe { registry.as_ref() }, |rust| {
+        let ensure = || Some(gilstate::try_ensure(rust).map(gilstate::State::into_token));
+        // SAFETY: the caller's promise.
+        unsafe { enter(token, ensure) }
+    })
+}
+
+/// Restores what was attached before ig_gilstate_ensure. Where that has been finalized, this does not return: the thread is parked
+/// for good.
+///
+/// Context: normal; may never return.
+/// Returns: IG_OK; IG_INVALID as ig_release.
+///
+/// # Safety
+/// The registry of the ensure has not been freed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ig_gilstate_release(token: u64) -> ig_status {
+    // SAFETY: the caller's promise.
+    match unsafe { ig_release(token) } {
+        IG_FINALIZING => thread_state::park_for_good(),
+        answer => answer,
+    }
+}
+
+/// How many threads are parked for good.
+///
+/// Context: normal.
+/// Returns: how many.
+#[unsafe(no_mangle)]
+pub extern "C" fn ig_parked() -> usize {
+    thread_state::parked()
 }
 
 /// Begins an allow-threads section: detaches what this thread's innermost ensure has attached, so that others can run while this
@@ -293,10 +344,7 @@ pub extern "C" fn ig_current_id() -> i64 {
 
 /// # Safety
 /// `token` is null or may be written to.
-unsafe fn enter<'r>(
-    token: *mut u64,
-    ensure: impl FnOnce() -> Option<Result<Attached<'r, Interp>, EnsureError>>,
-) -> ig_status {
+unsafe fn enter(token: *mut u64, ensure: impl FnOnce() -> Option<Result<Token, EnsureError>>) -> ig_status {
     if token.is_null() {
         return IG_INVALID;
     }
@@ -306,9 +354,9 @@ unsafe fn enter<'r>(
         return IG_INVALID;
     }
     match ensure() {
-        Some(Ok(attached)) => {
+        Some(Ok(level)) => {
             // SAFETY: the caller's promise.
-            unsafe { token.write(attached.into_token().to_bits()) };
+            unsafe { token.write(level.to_bits()) };
             IG_OK
         }
         Some(Err(EnsureError::NotFound)) => IG_NOT_FOUND,

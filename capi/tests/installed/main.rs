@@ -92,6 +92,12 @@ fn the_main_interpreter() {
 }
 
 #[test]
+fn the_legacy_contract() {
+    everywhere("gilstate", &[]);
+    under_valgrind(installed().compile("gilstate", C, Shared), &["no parked thread"]);
+}
+
+#[test]
 fn the_walk_over_the_live_ones() {
     everywhere("live", &[]);
     under_valgrind(installed().compile("live", C, Shared), &[]);
