@@ -76,7 +76,7 @@ pub fn why_counted_so() -> String {
     match (std::env::var("INTERP_GUARD_COUNTERS"), platform::missing_for_per_cpu()) {
         (Ok(asked), _) => format!("INTERP_GUARD_COUNTERS={asked}"),
         (Err(_), None) => "the machine has all that per-CPU counting needs".to_owned(),
-        (Err(_), Some(missing)) => format!("for want of {missing}"),
+        (Err(_), Some(missing)) => format!("this machine lacks {missing}"),
     }
 }
 
