@@ -203,7 +203,7 @@ fn why_counted_so(missing: Option<Missing>) -> String {
     match (std::env::var("INTERP_GUARD_COUNTERS"), missing) {
         (Ok(asked), _) => format!("INTERP_GUARD_COUNTERS={asked}"),
         (Err(_), None) => "the machine has all that per-CPU counting needs".to_owned(),
-        (Err(_), Some(missing)) => format!("for want of {missing}"),
+        (Err(_), Some(missing)) => format!("this machine lacks {missing}"),
     }
 }
 

@@ -1,7 +1,8 @@
 // May import: nothing.
 //! Guides, and the repository's other documents, page by page.
 //!
-//! Guides: [profilers and watchdogs](handlers), [shutting down](shutdown), [event loops](event_loops), [fork].
+//! Guides: [a runtime's core](own_runtime), [a VM in C](c_vm), [a Python extension](python_extension), [profilers and
+//! watchdogs](handlers), [shutting down](shutdown), [event loops](event_loops), [fork], [plugins].
 //!
 //! Not among them, since they belong to packages of their own: `capi/README.md` for C and C++, `python/README.md` and
 //! `docs/python.md` for CPython. `CONTRIBUTING.md` is for whoever changes the library.
@@ -31,6 +32,9 @@ pub mod proof {}
 #[doc = include_str!("../docs/questions.md")]
 pub mod questions {}
 
+#[doc = include_str!("../docs/guide/c_vm.md")]
+pub mod c_vm {}
+
 #[doc = include_str!("../docs/guide/event_loops.md")]
 pub mod event_loops {}
 
@@ -39,6 +43,17 @@ pub mod fork {}
 
 #[doc = include_str!("../docs/guide/handlers.md")]
 pub mod handlers {}
+
+#[doc = include_str!("../docs/guide/own_runtime.md")]
+pub mod own_runtime {}
+
+#[doc = include_str!("../docs/guide/plugins.md")]
+pub mod plugins {}
+
+/// [moving]: crate::guide
+///
+#[doc = include_str!("../docs/guide/python_extension.md")]
+pub mod python_extension {}
 
 #[doc = include_str!("../docs/guide/shutdown.md")]
 pub mod shutdown {}

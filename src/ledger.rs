@@ -232,7 +232,7 @@ impl fmt::Display for Holders {
         if !self.ledger {
             return write!(
                 f,
-                "  who holds them is not recorded; INTERP_GUARD_LEDGER=1 or Registry::ledger(true) has it recorded{attaching}",
+                "  who holds them is not recorded; to record it, use Registry::ledger(true) or set INTERP_GUARD_LEDGER=1{attaching}",
             );
         }
         let shown = if f.alternate() { self.holders.len() } else { ROWS };
@@ -286,7 +286,7 @@ fn row(holder: &Holder) -> [String; 4] {
 impl fmt::Display for Site {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.place() {
-            Place::Unknown => f.write_str("(not said)"),
+            Place::Unknown => f.write_str("(unknown)"),
             Place::Source(location) => location.fmt(f),
             Place::Code(address) => match symbol(address) {
                 Some(symbol) => f.write_str(&symbol),

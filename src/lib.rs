@@ -1,6 +1,7 @@
 // The first definition of a link counts: these are where README.md's own, which come later, cannot lead.
 //! [architecture]: guide::architecture
 //! [benchmarks]: guide::benchmarks
+//! [c-vm]: guide::c_vm
 //! [capi]: guide
 //! [chart]: guide::benchmarks
 //! [contexts]: guide::contexts
@@ -9,8 +10,11 @@
 //! [fork-guide]: guide::fork
 //! [handlers]: guide::handlers
 //! [orderings]: guide::orderings
+//! [own-runtime]: guide::own_runtime
+//! [plugins]: guide::plugins
 //! [proof]: guide::proof
 //! [python]: guide
+//! [python-extension]: guide::python_extension
 //! [python-limits]: guide
 //! [questions]: guide::questions
 //! [shutdown]: guide::shutdown

@@ -92,7 +92,7 @@ pub fn membarrier() -> Result<(), i32> {
 ///
 /// ```
 /// if let Some(missing) = interp_guard::platform::missing_for_per_cpu() {
-///     println!("counting with locked adds, for want of {missing}");
+///     println!("counting with locked adds: this machine lacks {missing}");
 /// }
 /// ```
 pub fn missing_for_per_cpu() -> Option<Missing> {

@@ -2,7 +2,8 @@
 //!
 //! Each of their whole programs is built in an empty package that depends on this one by its path, as the README says to,
 //! and is run. What a program prints is the report that the README shows, up to ages and thread IDs. Each of its links
-//! leads to a file that is there, and to a page of the documentation.
+//! leads to a file that is there, and to a page of the documentation. The guides for other languages are built and run by
+//! the tests of `capi` and `python`.
 #![allow(missing_docs)]
 
 use std::path::{Path, PathBuf};
@@ -56,6 +57,19 @@ fn package(programs: &[String], dependencies: &str) -> PathBuf {
     folder
 }
 
+/// The files in `docs/guide`.
+fn guides() -> Vec<String> {
+    let guides = std::fs::read_dir(root().join("docs/guide")).expect("a folder");
+    let name = |entry: std::fs::DirEntry| entry.file_name().into_string().expect("UTF-8");
+    let mut guides: Vec<_> = guides.map(|entry| name(entry.expect("an entry"))).collect();
+    guides.sort();
+    guides
+}
+
+/// Guides whose programs another test builds and runs, and that test.
+const IN_OTHER_LANGUAGES: [(&str, &str); 2] =
+    [("c_vm.md", "capi/tests/installed/main.rs"), ("python_extension.md", "python/tests/programs/guide.py")];
+
 /// Runs it, and gives what it printed.
 fn output(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
@@ -82,12 +96,10 @@ fn whole_programs_build_and_run_in_an_empty_package() {
     let readme = read("README.md");
     let mut programs = blocks(&readme, "rust");
     assert!(programs.len() >= 3, "{} programs", programs.len());
-    let guides = std::fs::read_dir(root().join("docs/guide")).expect("a folder");
-    let mut guides: Vec<_> = guides.map(|entry| entry.expect("an entry").path()).collect();
-    guides.sort();
-    for guide in guides {
-        let shown = blocks(&std::fs::read_to_string(&guide).expect("a guide"), "rust");
-        assert!(!shown.is_empty(), "{} shows no program", guide.display());
+    for guide in guides() {
+        let shown = blocks(&read(&format!("docs/guide/{guide}")), "rust");
+        let elsewhere = IN_OTHER_LANGUAGES.iter().any(|(other, _)| *other == guide);
+        assert_eq!(shown.is_empty(), elsewhere, "{guide} shows {} programs in Rust", shown.len());
         programs.extend(shown);
     }
     for program in &programs {
@@ -115,6 +127,32 @@ fn whole_programs_build_and_run_in_an_empty_package() {
     let numbered = |number: usize, text: &String| steady(&text.replace(&format!("{number}/src/"), "src/"));
     let found = printed.iter().enumerate().any(|(number, text)| numbered(number, text) == steady(report));
     assert!(found, "no program prints\n{report}\nThey print\n{}", printed.join("\n"));
+}
+
+#[test]
+fn each_guide_is_a_page_of_the_documentation_and_its_programs_are_somebodys() {
+    let (pages, readme) = (read("src/guide.rs"), read("README.md"));
+    let guides = guides();
+    for guide in &guides {
+        assert!(
+            pages.contains(&format!("include_str!(\"../docs/guide/{guide}\")")),
+            "src/guide.rs has no {guide}"
+        );
+        assert!(readme.contains(&format!(": docs/guide/{guide}\n")), "the README leads nobody to {guide}");
+    }
+    for (guide, test) in IN_OTHER_LANGUAGES {
+        assert!(guides.iter().any(|there| there == guide), "{guide} is gone");
+        assert!(read(test).contains(guide), "{test} builds {guide} no more");
+    }
+}
+
+#[test]
+fn the_guide_to_a_runtimes_core_shows_the_example() {
+    let [shown] = &blocks(&read("docs/guide/own_runtime.md"), "rust")[..] else { panic!("one program") };
+    let example = read("examples/own_runtime.rs");
+    let (head, program) = example.split_once("\n\n").expect("a head");
+    assert!(head.lines().all(|line| line.starts_with("//!")), "{head}");
+    assert_eq!(shown, program, "copy examples/own_runtime.rs into docs/guide/own_runtime.md");
 }
 
 /// `[name]: where`, of every line that says so behind `mark`.

@@ -58,7 +58,7 @@ fn main() -> ExitCode {
         return usage(&format!("unknown argument {argument:?}"));
     }
     if let Some(missing) = interp_guard::platform::missing_for_per_cpu() {
-        eprintln!("this machine cannot count per CPU, for want of {missing}");
+        eprintln!("this machine cannot count per CPU: it lacks {missing}");
         return ExitCode::FAILURE;
     }
     let rows = Bench::new(quick).run();

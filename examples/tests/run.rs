@@ -24,6 +24,18 @@ fn io_pool() {
 }
 
 #[test]
+fn own_runtime() {
+    let out = run("own_runtime");
+    let numbers = |line: &str| line.split([' ', ',']).find_map(|word| word.parse::<i64>().ok());
+    let added: Vec<_> = out.lines().filter(|line| line.starts_with("a thread added ")).map(numbers).collect();
+    assert_eq!(added.len(), 4, "{out}");
+    let sum: i64 = added.iter().map(|added| added.filter(|&added| added >= 100).expect(&out)).sum();
+    let ended = format!("interpreter 0 has ended, with {}", 1000 + sum);
+    assert!(out.lines().any(|line| line == ended), "{out}");
+    assert!(out.contains("is finalizing") || out.contains("has been finalized"), "{out}");
+}
+
+#[test]
 fn sampling_profiler() {
     let out = run("sampling_profiler");
     let counts: Vec<usize> = out

@@ -56,6 +56,8 @@ const PROGRAMS: &[(&str, Needs)] = &[
     ("with_pybind11", Needs::Libraries),
     ("with_nanobind", Needs::Libraries),
     ("with_pyo3", Needs::PyO3),
+    ("guide", Needs::Libraries),
+    ("callback_pool", Needs::Libraries),
     ("with_uvloop", Needs::Libraries),
 ];
 

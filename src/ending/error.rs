@@ -45,8 +45,10 @@ impl<'r, T: Send + Sync + 'static> DrainError<'r, T> {
             Self::Interrupted(left) => ("Interrupted", "the drain was interrupted", left),
             Self::WouldDeadlock(left) => ("WouldDeadlock", WOULD_DEADLOCK, left),
             Self::Unbalanced(left) => ("Unbalanced", "more guards were released than taken", left),
-            Self::FenceFailed(left) => ("FenceFailed", "the kernel refuses the memory barrier", left),
-            Self::Superseded(left) => ("Superseded", "somebody else has taken the drain up", left),
+            Self::FenceFailed(left) => {
+                ("FenceFailed", "the kernel refused the memory barrier that a close needs", left)
+            }
+            Self::Superseded(left) => ("Superseded", "another caller has taken over the drain", left),
         }
     }
 

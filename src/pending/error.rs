@@ -47,7 +47,7 @@ impl<T> fmt::Display for PushError<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Full(_) => "the pending queue is full",
-            Self::OtherRegistry(_) => "the guard is of another registry than the pending queue",
+            Self::OtherRegistry(_) => "the guard belongs to another registry than the pending queue",
         })
     }
 }

@@ -62,9 +62,11 @@ impl<T> fmt::Display for RegisterError<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::RegistryFull(_) => f.write_str("the registry is full; finalize an interpreter first"),
-            Self::DuplicateId(_) => f.write_str("an interpreter with this ID is registered"),
+            Self::DuplicateId(_) => f.write_str("an interpreter with this ID is already registered"),
             Self::RetiredId(_) => f.write_str("this ID is retired; IDs are never reused"),
-            Self::ShuttingDown(_) => f.write_str("the registry is shutting down"),
+            Self::ShuttingDown(_) => {
+                f.write_str("the registry is shutting down: finalize_all has not returned yet")
+            }
             Self::Unavailable(_, why) => write!(f, "the registry is not available: {why}"),
         }
     }
@@ -93,7 +95,7 @@ impl fmt::Display for CloseError {
         f.write_str(match self {
             Self::NotFound => "no interpreter has this ID: it was never registered, or it has been finalized",
             Self::AlreadyClosing => {
-                "somebody else is closing this interpreter: whoever has its Closing, or an error with that in it, drains it or drops it"
+                "somebody else is closing this interpreter; whoever has its Closing, or an error that contains it, drains it or drops it"
             }
         })
     }

@@ -54,7 +54,7 @@ impl fmt::Display for SetupError {
                 write!(f, "per-CPU counters were asked for, but this machine lacks {missing}")
             }
             Self::Variable { name, value, expected } => {
-                write!(f, "{name} is {value:?}; it may be {expected}")
+                write!(f, "{name} is set to {value:?}, but must be {expected}")
             }
             Self::Memory { bytes, errno } => write!(
                 f,

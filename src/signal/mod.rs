@@ -392,7 +392,7 @@ impl fmt::Display for SignalError {
             }
             Self::Synchronous(signum) => write!(
                 f,
-                "{} ({signum}) is not handled here: the failing instruction would run again on return",
+                "{} ({signum}) is not handled here: the failing instruction would run again when the handler returns",
                 name(signum)
             ),
             Self::Forked(signum) => write!(

@@ -130,18 +130,33 @@ fn the_examples() {
     }
 }
 
-#[test]
-fn the_programs_of_the_readme() {
-    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).expect("a README");
-    let blocks = readme.split("\n```c\n").skip(1).filter_map(|rest| rest.split_once("\n```\n"));
+/// The programs that a page of this repository shows.
+fn programs_of(page: &str) -> Vec<String> {
+    let page = fs::read_to_string(format!("{}/{page}", env!("CARGO_MANIFEST_DIR"))).expect("a page");
+    let blocks = page.split("\n```c\n").skip(1).filter_map(|rest| rest.split_once("\n```\n"));
     let programs: Vec<_> = blocks.map(|(text, _)| format!("{text}\n")).collect();
     assert!(!programs.is_empty(), "it shows no program");
-    for program in &programs {
+    programs
+}
+
+#[test]
+fn the_programs_of_the_readme() {
+    for program in &programs_of("README.md") {
         for link in [Shared, Static] {
             let compiled = installed().compile_text("readme", program, link);
             assert_eq!(output(&mut Command::new(&compiled)), "seven is mine again, with 1 sample\n");
         }
     }
+}
+
+#[test]
+fn the_programs_of_the_guide() {
+    let [program] = &programs_of("../docs/guide/c_vm.md")[..] else { panic!("it shows one program") };
+    for link in [Shared, Static] {
+        let compiled = installed().compile_text("guide", program, link);
+        assert_eq!(output(&mut Command::new(&compiled)), "at least 3 calls, 1 poke, and it is mine again\n");
+    }
+    under_valgrind(installed().compile_text("guide", program, Shared), &[]);
 }
 
 #[test]

@@ -127,8 +127,8 @@ static inline int import_interp_guard(void) {
     PyObject *package = PyImport_ImportModule("interp_guard");
     if (package == NULL) {
         if (PyErr_ExceptionMatches(PyExc_ModuleNotFoundError)) {
-            PyErr_SetString(PyExc_ImportError, "the Python package interp-guard, which this extension needs, is not "
-                                               "installed: pip install interp-guard");
+            PyErr_SetString(PyExc_ImportError, "this extension needs the Python package interp-guard, which is not "
+                                               "installed: in a checkout of its repository, pip install ./python");
         }
         return -1;
     }
@@ -139,7 +139,7 @@ static inline int import_interp_guard(void) {
     }
     if (table->abi != INTERP_GUARD_ABI || table->size < sizeof(struct InterpGuard_API)) {
         PyErr_SetString(PyExc_ImportError, "the installed Python package interp-guard is older than the header that this "
-                                           "extension was compiled with: pip install --upgrade interp-guard");
+                                           "extension was compiled with: in a newer checkout, pip install ./python");
         return -1;
     }
     InterpGuard_api = table;

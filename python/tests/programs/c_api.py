@@ -46,14 +46,16 @@ ended = subprocess.run(
     text=True,
 )
 assert ended.returncode == 0 and ended.stdout.split() == ["False"], (ended.returncode, ended.stdout)
-# An extension whose import finds no package says what is missing; one that finds a broken package, what is wrong with it.
+# An extension whose import finds no package says what is missing, and how to get it; one that finds a broken package, what is
+# wrong with it.
+assert os.path.isfile(os.path.join(os.path.dirname(__file__), "..", "..", "pyproject.toml")), "`./python` is elsewhere"
 folder = os.path.dirname(ig_test.__file__)
 with tempfile.TemporaryDirectory() as broken:
     os.mkdir(os.path.join(broken, "interp_guard"))
     with open(os.path.join(broken, "interp_guard", "__init__.py"), "w") as package:
         package.write("raise MemoryError('no room')")
     for path, status, what in (
-        ([folder], "ImportError", "pip install interp-guard"),
+        ([folder], "ImportError", "in a checkout of its repository, pip install ./python"),
         ([folder, broken], "MemoryError", "no room"),
     ):
         ended = subprocess.run(

@@ -98,8 +98,8 @@ COMPILE = {
 def folder_with_core():
     folder = tempfile.mkdtemp()
     for examples in (EXAMPLES, PYO3_EXAMPLES):
-        for file in os.listdir(examples):
-            shutil.copy(os.path.join(examples, file), folder)
+        for file in filter(os.path.isfile, [os.path.join(examples, file) for file in os.listdir(examples)]):
+            shutil.copy(file, folder)
     options = "-std=c11 -D_GNU_SOURCE -O2 -Wall -Wextra -Werror -shared -fPIC -pthread"
     build(folder, "cc", *options.split(), "core.c", "-o", "libcore.so")
     return folder

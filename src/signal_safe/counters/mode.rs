@@ -51,7 +51,7 @@ pub struct UnknownCounters;
 
 impl fmt::Display for UnknownCounters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("neither `per-cpu` nor `shared`")
+        f.write_str("counters are `per-cpu` or `shared`")
     }
 }
 
