@@ -75,13 +75,13 @@ impl ig_status {
             IG_NOT_FOUND => c"no interpreter has this ID: it was never registered, or it has been finalized",
             IG_FINALIZING => c"the interpreter is finalizing and gives out no more guards",
             IG_FULL => c"there is no room left",
-            IG_DUPLICATE_ID => c"an interpreter with this ID is registered",
+            IG_DUPLICATE_ID => c"an interpreter with this ID is already registered",
             IG_RETIRED_ID => c"this ID is retired; IDs are never reused",
             IG_INVALID => {
                 c"an argument is null, zeroed or out of range, or the call does not fit the state of things"
             }
-            IG_TIMEOUT => c"the time is over, and guards are still out or daemons attaching",
-            IG_WOULD_DEADLOCK => c"the calling thread itself is what this would wait for",
+            IG_TIMEOUT => c"the time is over; guards are still out, or daemons are still attaching",
+            IG_WOULD_DEADLOCK => c"the call would wait for its own thread",
             IG_ALREADY_CLOSING => {
                 c"the interpreter is closed already: ig_drain goes on with it, unless another thread does"
             }

@@ -44,8 +44,8 @@ pub enum EnsureError {
     NotFound,
     /// The interpreter is closing; it gives out no more guards.
     Finalizing,
-    /// The runtime could not make a thread state. Or what is attached is a daemon of another registry, which this one could
-    /// not restore: it is to be detached, or made to hold a guard, first.
+    /// The runtime could not make a thread state. Or the thread is attached as a daemon through another registry. Detach it, or
+    /// give that level a guard, and try again.
     Create(CreateError),
 }
 

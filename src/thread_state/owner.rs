@@ -33,13 +33,14 @@ enum Place {
 }
 
 const AMBIGUOUS: CreateError = CreateError::new(
-    "another registry has an interpreter with the ID of the one that is attached natively, and the runtime does not say \
-     which it is (Runtime::owns)",
+    "this thread is attached natively to an interpreter whose ID another registry has as well, and Runtime::owns does not say \
+     which one it is",
 );
-const FOREIGN_DAEMON: CreateError =
-    CreateError::new("what is attached on this thread is a daemon of another registry");
+const FOREIGN_DAEMON: CreateError = CreateError::new(
+    "this thread is attached as a daemon through another registry; detach it, or give that level a guard, and try again",
+);
 const IN_USE: CreateError =
-    CreateError::new("what is attached on this thread is in use there, and cannot be left meanwhile");
+    CreateError::new("what this thread is attached to is in use, and cannot be detached now");
 
 impl Owner {
     /// The owner of `state`, which is attached, as a registry of `T`s with this table sees it. `target` is an interpreter of it
