@@ -977,3 +977,60 @@ mod forks_in_create {
         assert!(FORKING.finalize(id, NOW).is_ok());
     }
 }
+
+#[test]
+fn an_interpreter_that_is_being_made_is_its_threads_own_in_a_child() {
+    let registry = Registry::with_capacity(2);
+    let (made, go_on) = (Barrier::new(2), Barrier::new(2));
+    std::thread::scope(|scope| {
+        // Another thread's: in the child nobody will finish it.
+        scope.spawn(|| {
+            let others = registry.register_with(|_| {
+                made.wait();
+                go_on.wait();
+                1
+            });
+            assert!(others.is_ok());
+        });
+        made.wait();
+        let own = registry.register_with(|own| {
+            assert!(registry.register(0).is_err(), "both places are taken");
+            forked_with(&registry, &mut [], || {
+                let other = registry.register(3).expect("the other thread's place is free");
+                assert!(registry.register(0).is_err(), "this thread's is not");
+                assert_ne!(other, own);
+            });
+            2
+        });
+        let own = own.expect("registered");
+        go_on.wait();
+        assert_eq!(*registry.lookup(own).expect("live"), 2);
+    });
+    assert_eq!(registry.len(), 2);
+    // And it can be finished in the child by the thread that forked.
+    let registry = Registry::with_capacity(1);
+    let mut child = false;
+    let own = registry.register_with(|_| {
+        registry.before_fork();
+        // SAFETY: as in `forked`, which the child leaves by an exit below.
+        match unsafe { fork() }.expect("fork") {
+            ForkResult::Child => {
+                nix::unistd::alarm::set(DEADLINE);
+                // SAFETY: the child's only thread, no guard is out.
+                unsafe { registry.after_fork_child(&mut []) };
+                child = true;
+            }
+            ForkResult::Parent { child } => {
+                registry.after_fork_parent();
+                assert_eq!(waitpid(child, None).expect("waitpid"), WaitStatus::Exited(child, 0));
+            }
+        }
+        7
+    });
+    let found = own.is_ok_and(|own| *registry.lookup(own).expect("live") == 7) && registry.len() == 1;
+    if child {
+        // SAFETY: ends the process.
+        unsafe { libc::_exit(i32::from(!found)) }
+    }
+    assert!(found);
+}
