@@ -11,13 +11,13 @@ use crate::registry::queues::{self, Queue as _};
 use crate::signal_safe::guard::Guard;
 use std::fmt;
 use std::num::NonZeroU64;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 /// A fixed-capacity queue of calls, bound to a registry. Handlers push; normal threads run. Clones are the same queue.
 ///
-/// Its descriptor ([`AsFd`]) is an eventfd, readable when calls wait, for the program's own event loop to poll;
+/// Its descriptor ([`AsFd`], [`AsRawFd`]) is an eventfd, readable when calls wait, for the program's own event loop to poll;
 /// [`run_pending`](Self::run_pending) resets it. Nobody else should read it. A second one is kept for a forked child.
 ///
 /// In a forked child the same number is an eventfd of the child's own. If `RLIMIT_NOFILE` was lowered to that number or below,
@@ -272,6 +272,13 @@ impl<T: Send + Sync + 'static> Clone for PendingQueue<'_, T> {
 impl<T: Send + Sync + 'static> AsFd for PendingQueue<'_, T> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.inner.queue.event()
+    }
+}
+
+/// For what asks for a number: `tokio`'s `AsyncFd`, `mio`'s `SourceFd`, `poll`. It stays the same, in a forked child too.
+impl<T: Send + Sync + 'static> AsRawFd for PendingQueue<'_, T> {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
     }
 }
 
