@@ -45,6 +45,8 @@ mod registry;
 
 pub mod thread_state;
 
+pub mod locked;
+
 pub mod pending;
 
 mod ending;

@@ -7,6 +7,7 @@ mod again;
 mod refuse;
 
 use again::{again, in_child};
+use interp_guard::locked::{Locked, WithError};
 use interp_guard::pending::{PendingQueue, Worker};
 use interp_guard::raw::GuardParts;
 use interp_guard::{
@@ -1033,4 +1034,118 @@ fn an_interpreter_that_is_being_made_is_its_threads_own_in_a_child() {
         unsafe { libc::_exit(i32::from(!found)) }
     }
     assert!(found);
+}
+
+/// On a thread of its own, `inside` says when it is there, and stays there until `child` has run in a forked child.
+fn forked_beside<T: Send + Sync>(
+    registry: &Registry<T>,
+    inside: impl FnOnce(&dyn Fn()) + Send,
+    child: impl FnOnce(),
+) {
+    let (there, go_on) = (Barrier::new(2), Barrier::new(2));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            inside(&|| {
+                there.wait();
+                go_on.wait();
+            });
+        });
+        there.wait();
+        forked_with(registry, &mut [], child);
+        go_on.wait();
+    });
+}
+
+#[test]
+fn a_lock_of_a_vanished_thread_is_free_in_a_child() {
+    let registry = Registry::new();
+    let [id, other] = [1, 2].map(|vm| registry.register(Locked::new(vm)).expect("registered"));
+    let attached = |wait: &dyn Fn()| {
+        let attached = thread_state::ensure_id(&registry, id).expect("live");
+        attached.with(|vm| *vm += 10);
+        wait();
+        assert_eq!(attached.with(|vm| *vm), 11, "the parent's is as it was");
+    };
+    forked_beside(&registry, attached, || {
+        // Several at a time find it so.
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..100).for_each(|_| registry.with(id, |vm| *vm += 1).expect("live")));
+            }
+        });
+        forked_with(&registry, &mut [], || assert_eq!(registry.with(id, |vm| *vm), Ok(411)));
+        assert_eq!(registry.with(other, |vm| *vm), Ok(2));
+        assert_eq!(registry.finalize(id, NOW).expect("nobody is left").into_inner().ok(), Some(411));
+    });
+}
+
+#[test]
+fn what_a_vanished_thread_was_changing_is_not_lent_in_a_child() {
+    struct Vm(u32);
+    impl Drop for Vm {
+        fn drop(&mut self) {
+            assert_ne!(self.0, 7, "half-changed");
+        }
+    }
+    let registry = Registry::new();
+    let id = registry.register(Locked::new(Vm(1))).expect("registered");
+    let changing = |wait: &dyn Fn()| {
+        let changed = registry.with(id, |vm| {
+            vm.0 = 7;
+            wait();
+            vm.0 = 8;
+        });
+        assert_eq!(changed, Ok(()));
+    };
+    forked_beside(&registry, changing, || {
+        let attached = thread_state::ensure_id(&registry, id).expect("its lock is free");
+        assert_eq!(attached.try_with(|_| unreachable!()), Err::<(), _>(WithError::Torn));
+        assert_eq!(attached.try_with(|_| unreachable!()), Err::<(), _>(WithError::Torn), "for good");
+        attached.allow_threads(|| ()).expect("it is not lent by this thread");
+        drop(attached);
+        let locked = registry.finalize(id, NOW).expect("nobody is left");
+        drop(locked.into_inner().err().expect("it is never handed over"));
+    });
+    let Ok(whole) = registry.finalize(id, NOW).expect("all have left").into_inner() else { panic!("lent") };
+    assert_eq!(whole.0, 8);
+}
+
+#[test]
+fn the_thread_that_forks_keeps_its_lock_in_the_child() {
+    let registry = Registry::new();
+    let id = registry.register(Locked::new(0)).expect("registered");
+    for generation in 0..2 {
+        let attached = thread_state::ensure_id(&registry, id).expect("live");
+        let child = || {
+            // Inside the parent's `with`, on its copy.
+            let ran = &AtomicUsize::new(0);
+            let others = std::thread::scope(|scope| {
+                let other = scope.spawn(|| {
+                    let sum = registry.with(id, |vm| *vm + 100);
+                    ran.store(1, SeqCst);
+                    sum
+                });
+                for _ in 0..1_000 {
+                    std::thread::yield_now();
+                    assert_eq!(ran.load(SeqCst), 0, "two threads are attached");
+                }
+                attached.allow_threads(|| other.join().expect("no panic")).expect("guarded")
+            });
+            assert_eq!(others, Ok(100));
+            attached.with(|vm| *vm += 1);
+            // And in a child of the child.
+            forked_with(&registry, &mut [], || assert_eq!(attached.with(|vm| *vm), 1));
+        };
+        match generation {
+            0 => forked_with(&registry, &mut [], child),
+            _ => attached.with(|vm| {
+                forked_with(&registry, &mut [], || {
+                    *vm += 1;
+                    assert_eq!(attached.try_with(|_| ()), Err(WithError::Lent));
+                });
+                assert_eq!(*vm, 0);
+            }),
+        }
+    }
+    assert_eq!(registry.with(id, |vm| *vm), Ok(0));
 }
