@@ -49,6 +49,8 @@ pub mod locked;
 
 pub mod pending;
 
+pub mod bound;
+
 mod ending;
 
 mod inspect;

@@ -7,8 +7,9 @@ mod again;
 mod refuse;
 
 use again::{again, in_child};
+use interp_guard::bound::{self, Bound, CallError, Loop, Refused};
 use interp_guard::locked::{Locked, WithError};
-use interp_guard::pending::{PendingQueue, Worker};
+use interp_guard::pending::{PendingQueue, Worker, WorkerOptions};
 use interp_guard::raw::GuardParts;
 use interp_guard::{
     CloseError, Counters, DrainError, DrainOptions, FinalizeError, Guard, InterpreterId, Registry,
@@ -1148,4 +1149,66 @@ fn the_thread_that_forks_keeps_its_lock_in_the_child() {
         }
     }
     assert_eq!(registry.with(id, |vm| *vm), Ok(0));
+}
+
+#[test]
+fn a_vm_whose_thread_is_not_there_can_be_ended_in_a_child() {
+    static VMS: Registry<Bound<u32>> = Registry::with_capacity(2);
+    let thread = bound::start(&VMS, WorkerOptions::new(), |_| 7).expect("started");
+    let id = thread.id();
+    let (began, has_begun) = mpsc::channel();
+    let (go, may_go) = mpsc::channel::<()>();
+    let busy = move |_: &mut u32| {
+        began.send(()).expect("somebody waits");
+        may_go.recv().expect("somebody says so");
+    };
+    VMS.post(id, busy).expect("there is room");
+    has_begun.recv().expect("it runs");
+    VMS.post(id, |vm| *vm += 1).expect("there is room");
+    let mut thread = Some(thread);
+    forked_with(&VMS, &mut [], || {
+        let refused = VMS.call(id, |vm| *vm).expect_err("nobody would run it");
+        assert!(matches!(refused, CallError::Refused(Refused::Ended)), "{refused}");
+        assert_eq!(VMS.post(id, |_| ()).expect_err("nor that").why, Refused::Ended);
+        assert_eq!(VMS.outstanding(id), Some(0), "what waited is the parent's");
+        drop(VMS.finalize(id, NOW).expect("nobody is left"));
+        thread.take().expect("the child's copy").join().expect("there is nothing to wait for");
+        // A new one is the child's own.
+        let own = bound::start(&VMS, WorkerOptions::new(), |_| 1).expect("started");
+        assert_eq!(VMS.call(own.id(), |vm| *vm).expect("live"), 1);
+        drop(VMS.finalize(own.id(), None).expect("it is served"));
+        own.join().expect("no panic");
+    });
+    go.send(()).expect("it waits");
+    assert_eq!(VMS.call(id, |vm| *vm).expect("live"), 8, "the parent's went on");
+    drop(VMS.finalize(id, None).expect("it is served"));
+    thread.take().expect("the parent's").join().expect("no panic");
+}
+
+#[test]
+fn the_thread_that_forks_keeps_its_vm_in_the_child() {
+    static VMS: Registry<Bound<u32>> = Registry::with_capacity(2);
+    let mut vm = Loop::new(&VMS, |_| 1).expect("made");
+    let id = vm.id();
+    VMS.post(id, |vm| *vm += 10).expect("there is room");
+    // The child's copy is ended there.
+    let mut copy = Some(&mut vm);
+    forked_with(&VMS, &mut [], || {
+        let vm = copy.take().expect("one child");
+        assert!(vm.turn().is_continue(), "what waited is the parent's");
+        let call = |guard: &Guard<'_, Bound<u32>>, data| {
+            guard.with(|vm| *vm += data as u32).expect("its thread");
+        };
+        vm.queue().push(VMS.lookup(id).expect("live"), call, 100).expect("there is room");
+        assert!(vm.turn().is_continue());
+        assert_eq!(vm.with(|vm| *vm), 101);
+        assert_eq!(VMS.call(id, |vm| *vm).expect("here"), 101);
+        assert_eq!(VMS.post(id, |_| ()).expect_err("no jobs").why, Refused::Ended);
+        drop(VMS.finalize(id, NOW).expect("nobody is left"));
+        assert!(vm.turn().is_break());
+    });
+    assert!(vm.turn().is_continue());
+    assert_eq!(vm.with(|vm| *vm), 11);
+    drop(VMS.finalize(id, NOW).expect("nothing waits"));
+    assert_eq!(vm.into_inner(), 11);
 }

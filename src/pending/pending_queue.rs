@@ -3,7 +3,7 @@
 use super::call::Call;
 use super::error::{PushError, QueueError};
 use super::options::{MAX_CAPACITY, QueueOptions};
-use super::queue::Queue;
+use super::queue::{Queue, Serving};
 use super::running;
 use super::typed::{self, Ran, TypedQueue};
 use crate::registry::Registry;
@@ -260,6 +260,19 @@ impl<'r, T: Send + Sync + 'static> PendingQueue<'r, T> {
         // Relaxed: statistics.
         let load = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
         Ran { calls: load(&self.inner.queue.calls), panics: load(&self.inner.queue.panics) }
+    }
+}
+
+/// For a loop of this library's own.
+impl<'r, T: Send + Sync + 'static> PendingQueue<'r, T> {
+    /// Makes the descriptor readable.
+    pub(crate) fn wake(&self) {
+        self.inner.queue.wake();
+    }
+
+    /// While what comes back exists, the queue counts as served.
+    pub(crate) fn serve(&self) -> impl Sized + use<'r, T> {
+        Serving::new(self.inner.clone())
     }
 }
 
