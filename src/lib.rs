@@ -51,7 +51,11 @@ mod registry;
 
 pub mod thread_state;
 
+pub mod locked;
+
 pub mod pending;
+
+pub mod bound;
 
 mod ending;
 

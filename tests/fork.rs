@@ -7,7 +7,9 @@ mod again;
 mod refuse;
 
 use again::{again, in_child};
-use interp_guard::pending::{PendingQueue, Worker};
+use interp_guard::bound::{self, Bound, CallError, Loop, Refused};
+use interp_guard::locked::{Locked, WithError};
+use interp_guard::pending::{PendingQueue, Worker, WorkerOptions};
 use interp_guard::raw::GuardParts;
 use interp_guard::{
     CloseError, Counters, DrainError, DrainOptions, FinalizeError, Guard, InterpreterId, Registry,
@@ -1023,4 +1025,237 @@ fn a_daemon_that_forks_while_it_attaches_keeps_the_interpreter_in_the_child() {
         unsafe { libc::_exit(i32::from(ended.is_err())) }
     }
     assert!(ended.is_ok());
+}
+
+#[test]
+fn an_interpreter_that_is_being_made_is_its_threads_own_in_a_child() {
+    let registry = Registry::with_capacity(2);
+    let (made, go_on) = (Barrier::new(2), Barrier::new(2));
+    std::thread::scope(|scope| {
+        // Another thread's: in the child nobody will finish it.
+        scope.spawn(|| {
+            let others = registry.register_with(|_| {
+                made.wait();
+                go_on.wait();
+                1
+            });
+            assert!(others.is_ok());
+        });
+        made.wait();
+        let own = registry.register_with(|own| {
+            assert!(registry.register(0).is_err(), "both places are taken");
+            forked_with(&registry, &mut [], || {
+                let other = registry.register(3).expect("the other thread's place is free");
+                assert!(registry.register(0).is_err(), "this thread's is not");
+                assert_ne!(other, own);
+            });
+            2
+        });
+        let own = own.expect("registered");
+        go_on.wait();
+        assert_eq!(*registry.lookup(own).expect("live"), 2);
+    });
+    assert_eq!(registry.len(), 2);
+    // And it can be finished in the child by the thread that forked.
+    let registry = Registry::with_capacity(1);
+    let mut child = false;
+    let own = registry.register_with(|_| {
+        registry.before_fork();
+        // SAFETY: as in `forked`, which the child leaves by an exit below.
+        match unsafe { fork() }.expect("fork") {
+            ForkResult::Child => {
+                nix::unistd::alarm::set(DEADLINE);
+                // SAFETY: the child's only thread, no guard is out.
+                unsafe { registry.after_fork_child(&mut []) };
+                child = true;
+            }
+            ForkResult::Parent { child } => {
+                registry.after_fork_parent();
+                assert_eq!(waitpid(child, None).expect("waitpid"), WaitStatus::Exited(child, 0));
+            }
+        }
+        7
+    });
+    let found = own.is_ok_and(|own| *registry.lookup(own).expect("live") == 7) && registry.len() == 1;
+    if child {
+        // SAFETY: ends the process.
+        unsafe { libc::_exit(i32::from(!found)) }
+    }
+    assert!(found);
+}
+
+/// On a thread of its own, `inside` says when it is there, and stays there until `child` has run in a forked child.
+fn forked_beside<T: Send + Sync>(
+    registry: &Registry<T>,
+    inside: impl FnOnce(&dyn Fn()) + Send,
+    child: impl FnOnce(),
+) {
+    let (there, go_on) = (Barrier::new(2), Barrier::new(2));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            inside(&|| {
+                there.wait();
+                go_on.wait();
+            });
+        });
+        there.wait();
+        forked_with(registry, &mut [], child);
+        go_on.wait();
+    });
+}
+
+#[test]
+fn a_lock_of_a_vanished_thread_is_free_in_a_child() {
+    let registry = Registry::new();
+    let [id, other] = [1, 2].map(|vm| registry.register(Locked::new(vm)).expect("registered"));
+    let attached = |wait: &dyn Fn()| {
+        let attached = thread_state::ensure_id(&registry, id).expect("live");
+        attached.with(|vm| *vm += 10);
+        wait();
+        assert_eq!(attached.with(|vm| *vm), 11, "the parent's is as it was");
+    };
+    forked_beside(&registry, attached, || {
+        // Several at a time find it so.
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..100).for_each(|_| registry.with(id, |vm| *vm += 1).expect("live")));
+            }
+        });
+        forked_with(&registry, &mut [], || assert_eq!(registry.with(id, |vm| *vm), Ok(411)));
+        assert_eq!(registry.with(other, |vm| *vm), Ok(2));
+        assert_eq!(registry.finalize(id, NOW).expect("nobody is left").into_inner().ok(), Some(411));
+    });
+}
+
+#[test]
+fn what_a_vanished_thread_was_changing_is_not_lent_in_a_child() {
+    struct Vm(u32);
+    impl Drop for Vm {
+        fn drop(&mut self) {
+            assert_ne!(self.0, 7, "half-changed");
+        }
+    }
+    let registry = Registry::new();
+    let id = registry.register(Locked::new(Vm(1))).expect("registered");
+    let changing = |wait: &dyn Fn()| {
+        let changed = registry.with(id, |vm| {
+            vm.0 = 7;
+            wait();
+            vm.0 = 8;
+        });
+        assert_eq!(changed, Ok(()));
+    };
+    forked_beside(&registry, changing, || {
+        let attached = thread_state::ensure_id(&registry, id).expect("its lock is free");
+        assert_eq!(attached.try_with(|_| unreachable!()), Err::<(), _>(WithError::Torn));
+        assert_eq!(attached.try_with(|_| unreachable!()), Err::<(), _>(WithError::Torn), "for good");
+        attached.allow_threads(|| ()).expect("it is not lent by this thread");
+        drop(attached);
+        let locked = registry.finalize(id, NOW).expect("nobody is left");
+        drop(locked.into_inner().err().expect("it is never handed over"));
+    });
+    let Ok(whole) = registry.finalize(id, NOW).expect("all have left").into_inner() else { panic!("lent") };
+    assert_eq!(whole.0, 8);
+}
+
+#[test]
+fn the_thread_that_forks_keeps_its_lock_in_the_child() {
+    let registry = Registry::new();
+    let id = registry.register(Locked::new(0)).expect("registered");
+    for generation in 0..2 {
+        let attached = thread_state::ensure_id(&registry, id).expect("live");
+        let child = || {
+            // Inside the parent's `with`, on its copy.
+            let ran = &AtomicUsize::new(0);
+            let others = std::thread::scope(|scope| {
+                let other = scope.spawn(|| {
+                    let sum = registry.with(id, |vm| *vm + 100);
+                    ran.store(1, SeqCst);
+                    sum
+                });
+                for _ in 0..1_000 {
+                    std::thread::yield_now();
+                    assert_eq!(ran.load(SeqCst), 0, "two threads are attached");
+                }
+                attached.allow_threads(|| other.join().expect("no panic")).expect("guarded")
+            });
+            assert_eq!(others, Ok(100));
+            attached.with(|vm| *vm += 1);
+            // And in a child of the child.
+            forked_with(&registry, &mut [], || assert_eq!(attached.with(|vm| *vm), 1));
+        };
+        match generation {
+            0 => forked_with(&registry, &mut [], child),
+            _ => attached.with(|vm| {
+                forked_with(&registry, &mut [], || {
+                    *vm += 1;
+                    assert_eq!(attached.try_with(|_| ()), Err(WithError::Lent));
+                });
+                assert_eq!(*vm, 0);
+            }),
+        }
+    }
+    assert_eq!(registry.with(id, |vm| *vm), Ok(0));
+}
+
+#[test]
+fn a_vm_whose_thread_is_not_there_can_be_ended_in_a_child() {
+    static VMS: Registry<Bound<u32>> = Registry::with_capacity(2);
+    let thread = bound::start(&VMS, WorkerOptions::new(), |_| 7).expect("started");
+    let id = thread.id();
+    let (began, has_begun) = mpsc::channel();
+    let (go, may_go) = mpsc::channel::<()>();
+    let busy = move |_: &mut u32| {
+        began.send(()).expect("somebody waits");
+        may_go.recv().expect("somebody says so");
+    };
+    VMS.post(id, busy).expect("there is room");
+    has_begun.recv().expect("it runs");
+    VMS.post(id, |vm| *vm += 1).expect("there is room");
+    let mut thread = Some(thread);
+    forked_with(&VMS, &mut [], || {
+        let refused = VMS.call(id, |vm| *vm).expect_err("nobody would run it");
+        assert!(matches!(refused, CallError::Refused(Refused::Ended)), "{refused}");
+        assert_eq!(VMS.post(id, |_| ()).expect_err("nor that").why, Refused::Ended);
+        assert_eq!(VMS.outstanding(id), Some(0), "what waited is the parent's");
+        drop(VMS.finalize(id, NOW).expect("nobody is left"));
+        thread.take().expect("the child's copy").join().expect("there is nothing to wait for");
+        // A new one is the child's own.
+        let own = bound::start(&VMS, WorkerOptions::new(), |_| 1).expect("started");
+        assert_eq!(VMS.call(own.id(), |vm| *vm).expect("live"), 1);
+        drop(VMS.finalize(own.id(), None).expect("it is served"));
+        own.join().expect("no panic");
+    });
+    go.send(()).expect("it waits");
+    assert_eq!(VMS.call(id, |vm| *vm).expect("live"), 8, "the parent's went on");
+    drop(VMS.finalize(id, None).expect("it is served"));
+    thread.take().expect("the parent's").join().expect("no panic");
+}
+
+#[test]
+fn the_thread_that_forks_keeps_its_vm_in_the_child() {
+    static VMS: Registry<Bound<u32>> = Registry::with_capacity(2);
+    let mut vm = Loop::new(&VMS, |_| 1).expect("made");
+    let id = vm.id();
+    VMS.post(id, |vm| *vm += 10).expect("there is room");
+    // The child's copy is ended there.
+    let mut copy = Some(&mut vm);
+    forked_with(&VMS, &mut [], || {
+        let vm = copy.take().expect("one child");
+        assert!(vm.turn().is_continue(), "what waited is the parent's");
+        let call = |guard: &Guard<'_, Bound<u32>>, data| {
+            guard.with(|vm| *vm += data as u32).expect("its thread");
+        };
+        vm.queue().push(VMS.lookup(id).expect("live"), call, 100).expect("there is room");
+        assert!(vm.turn().is_continue());
+        assert_eq!(vm.with(|vm| *vm), 101);
+        assert_eq!(VMS.call(id, |vm| *vm).expect("here"), 101);
+        assert_eq!(VMS.post(id, |_| ()).expect_err("no jobs").why, Refused::Ended);
+        drop(VMS.finalize(id, NOW).expect("nobody is left"));
+        assert!(vm.turn().is_break());
+    });
+    assert!(vm.turn().is_continue());
+    assert_eq!(vm.with(|vm| *vm), 11);
+    drop(VMS.finalize(id, NOW).expect("nothing waits"));
+    assert_eq!(vm.into_inner(), 11);
 }

@@ -5,7 +5,9 @@ mod refuse;
 
 use again::{again, in_child};
 use interp_guard::bindings::RegistryExt as _;
-use interp_guard::pending::{PendingCall, PendingQueue, PushError, QueueError, QueueOptions, Ran};
+use interp_guard::pending::{
+    PendingCall, PendingQueue, PushError, QueueError, QueueOptions, Ran, WorkerOptions,
+};
 use interp_guard::{
     DrainError, FinalizeError, Guard, InterpreterId, LookupError, Registry, Report, Undrained,
 };
@@ -229,6 +231,82 @@ fn a_stopped_worker_has_run_what_was_queued() {
     }
     let calls = registry.finalize(id, LONG).unwrap().calls.into_inner().unwrap();
     assert_eq!(calls, (0..1_000).collect::<Vec<_>>());
+}
+
+/// Which signals are blocked on the calling thread, as the kernel writes it.
+fn blocked() -> String {
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+    status.lines().find(|line| line.starts_with("SigBlk:")).unwrap().to_owned()
+}
+
+#[test]
+fn a_workers_thread_is_as_it_was_asked_for() {
+    static HEARD: AtomicU64 = AtomicU64::new(0);
+    extern "C" fn hear(_: libc::c_int) {
+        HEARD.fetch_add(1, Ordering::SeqCst);
+    }
+    // SAFETY: the handler adds to an atomic.
+    unsafe { libc::signal(libc::SIGPROF, hear as *const () as libc::sighandler_t) };
+    let registry = leaked();
+    let id = registered(registry);
+    let queue = PendingQueue::new(registry).unwrap();
+    let (mine, look) = (blocked(), |guard: &Guard<'_, Interpreter>, expected| {
+        // SAFETY: no requirements.
+        assert_eq!(unsafe { libc::raise(libc::SIGPROF) }, 0);
+        // One that is let in has been delivered when this is reached.
+        assert_eq!(HEARD.swap(0, Ordering::SeqCst), expected as u64);
+        guard.calls.lock().unwrap().push(match thread::current().name() {
+            Some("interp-guard pending") => 1,
+            Some("scripts") => 2,
+            _ => 3,
+        });
+    });
+    let worker = queue.start_worker().unwrap();
+    queue.push(registry.lookup(id).unwrap(), look, 0).unwrap();
+    assert_eq!(worker.stop(), ran(1, 0));
+    let options = WorkerOptions::new().name("scripts").stack_size(64 << 20).unblocked(&[libc::SIGPROF]);
+    let worker = queue.start_worker_with(options).unwrap();
+    queue.push(registry.lookup(id).unwrap(), look, 1).unwrap();
+    let deep = |_: &Guard<'_, Interpreter>, _| _ = std::hint::black_box(&[1_u8; 16 << 20]);
+    queue.push(registry.lookup(id).unwrap(), deep, 0).unwrap();
+    let all_but_one = |_: &Guard<'_, Interpreter>, _| {
+        let one = 1_u64 << (libc::SIGPROF - 1);
+        let set = u64::from_str_radix(blocked().trim_start_matches("SigBlk:").trim(), 16).unwrap();
+        let (kill, stop) = (1 << (libc::SIGKILL - 1), 1 << (libc::SIGSTOP - 1)); // nobody blocks these
+        let c_library = 1 << 31 | 1 << 32; // its own two
+        assert_eq!(set | one | kill | stop | c_library, u64::MAX);
+        assert_eq!(set & one, 0);
+    };
+    queue.push(registry.lookup(id).unwrap(), all_but_one, 0).unwrap();
+    assert_eq!(worker.stop(), ran(3, 0));
+    assert_eq!(blocked(), mine, "this thread's mask is as it was");
+    let calls = registry.finalize(id, LONG).unwrap().calls.into_inner().unwrap();
+    assert_eq!(calls, [1, 2]);
+}
+
+#[test]
+fn what_no_thread_can_have_is_refused_and_changes_nothing() {
+    let registry = leaked();
+    let queue = PendingQueue::new(registry).unwrap();
+    let mine = blocked();
+    for wrong in [
+        WorkerOptions::new().name("one\0two"),
+        WorkerOptions::new().stack_size(usize::MAX),
+        WorkerOptions::new().unblocked(&[libc::SIGPROF, 0]),
+        WorkerOptions::new().unblocked(&[-1]),
+        WorkerOptions::new().unblocked(&[65]),
+    ] {
+        let refused = queue.start_worker_with(wrong).expect_err("impossible");
+        assert_eq!(refused.kind(), std::io::ErrorKind::InvalidInput, "{refused}");
+        assert_eq!(blocked(), mine);
+    }
+    for odd in [0, 1, 4097, 1 << 47] {
+        // More than asked for, or an error of the system's.
+        drop(queue.start_worker_with(WorkerOptions::new().stack_size(odd)));
+        assert_eq!(blocked(), mine);
+    }
+    let worker = queue.start_worker_with(WorkerOptions::new().name("")).expect("no name is one");
+    assert_eq!(worker.stop(), ran(0, 0));
 }
 
 #[test]

@@ -3,6 +3,8 @@
 
 use interp_guard::{Counters, InterpreterId, LookupError, RegisterError, Registry, SetupError, platform};
 use std::error::Error;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc;
 
 fn id(raw: i64) -> InterpreterId {
     InterpreterId::try_from(raw).expect("an ID")
@@ -175,4 +177,97 @@ fn views_and_live_ids_say_what_is_there() {
     assert!(closing.drain(None).is_ok());
     assert_eq!(view.guard().map(drop), Err(LookupError::NotFound));
     assert_eq!(view.id(), ids[2]);
+}
+
+#[test]
+fn an_interpreter_that_is_being_made_knows_its_id_and_is_seen_by_nobody() {
+    let registry = Registry::with_capacity(2);
+    let made = registry.register_with(|own| {
+        assert_eq!(registry.lookup(own).map(drop), Err(LookupError::NotFound));
+        assert_eq!((registry.outstanding(own), registry.main(), registry.len()), (None, None, 0));
+        registry.for_each_live(|_| panic!("nobody"));
+        // The ID is given to nobody else meanwhile, and the place is taken.
+        assert!(matches!(registry.register_with_id(own, own), Err(RegisterError::DuplicateId(_))));
+        let other = registry.register(own).expect("one more place");
+        assert_ne!(other, own);
+        assert!(matches!(registry.register(own), Err(RegisterError::RegistryFull(_))));
+        registry.finalize(other, None).expect("finalized");
+        own
+    });
+    let made = made.expect("registered");
+    assert_eq!(registry.lookup(made).map(|guard| *guard), Ok(made));
+    assert_eq!((registry.main(), registry.len()), (Some(made), 1));
+    // One inside another.
+    let mut inner = None;
+    let outer = registry.register_with(|own| {
+        let full = registry.register_with(|_| panic!("there is no place"));
+        assert!(matches!(full, Err(RegisterError::RegistryFull(None))));
+        registry.finalize(made, None).expect("finalized");
+        inner = Some(registry.register_with(|id| id).expect("there is one"));
+        own
+    });
+    let mut both = [outer.expect("registered"), inner.expect("registered")];
+    assert_eq!(registry.main(), inner, "the first that was there to be found");
+    both.sort();
+    assert_eq!(registry.ids(), both);
+}
+
+#[test]
+fn nothing_is_made_for_a_registry_that_has_no_place() {
+    let registry = Registry::with_capacity(1);
+    registry.register(Opaque(1)).expect("registered");
+    let refused = registry.register_with(|_| panic!("there is no place")).expect_err("full");
+    assert!(matches!(refused, RegisterError::RegistryFull(None)));
+    let absurd: Registry<Opaque> = Registry::with_capacity(0);
+    let refused = absurd.register_with(|_| panic!("there is no registry")).expect_err("no registry");
+    assert!(matches!(refused, RegisterError::Unavailable(None, SetupError::Capacity(0))), "{refused}");
+}
+
+#[test]
+fn a_panic_while_an_interpreter_is_made_costs_one_id_and_no_place() {
+    let registry = Registry::with_capacity(1);
+    for _ in 0..100 {
+        let mut told = None;
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            let _ = registry.register_with(|own| {
+                told = Some(own);
+                panic!("on purpose")
+            });
+        }));
+        assert!(panicked.is_err());
+        let told = told.expect("it was called");
+        assert_eq!(registry.lookup(told).map(drop), Err(LookupError::NotFound));
+        assert!(matches!(registry.register_with_id(told, 0), Err(RegisterError::RetiredId(0))));
+        assert_eq!((registry.len(), registry.main()), (0, None));
+    }
+    let made = registry.register_with(|_| 7).expect("the one place is free");
+    assert_eq!(i64::from(made), 100);
+    assert_eq!(registry.finalize(made, None).ok(), Some(7));
+}
+
+#[test]
+fn what_was_made_while_the_registry_shut_down_comes_back() {
+    let registry = &Registry::new();
+    let first = registry.register(Opaque(1)).expect("registered");
+    let guard = registry.lookup(first).expect("live");
+    let (tell, told) = mpsc::channel();
+    std::thread::scope(|scope| {
+        let refused = registry.register_with(|_| {
+            scope.spawn(|| {
+                assert!(registry.finalize_all(None).into_iter().all(|(_, ended)| ended.is_ok()));
+                tell.send(()).expect("somebody listens");
+            });
+            while !matches!(registry.register(Opaque(0)), Err(RegisterError::ShuttingDown(_))) {}
+            Opaque(2)
+        });
+        let Err(RegisterError::ShuttingDown(Some(Opaque(2)))) = refused else { panic!("{refused:?}") };
+        assert!(matches!(
+            registry.register_with(|_| panic!("shutting down")),
+            Err(RegisterError::ShuttingDown(None))
+        ));
+        drop(guard);
+    });
+    told.recv().expect("finalize_all has returned");
+    assert!(registry.is_empty());
+    assert!(registry.register_with(|_| Opaque(3)).is_ok(), "open again");
 }

@@ -90,6 +90,7 @@ mod queue;
 mod running;
 mod typed;
 mod worker;
+mod worker_options;
 
 pub use crate::registry::queues::Waiting;
 pub use attached::attached;
@@ -99,6 +100,7 @@ pub use options::QueueOptions;
 pub use pending_queue::PendingQueue;
 pub use typed::Ran;
 pub use worker::Worker;
+pub use worker_options::WorkerOptions;
 
 pub(crate) use draining::{Left, run_left, run_own};
 pub(crate) use running::this_thread_runs_a_call_of;

@@ -3,7 +3,7 @@
 use super::call::Call;
 use super::error::{PushError, QueueError};
 use super::options::{MAX_CAPACITY, QueueOptions};
-use super::queue::Queue;
+use super::queue::{Queue, Serving};
 use super::running;
 use super::typed::{self, Ran, TypedQueue};
 use crate::registry::Registry;
@@ -11,13 +11,13 @@ use crate::registry::queues::{self, Queue as _};
 use crate::signal_safe::guard::Guard;
 use std::fmt;
 use std::num::NonZeroU64;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 /// A fixed-capacity queue of calls, bound to a registry. Handlers push; normal threads run. Clones are the same queue.
 ///
-/// Its descriptor ([`AsFd`]) is an eventfd, readable when calls wait, for the program's own event loop to poll;
+/// Its descriptor ([`AsFd`], [`AsRawFd`]) is an eventfd, readable when calls wait, for the program's own event loop to poll;
 /// [`run_pending`](Self::run_pending) resets it. Nobody else should read it. A second one is kept for a forked child.
 ///
 /// In a forked child the same number is an eventfd of the child's own. If `RLIMIT_NOFILE` was lowered to that number or below,
@@ -263,6 +263,19 @@ impl<'r, T: Send + Sync + 'static> PendingQueue<'r, T> {
     }
 }
 
+/// For a loop of this library's own.
+impl<'r, T: Send + Sync + 'static> PendingQueue<'r, T> {
+    /// Makes the descriptor readable.
+    pub(crate) fn wake(&self) {
+        self.inner.queue.wake();
+    }
+
+    /// While what comes back exists, the queue counts as served.
+    pub(crate) fn serve(&self) -> impl Sized + use<'r, T> {
+        Serving::new(self.inner.clone())
+    }
+}
+
 impl<T: Send + Sync + 'static> Clone for PendingQueue<'_, T> {
     fn clone(&self) -> Self {
         Self { inner: self.inner.clone() }
@@ -272,6 +285,13 @@ impl<T: Send + Sync + 'static> Clone for PendingQueue<'_, T> {
 impl<T: Send + Sync + 'static> AsFd for PendingQueue<'_, T> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.inner.queue.event()
+    }
+}
+
+/// For what asks for a number: `tokio`'s `AsyncFd`, `mio`'s `SourceFd`, `poll`. It stays the same, in a forked child too.
+impl<T: Send + Sync + 'static> AsRawFd for PendingQueue<'_, T> {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
     }
 }
 

@@ -6,23 +6,24 @@
 use super::pending_queue::PendingQueue;
 use super::queue::Serving;
 use super::typed::{Ran, TypedQueue};
+use super::worker_options::WorkerOptions;
 use crate::processes;
 use crate::signal_safe::process;
 use crate::threads::Thread;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::signal::{SigSet, SigmaskHow};
 use std::fmt;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::thread::JoinHandleExt;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Barrier};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 impl<T: Send + Sync + 'static> PendingQueue<'static, T> {
-    /// Starts a thread that runs this queue's calls as they come. All signals are blocked on it.
+    /// Starts a thread that runs this queue's calls as they come. All signals are blocked on it:
+    /// [`start_worker_with`](Self::start_worker_with) can choose.
     ///
     /// One worker is the usual number: it runs calls in the order in which they were pushed.
     ///
@@ -45,6 +46,27 @@ impl<T: Send + Sync + 'static> PendingQueue<'static, T> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn start_worker(&self) -> io::Result<Worker> {
+        self.start_worker_with(WorkerOptions::new())
+    }
+
+    /// [`start_worker`](Self::start_worker), with a thread to one's own wishes.
+    ///
+    /// Context: normal.
+    ///
+    /// # Errors
+    /// As there. [`InvalidInput`](io::ErrorKind::InvalidInput) if the options ask for what no thread can have.
+    ///
+    /// ```
+    /// use interp_guard::{Registry, pending::{PendingQueue, WorkerOptions}};
+    ///
+    /// static INTERPRETERS: Registry<String> = Registry::new();
+    /// let queue = PendingQueue::new(&INTERPRETERS)?;
+    /// // A profiler's signal finds the scripts that this worker runs.
+    /// let worker = queue.start_worker_with(WorkerOptions::new().name("scripts").unblocked(&[libc::SIGPROF]))?;
+    /// # worker.stop();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn start_worker_with(&self, options: WorkerOptions) -> io::Result<Worker> {
         processes::tell_apart()?;
         self.inner.own_event()?;
         let stop = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?;
@@ -64,12 +86,7 @@ impl<T: Send + Sync + 'static> PendingQueue<'static, T> {
             drop(asking);
             work(&serving, &theirs)
         };
-        // The new thread inherits the mask, and never handles a signal that is meant for the program's own threads.
-        let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
-        let name = "interp-guard pending".into();
-        let thread = thread::Builder::new().name(name).spawn(thread);
-        mask.thread_set_mask()?;
-        let thread = thread?;
+        let thread = options.spawn(thread)?;
         asked.wait();
         Ok(Worker { shared, thread: Some(thread), process: process::number() })
     }
@@ -104,7 +121,7 @@ fn work<T: Send + Sync + 'static>(serving: &Serving<Arc<TypedQueue<'static, T>>>
     loop {
         let mut events = [EpollEvent::empty(); 2];
         let heard = match waiting.wait(&mut events, EpollTimeout::from(LOOK)) {
-            Err(Errno::EINTR) => Ok(0), // though all signals are blocked: a debugger
+            Err(Errno::EINTR) => Ok(0), // a signal that is let in, or a debugger
             heard => heard,
         };
         inner.queue.keeper.serves();

@@ -4,6 +4,7 @@ use super::queues::{Queue, Serve, Waiting};
 use super::setup::Mappings;
 use super::stats::Stats;
 use crate::signal_safe::word::InterpreterId;
+use crate::threads;
 use rangemap::RangeInclusiveSet;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
@@ -31,7 +32,9 @@ pub(crate) struct Entry {
 pub(crate) struct Book {
     /// Live and closing interpreters.
     pub entries: BTreeMap<InterpreterId, Entry>,
-    /// Every ID that was ever registered. Ranges: dense IDs are one, however many.
+    /// IDs whose interpreters are being made, each by the thread with this number. Each has a place among the registered ones.
+    reserved: BTreeMap<InterpreterId, u64>,
+    /// Every ID that was ever registered or reserved. Ranges: dense IDs are one, however many.
     used: RangeInclusiveSet<i64>,
     /// No fresh ID is below this.
     fresh: i64,
@@ -54,6 +57,7 @@ impl Book {
         let used = RangeInclusiveSet::new();
         Self {
             entries: BTreeMap::new(),
+            reserved: BTreeMap::new(),
             used,
             fresh: 0,
             registrations: 0,
@@ -79,18 +83,46 @@ impl Book {
         InterpreterId::try_from(lowest).ok()
     }
 
-    /// Was `id` ever registered?
+    /// Was `id` ever registered or reserved?
     pub fn was_used(&self, id: InterpreterId) -> bool {
         self.used.contains(&i64::from(id))
     }
 
-    /// Enters an interpreter that the table has taken.
-    pub fn enter(&mut self, id: InterpreterId, slot: u32, fresh: bool, name: Option<String>) {
+    /// Is `id` registered, or is its interpreter being made?
+    pub fn is_taken(&self, id: InterpreterId) -> bool {
+        self.entries.contains_key(&id) || self.reserved.contains_key(&id)
+    }
+
+    /// How many places are taken.
+    pub fn taken(&self) -> usize {
+        self.entries.len() + self.reserved.len()
+    }
+
+    /// Gives the calling thread a fresh ID and a place. The ID is used from here on, whatever comes of it: others may have been
+    /// told. `None` as for [`fresh_id`](Self::fresh_id).
+    pub fn reserve(&mut self) -> Option<InterpreterId> {
+        let id = self.fresh_id()?;
+        self.use_up(id, true);
+        self.reserved.insert(id, threads::number());
+        Some(id)
+    }
+
+    /// Gives a reserved place back.
+    pub fn unreserve(&mut self, id: InterpreterId) {
+        self.reserved.remove(&id);
+    }
+
+    fn use_up(&mut self, id: InterpreterId, fresh: bool) {
         let number = i64::from(id);
         self.used.insert(number..=number);
         if fresh {
             self.fresh = number;
         }
+    }
+
+    /// Enters an interpreter that the table has taken.
+    pub fn enter(&mut self, id: InterpreterId, slot: u32, fresh: bool, name: Option<String>) {
+        self.use_up(id, fresh);
         self.registrations += 1;
         let registration = self.registrations;
         let entry = Entry { registration, slot, owner: None, in_error_of: None, on_close: Vec::new(), name };
@@ -140,8 +172,8 @@ impl Book {
         self.queues().for_each(|queue| queue.after_fork_parent());
     }
 
-    /// In a forked child: whoever owned a `Closing` is gone, or is the thread that forked, who may be superseded. What the
-    /// pending queues had waiting is forgotten, not run.
+    /// In a forked child: whoever owned a `Closing` is gone, or is the thread that forked, who may be superseded. Of the reserved
+    /// places only that thread's own are left. What the pending queues had waiting is forgotten, not run.
     ///
     /// # Safety
     /// The only thread of a forked child, in no operation of a queue.
@@ -151,6 +183,8 @@ impl Book {
             unsafe { queue.after_fork_child() };
         }
         self.inherited = self.closings;
+        // Whoever else was making an interpreter is not here to finish it.
+        self.reserved.retain(|_, &mut thread| thread == threads::number());
         self.stats = Stats::default();
     }
 }

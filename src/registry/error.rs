@@ -4,13 +4,14 @@ use super::setup::SetupError;
 use std::error::Error;
 use std::fmt;
 
-/// A registration that was refused. Nothing changed, and the interpreter is in here.
+/// A registration that was refused. Nothing changed, and the interpreter is in here (from
+/// [`register_with`](crate::Registry::register_with), only if it has been made).
 pub enum RegisterError<T> {
-    /// As many interpreters are registered as the registry has capacity for.
+    /// As many interpreters are registered, or being made, as the registry has capacity for.
     RegistryFull(T),
-    /// An interpreter with this ID is registered.
+    /// An interpreter with this ID is registered, or is being made ([`Registry::register_with`](crate::Registry::register_with)).
     DuplicateId(T),
-    /// An interpreter had this ID and is gone. IDs are never reused.
+    /// An interpreter had this ID and is gone, or was to have it and was not registered. IDs are never reused.
     RetiredId(T),
     /// `finalize_all` is running.
     ShuttingDown(T),

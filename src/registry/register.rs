@@ -1,9 +1,11 @@
 //! Registering interpreters, and naming the main one.
 
+use super::book::Book;
 use super::error::RegisterError;
 use super::set::Registry;
 use crate::signal_safe::LookupError;
 use crate::signal_safe::word::InterpreterId;
+use std::mem::ManuallyDrop;
 
 /// From normal context. These may block, allocate, and take the registry's mutex.
 impl<T: Send + Sync + 'static> Registry<T> {
@@ -75,6 +77,68 @@ impl<T: Send + Sync + 'static> Registry<T> {
         self.insert(Some(id), None, interpreter).map(drop)
     }
 
+    /// Registers an interpreter that has to know its ID: `make` is given a fresh one and makes the interpreter.
+    ///
+    /// Nobody finds the interpreter before `make` has returned: until then a lookup of the ID says
+    /// [`NotFound`](LookupError::NotFound). `make` is called with no lock held, and may use the registry. It may take long:
+    /// nobody waits for it.
+    ///
+    /// The place is taken first, so that a registry which is full is known to be so before anything is made. The ID is used up
+    /// from then on, since `make` may have told it to others. If `make` panics, or what it made is refused, the place is given back and
+    /// the ID is retired.
+    ///
+    /// Context: normal; takes as long as `make` does.
+    ///
+    /// # Errors
+    /// [`RegisterError`]. There is no interpreter in it (`None`) where `make` was not called, and nothing changed. There is one where
+    /// [`finalize_all`](Self::finalize_all) has begun while it was made: [`RegisterError::ShuttingDown`].
+    ///
+    /// # Panics
+    /// If `make` does. Nothing is registered.
+    ///
+    /// ```
+    /// # use interp_guard::{InterpreterId, Registry};
+    /// struct Interpreter { id: InterpreterId }
+    ///
+    /// let registry = Registry::new();
+    /// let id = registry.register_with(|id| Interpreter { id })?;
+    /// assert_eq!(registry.lookup(id)?.id, id);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn register_with(
+        &self,
+        make: impl FnOnce(InterpreterId) -> T,
+    ) -> Result<InterpreterId, RegisterError<Option<T>>> {
+        if let Err(why) = self.be_known() {
+            return Err(RegisterError::Unavailable(None, why));
+        }
+        let reserved = Reserved { id: self.reserve()?, registry: self };
+        let interpreter = make(reserved.id);
+        let mut book = self.lock();
+        if self.is_shutting_down() {
+            return Err(RegisterError::ShuttingDown(Some(interpreter)));
+        }
+        let Some(book) = &mut *book else { unreachable!("set up above, once and for all") };
+        let id = ManuallyDrop::new(reserved).id;
+        book.unreserve(id);
+        // SAFETY: (1) the mutex is held; (2) the ID was fresh when it was reserved, and nobody else is given one that was.
+        unsafe { self.publish(book, id, false, None, interpreter) }
+            .map_err(|interpreter| RegisterError::RegistryFull(Some(interpreter)))?;
+        Ok(id)
+    }
+
+    fn reserve(&self) -> Result<InterpreterId, RegisterError<Option<T>>> {
+        let mut book = self.lock();
+        if self.is_shutting_down() {
+            return Err(RegisterError::ShuttingDown(None));
+        }
+        let Some(book) = &mut *book else { unreachable!("set up by the caller, once and for all") };
+        if book.taken() >= self.capacity() {
+            return Err(RegisterError::RegistryFull(None));
+        }
+        book.reserve().ok_or(RegisterError::RetiredId(None)) // all 2^63 - 1 of them
+    }
+
     fn insert(
         &self,
         asked: Option<InterpreterId>,
@@ -90,28 +154,47 @@ impl<T: Send + Sync + 'static> Registry<T> {
         }
         let Some(book) = &mut *book else { unreachable!("set up above, once and for all") };
         if let Some(id) = asked.filter(|&id| book.was_used(id)) {
-            return Err(match book.entries.contains_key(&id) {
+            return Err(match book.is_taken(id) {
                 true => RegisterError::DuplicateId(interpreter),
                 false => RegisterError::RetiredId(interpreter),
             });
         }
-        if book.entries.len() >= self.capacity() {
+        if book.taken() >= self.capacity() {
             return Err(RegisterError::RegistryFull(interpreter));
         }
         let Some(id) = asked.or_else(|| book.fresh_id()) else {
             return Err(RegisterError::RetiredId(interpreter)); // all 2^63 - 1 of them
         };
-        let payload = Box::into_raw(Box::new(interpreter));
         // SAFETY: (1) the mutex is held; (2) `id` is in the book of used IDs neither as live nor as retired.
+        unsafe { self.publish(book, id, asked.is_none(), name, interpreter) }
+            .map_err(RegisterError::RegistryFull)?;
+        Ok(id)
+    }
+
+    /// Puts an interpreter into the table and the book. From here on lookups find it. `Err`: there is no room in the table.
+    ///
+    /// # Safety
+    /// 1. The mutex is held: `book` is this registry's.
+    /// 2. `id` was never in the table.
+    unsafe fn publish(
+        &self,
+        book: &mut Book,
+        id: InterpreterId,
+        fresh: bool,
+        name: Option<String>,
+        interpreter: T,
+    ) -> Result<(), T> {
+        let payload = Box::into_raw(Box::new(interpreter));
+        // SAFETY: (1) and (2) are the caller's promises.
         let Some(slot) = (unsafe { self.table().insert(id, payload.cast()) }) else {
             // SAFETY: `payload` was boxed above and the table did not take it.
-            return Err(RegisterError::RegistryFull(unsafe { *Box::from_raw(payload) }));
+            return Err(unsafe { *Box::from_raw(payload) });
         };
         if book.entries.is_empty() {
             self.table().set_main(Some(id));
         }
-        book.enter(id, slot, asked.is_none(), name);
-        Ok(id)
+        book.enter(id, slot, fresh, name);
+        Ok(())
     }
 
     /// Names the main interpreter.
@@ -167,4 +250,18 @@ impl<T: Send + Sync + 'static> Registry<T> {
 /// A name, unless it is empty.
 fn some(name: impl Into<String>) -> Option<String> {
     Some(name.into()).filter(|name| !name.is_empty())
+}
+
+/// A place that is taken for an interpreter which is being made. Dropped, it is given back.
+struct Reserved<'r, T: Send + Sync + 'static> {
+    registry: &'r Registry<T>,
+    id: InterpreterId,
+}
+
+impl<T: Send + Sync + 'static> Drop for Reserved<'_, T> {
+    fn drop(&mut self) {
+        if let Some(book) = self.registry.lock().as_mut() {
+            book.unreserve(self.id);
+        }
+    }
 }

@@ -544,6 +544,11 @@ impl Level {
         self.flags.get() & flags != 0
     }
 
+    /// Is its thread state being found or made?
+    pub fn is_beginning(&self) -> bool {
+        self.flags.get() & (NO_STATE | BUSY) == NO_STATE | BUSY
+    }
+
     #[inline(always)]
     pub fn set(&self, flag: u8, on: bool) {
         let flags = self.flags.get();
