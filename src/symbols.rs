@@ -2,14 +2,15 @@
 //! The function that an address of the program's code lies in, by the symbol table of the file that it was loaded from.
 //!
 //! The dynamic linker knows the functions that an object exports. Most of a C extension's are `static`, and most of a
-//! program's are not exported: their names are in the file, unless it was stripped. This reads no more of it than it
-//! needs, keeps nothing, and believes nothing: a file that is not what it says gives no name.
+//! program's are not exported: their names are in the file, unless it was stripped. This reads the tables of it alone,
+//! keeps nothing, and believes nothing: a file that is not what it says gives no name.
 
+use object::read::elf::NativeElfFile;
+use object::{Object, ObjectSegment, ObjectSymbol, ReadCache, SymbolKind};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// Where an address lies.
@@ -26,12 +27,12 @@ pub struct Function {
 /// Context: normal; reads files.
 pub fn function_at(address: usize) -> Option<Function> {
     let (file, offset) = mapped_at(address as u64)?;
-    let object = Object(File::open(&file).ok()?);
-    let (name, offset) = object.function_at(object.loaded_at(offset)?)?;
+    let (name, offset) = function_in(File::open(&file).ok()?, offset)?;
     Some(Function { name, offset, file })
 }
 
-/// The file that is mapped at an address, and which byte of it.
+/// The file that is mapped at an address, and which byte of it. (`dl_iterate_phdr` has the path as somebody gave it,
+/// relative or not, and does not know that the file was deleted.)
 fn mapped_at(address: u64) -> Option<(PathBuf, u64)> {
     let maps = BufReader::new(File::open("/proc/self/maps").ok()?);
     maps.split(b'\n').map_while(Result::ok).find_map(|line| mapping(&line, address))
@@ -51,104 +52,30 @@ fn mapping(line: &[u8], address: u64) -> Option<(PathBuf, u64)> {
     })?
 }
 
-/// A file that may be an ELF one: 64 bits, little-endian.
-struct Object(File);
-
-const PROGRAM_HEADER: usize = 56;
-const SECTION_HEADER: usize = 64;
-const SYMBOL: usize = 24;
-
-/// A segment that is loaded.
-const PT_LOAD: u32 = 1;
-/// The table of all symbols; that of the exported ones is another.
-const SHT_SYMTAB: u32 = 2;
-/// The symbol is a function.
-const STT_FUNC: u8 = 2;
-
-/// Longer names are cut.
+/// Longer names are cut. (One that is longer than 4096 is none: `ReadCache` does not look further for its end.)
 const LONGEST_NAME: usize = 256;
-/// Symbols that are read at a time.
-const SYMBOLS: usize = 256;
 
-impl Object {
-    fn read<const N: usize>(&self, at: u64) -> Option<[u8; N]> {
-        let mut bytes = [0; N];
-        self.0.read_exact_at(&mut bytes, at).ok()?;
-        Some(bytes)
-    }
-
-    fn header(&self) -> Option<[u8; 64]> {
-        let header = self.read::<64>(0)?;
-        header.starts_with(b"\x7fELF\x02\x01").then_some(header)
-    }
-
-    /// The address that a byte of the file is linked for: that of the segment which it is loaded with.
-    fn loaded_at(&self, offset: u64) -> Option<u64> {
-        let header = self.header()?;
-        let (table, count) = (word(&header, 32)?, half(&header, 56)?);
-        (0..count.into()).find_map(|index: u64| {
-            let segment = self.read::<PROGRAM_HEADER>(table.checked_add(index * PROGRAM_HEADER as u64)?)?;
-            let (from, to, size) = (word(&segment, 8)?, word(&segment, 16)?, word(&segment, 32)?);
-            let within = offset.checked_sub(from).filter(|&within| within < size)?;
-            if int(&segment, 0)? == PT_LOAD { to.checked_add(within) } else { None }
-        })
-    }
-
-    /// The name of the function at a linked address, and how far it is from the function's beginning.
-    fn function_at(&self, address: u64) -> Option<(String, u64)> {
-        let header = self.header()?;
-        let (table, count) = (word(&header, 40)?, u64::from(half(&header, 60)?));
-        let section = |index: u64| {
-            let at = table.checked_add(index.checked_mul(SECTION_HEADER as u64)?)?;
-            self.read::<SECTION_HEADER>(at)
-        };
-        let symbols = (0..count).filter_map(section).find(|section| int(section, 4) == Some(SHT_SYMTAB))?;
-        let names = section(int(&symbols, 40)?.into())?;
-        let (from, symbols) = (word(&symbols, 24)?, word(&symbols, 32)? / SYMBOL as u64);
-        let mut chunk = vec![0; SYMBOLS * SYMBOL];
-        let mut first = 0;
-        while first < symbols {
-            let bytes = usize::try_from(symbols - first).unwrap_or(SYMBOLS).min(SYMBOLS) * SYMBOL;
-            let chunk = chunk.get_mut(..bytes)?;
-            self.0.read_exact_at(chunk, from.checked_add(first.checked_mul(SYMBOL as u64)?)?).ok()?;
-            for symbol in chunk.chunks_exact(SYMBOL) {
-                let (begins, size) = (word(symbol, 8)?, word(symbol, 16)?);
-                let within = address.checked_sub(begins).filter(|&within| within < size);
-                // The upper half of the byte says how the linker sees it.
-                if let (Some(within), Some(STT_FUNC)) = (within, symbol.get(4).map(|info| info & 0xf)) {
-                    let name = word(&names, 24)?.checked_add(int(symbol, 0)?.into())?;
-                    return Some((self.name(name)?, within));
-                }
-            }
-            first += SYMBOLS as u64;
-        }
-        None
-    }
-
-    /// The text that begins at a byte of the file.
-    fn name(&self, at: u64) -> Option<String> {
-        let mut bytes = [0; LONGEST_NAME];
-        let read = self.0.read_at(&mut bytes, at).ok()?;
-        let name = bytes.get(..read)?.split(|&byte| byte == 0).next()?;
-        (!name.is_empty()).then(|| String::from_utf8_lossy(name).into_owned())
-    }
-}
-
-fn half(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_le_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
-}
-
-fn int(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
-}
-
-fn word(bytes: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
+/// The name of the function that a byte of an object's file belongs to, and how far the byte is from its beginning.
+fn function_in(file: File, offset: u64) -> Option<(String, u64)> {
+    let file = ReadCache::new(file);
+    let object = NativeElfFile::parse(&file).ok()?;
+    // The address that the byte is linked for: that of the segment which it is loaded with.
+    let address = object.segments().find_map(|segment| {
+        let (from, size) = segment.file_range();
+        let within = offset.checked_sub(from).filter(|&within| within < size)?;
+        segment.address().checked_add(within)
+    })?;
+    object.symbols().filter(|symbol| symbol.kind() == SymbolKind::Text).find_map(|function| {
+        let within = address.checked_sub(function.address()).filter(|&within| within < function.size())?;
+        let name = function.name_bytes().ok().filter(|name| !name.is_empty())?;
+        Some((String::from_utf8_lossy(name.get(..LONGEST_NAME).unwrap_or(name)).into_owned(), within))
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use object::{NativeEndian, elf, pod};
     use std::io::Write;
 
     #[inline(never)]
@@ -194,52 +121,84 @@ mod tests {
         }
     }
 
-    /// An object with one function, `f`, that is linked for 0x1010 and has 16 bytes; the file's byte 0x10 is linked for
-    /// 0x1010.
-    fn small_object() -> Vec<u8> {
-        let mut file = vec![0; 64 + PROGRAM_HEADER + 2 * SECTION_HEADER + SYMBOL + 3];
-        let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
-        let (segment, sections) = (64, 64 + PROGRAM_HEADER);
-        let symbol = sections + 2 * SECTION_HEADER;
-        put(0, b"\x7fELF\x02\x01");
-        put(32, &(segment as u64).to_le_bytes());
-        put(40, &(sections as u64).to_le_bytes());
-        put(56, &1_u16.to_le_bytes());
-        put(60, &2_u16.to_le_bytes());
-        put(segment, &PT_LOAD.to_le_bytes());
-        put(segment + 16, &0x1000_u64.to_le_bytes());
-        put(segment + 32, &0x100_u64.to_le_bytes());
-        put(sections + 4, &SHT_SYMTAB.to_le_bytes());
-        put(sections + 24, &(symbol as u64).to_le_bytes());
-        put(sections + 32, &(SYMBOL as u64).to_le_bytes());
-        put(sections + 40, &1_u32.to_le_bytes());
-        put(sections + SECTION_HEADER + 24, &((symbol + SYMBOL) as u64).to_le_bytes());
-        put(symbol, &1_u32.to_le_bytes());
-        put(symbol + 4, &[STT_FUNC]);
-        put(symbol + 8, &0x1010_u64.to_le_bytes());
-        put(symbol + 16, &16_u64.to_le_bytes());
-        put(symbol + SYMBOL, b"\0f\0");
-        file
+    /// An object with one function that is linked for 0x1010 and has 16 bytes; the file's byte 0x10 is linked for
+    /// 0x1010. The file ends with the function's name.
+    fn small_object(name: &[u8]) -> Vec<u8> {
+        type Header = elf::FileHeader64<NativeEndian>;
+        type Segment = elf::ProgramHeader64<NativeEndian>;
+        type Section = elf::SectionHeader64<NativeEndian>;
+        type Symbol = elf::Sym64<NativeEndian>;
+        let segments = size_of::<Header>();
+        let sections = segments + size_of::<Segment>();
+        let symbols = sections + 3 * size_of::<Section>();
+        let names = symbols + 2 * size_of::<Symbol>();
+        let mut file = vec![0; names];
+        let e = NativeEndian::default();
+
+        let (header, rest) = pod::from_bytes_mut::<Header>(&mut file).expect("room");
+        header.e_ident.magic = elf::ELFMAG;
+        header.e_ident.class = elf::ELFCLASS64;
+        header.e_ident.data = if cfg!(target_endian = "big") { elf::ELFDATA2MSB } else { elf::ELFDATA2LSB };
+        header.e_ident.version = elf::EV_CURRENT;
+        header.e_phoff.set(e, segments as u64);
+        header.e_phentsize.set(e, size_of::<Segment>() as u16);
+        header.e_phnum.set(e, 1);
+        header.e_shoff.set(e, sections as u64);
+        header.e_shentsize.set(e, size_of::<Section>() as u16);
+        header.e_shnum.set(e, 3);
+        header.e_shstrndx.set(e, elf::SymbolSection(2));
+
+        let (segment, rest) = pod::from_bytes_mut::<Segment>(rest).expect("room");
+        segment.p_type.set(e, elf::PT_LOAD);
+        segment.p_vaddr.set(e, 0x1000);
+        segment.p_filesz.set(e, 0x100);
+
+        // The first section and the first symbol are none.
+        let (table, rest) = pod::slice_from_bytes_mut::<Section>(rest, 3).expect("room");
+        table[1].sh_type.set(e, elf::SHT_SYMTAB);
+        table[1].sh_offset.set(e, symbols as u64);
+        table[1].sh_size.set(e, (names - symbols) as u64);
+        table[1].sh_link.set(e, 2);
+        table[2].sh_type.set(e, elf::SHT_STRTAB);
+        table[2].sh_offset.set(e, names as u64);
+        table[2].sh_size.set(e, name.len() as u64 + 2);
+
+        let (table, _) = pod::slice_from_bytes_mut::<Symbol>(rest, 2).expect("room");
+        table[1].st_name.set(e, 1);
+        table[1].st_info = elf::SymbolInfo::new(elf::STB_LOCAL, elf::STT_FUNC);
+        table[1].st_value.set(e, 0x1010);
+        table[1].st_size.set(e, 16);
+
+        [&file, &b"\0"[..], name, b"\0"].concat()
     }
 
     /// What `bytes` say of the file's byte 0x14, if anything.
     fn found_in(bytes: &[u8]) -> Option<(String, u64)> {
-        let path = std::env::temp_dir().join(format!("interp-guard-symbols-{}", std::process::id()));
+        let path = std::env::temp_dir().join(format!(
+            "interp-guard-symbols-{}-{:?}",
+            std::process::id(),
+            std::thread::current().id()
+        ));
         let mut file =
             File::options().create(true).truncate(true).read(true).write(true).open(&path).expect("a file");
         file.write_all(bytes).expect("room");
         std::fs::remove_file(&path).expect("it is there");
-        let object = Object(file);
-        object.function_at(object.loaded_at(0x14)?)
+        function_in(file, 0x14)
     }
 
     #[test]
     fn a_file_that_is_not_what_it_says_gives_no_name() {
-        let whole = small_object();
+        let whole = small_object(b"f");
         assert_eq!(found_in(&whole), Some(("f".to_owned(), 4)));
-        // Cut anywhere. (What is cut last is the end of the name, which the end of the file ends as well.)
-        for length in 0..whole.len() - 1 {
+        // Cut anywhere.
+        for length in 0..whole.len() {
             assert_eq!(found_in(&whole[..length]), None, "{length}");
+        }
+        // Of 32 bits; of the other byte order; without sections.
+        for (at, byte) in [(4, 1), (5, whole[5] ^ 3), (60, 0)] {
+            let mut other = whole.clone();
+            other[at] = byte;
+            assert_eq!(found_in(&other), None, "{at}");
         }
         // Each byte at its largest, in turn: another answer, or none, and no panic.
         for at in 0..whole.len() {
@@ -248,6 +207,14 @@ mod tests {
             let _ = found_in(&wrong);
             wrong.iter_mut().skip(at).take(8).for_each(|byte| *byte = 0xff);
             let _ = found_in(&wrong);
+        }
+    }
+
+    #[test]
+    fn a_long_name_is_cut() {
+        for (length, shown) in [(256, Some(256)), (257, Some(256)), (3000, Some(256)), (5000, None)] {
+            let found = found_in(&small_object(&vec![b'f'; length]));
+            assert_eq!(found.map(|(name, _)| name.len()), shown, "{length}");
         }
     }
 }
