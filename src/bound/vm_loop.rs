@@ -8,7 +8,8 @@ use crate::pending::{PendingCall, PendingQueue, QueueOptions};
 use crate::registry::{RegisterError, Registry};
 use crate::signal_safe::this_thread::{self, Noted};
 use crate::signal_safe::word::InterpreterId;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::cell::RefCell;
 use std::fmt;
 use std::io;
@@ -190,7 +191,7 @@ impl<V: 'static> Loop<V> {
     /// Context: normal; blocks.
     ///
     /// # Errors
-    /// The system gives no `epoll` descriptor, or refuses to wait for this one. What waits is dropped, as by the drop.
+    /// The system refuses to wait for the descriptor, or somebody closed it. What waits is dropped, as by the drop.
     ///
     /// ```
     /// # use interp_guard::{Registry, bound::{Bound, Loop}};
@@ -206,14 +207,17 @@ impl<V: 'static> Loop<V> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn run(mut self) -> io::Result<V> {
-        let waiting = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        waiting.add(self.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
         let serving = self.queue.serve();
         while self.turn().is_continue() {
-            // A descriptor that somebody closed wakes nobody: this looks by itself, now and then.
-            match waiting.wait(&mut [EpollEvent::empty()], EpollTimeout::from(LOOK)) {
-                Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            // With no descriptor besides the queue's: a child that is forked meanwhile would be left with it.
+            let mut events = [PollFd::new(self.queue.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut events, PollTimeout::from(LOOK)) {
+                Err(Errno::EINTR) => {} // a signal that is let in
                 Err(why) => return Err(why.into()),
+                Ok(_) if events[0].revents().is_some_and(|event| event.contains(PollFlags::POLLNVAL)) => {
+                    return Err(Errno::EBADF.into()); // somebody closed it
+                }
+                Ok(_) => {}
             }
         }
         drop(serving);
@@ -246,7 +250,7 @@ impl<V: 'static> Loop<V> {
     }
 }
 
-/// How long a thread waits at a time, in milliseconds.
+/// How long a thread waits at a time, in milliseconds: of what somebody threw away, no descriptor tells.
 const LOOK: u16 = 1_000;
 
 fn without_bound<V>(refused: RegisterError<Option<Bound<V>>>) -> RegisterError<()> {
