@@ -20,11 +20,11 @@ use std::sync::Arc;
 
 /// A VM on the thread that made it, which runs what it is sent: see the [module](crate::bound).
 ///
-/// Its descriptor ([`AsFd`], [`AsRawFd`]) is readable when there is something for a [`turn`](Self::turn) to do, and when it is to
-/// stop. Nobody else should read it.
+/// Its descriptor ([`AsFd`], [`AsRawFd`]) is readable when there is something for a [`turn`](Self::turn) to do, and
+/// when it is to stop. Nobody else should read it.
 ///
-/// Dropping it drops the VM, and what waits for it. An interpreter that is registered still has nobody then that would run what it
-/// is sent, and refuses it.
+/// Dropping it drops the VM, and what waits for it. An interpreter that is registered still has nobody then that would
+/// run what it is sent, and refuses it.
 pub struct Loop<V: 'static> {
     id: InterpreterId,
     queue: PendingQueue<'static, Bound<V>>,
@@ -161,8 +161,8 @@ impl<V: 'static> Loop<V> {
         f(&mut self.vm.try_borrow_mut().expect("this thread is inside a function that has the VM"))
     }
 
-    /// Runs what waits, those that are sent meanwhile not included, and says whether to go on. `Break`: the interpreter has been
-    /// finalized, and its [`Bound`] was dropped. Nothing will be sent any more.
+    /// Runs what waits, those that are sent meanwhile not included, and says whether to go on. `Break`: the interpreter
+    /// has been finalized, and its [`Bound`] was dropped. Nothing will be sent any more.
     ///
     /// Context: normal; takes as long as the jobs do.
     ///
