@@ -1,4 +1,5 @@
-//! VMs with a lock each, used as their users do: with no `unsafe` at all. What the library promises must hold whatever is done here.
+//! VMs with a lock each, used as their users do: with no `unsafe` at all. What the library promises must hold whatever
+//! is done here.
 #![allow(missing_docs)]
 #![forbid(unsafe_code)]
 
@@ -219,8 +220,8 @@ fn a_panic_leaves_the_vm_as_it_was_left_and_the_thread_attached() {
     assert_eq!(vm.runs.get(), 4);
 }
 
-/// Runs `f` on a thread that is attached to `id` as a daemon, while the calling thread runs `meanwhile`. `f` tells the one end that it is
-/// there, and hears from the other when it may go on.
+/// Runs `f` on a thread that is attached to `id` as a daemon, while the calling thread runs `meanwhile`. `f` tells the
+/// one end that it is there, and hears from the other when it may go on.
 fn beside_a_daemon<R: Send>(
     registry: &Vms,
     id: InterpreterId,

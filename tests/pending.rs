@@ -5,6 +5,7 @@ mod refuse;
 
 use again::{again, in_child};
 use interp_guard::bindings::RegistryExt as _;
+use interp_guard::bound::{Bound, CallError, Loop, Refused};
 use interp_guard::pending::{
     PendingCall, PendingQueue, PushError, QueueError, QueueOptions, Ran, WorkerOptions,
 };
@@ -1004,4 +1005,24 @@ fn a_call_that_a_drain_runs_may_drop_the_queue() {
     queue.push(REGISTRY.lookup(id).unwrap(), note, 1).unwrap();
     *QUEUE.lock().unwrap() = Some(queue);
     assert_eq!(REGISTRY.finalize(id, LONG).unwrap().calls.into_inner().unwrap(), [1]);
+}
+
+#[test]
+fn a_loop_of_a_bound_vm_ends_when_its_descriptor_was_closed() {
+    static VMS: Registry<Bound<u32>> = Registry::with_capacity(2);
+    if !in_child() {
+        return again("a_loop_of_a_bound_vm_ends_when_its_descriptor_was_closed", &[]);
+    }
+    let vm = Loop::new(&VMS, |_| 7).unwrap();
+    let (id, descriptor) = (vm.id(), vm.as_raw_fd());
+    std::mem::forget(vm.queue().clone()); // or its last owner would close the descriptor again
+    let closes = thread::spawn(move || {
+        // SAFETY: in this process nobody else uses descriptors meanwhile, and no file takes its number.
+        VMS.call(id, move |_| unsafe { libc::close(descriptor) }).unwrap()
+    });
+    let ended = vm.run().unwrap_err();
+    assert_eq!((closes.join().unwrap(), ended.raw_os_error()), (0, Some(libc::EBADF)));
+    let refused = VMS.call(id, |vm| *vm).unwrap_err();
+    assert!(matches!(refused, CallError::Refused(Refused::Ended)), "{refused}");
+    drop(VMS.finalize(id, LONG).unwrap());
 }

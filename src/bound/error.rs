@@ -120,7 +120,7 @@ pub enum StartError {
     Queue(QueueError),
     /// The registry refused it.
     Register(RegisterError<()>),
-    /// The system gave no thread, or no descriptor to wait with.
+    /// The system gave no thread, or the options ask for what none can have.
     Thread(io::Error),
     /// The function that makes it panicked, with this.
     Panicked(Box<dyn Any + Send>),

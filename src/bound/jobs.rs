@@ -1,7 +1,8 @@
 //! The jobs that wait for one VM.
 //!
-//! A job waits in two places. Here is the function. In the VM's pending queue there is a call, with the guard and the function's
-//! number. Both are put there, and taken away by an end, under one lock; so what is here has its call, and somebody will come for it.
+//! A job waits in two places. Here is the function. In the VM's pending queue there is a call, with the guard and the
+//! function's number. Both are put there, and taken away by an end, under one lock; so what is here has its call, and
+//! somebody will come for it.
 
 use super::error::Refused;
 use super::job::Job;
@@ -75,8 +76,8 @@ impl<V> Jobs<V> {
         drop(left); // with no lock held: what the jobs own may come here
     }
 
-    /// Drops the jobs whose calls somebody discarded. `is_empty` says whether no call waits; the calling thread is the one that runs
-    /// them, and runs none.
+    /// Drops the jobs whose calls somebody discarded. `is_empty` says whether no call waits; the calling thread is the
+    /// one that runs them, and runs none.
     pub fn drop_discarded(&self, is_empty: impl FnOnce() -> bool) {
         let lost = self.lock().and_then(|mut waiting| {
             (!waiting.jobs.is_empty() && is_empty()).then(|| std::mem::take(&mut waiting.jobs))

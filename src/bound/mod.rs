@@ -1,9 +1,10 @@
 // May import: pending, processes, registry, signal_safe, threads, unwind.
 //! VMs that are bound to the thread that made them: a JavaScript isolate, a GUI's loop, anything that is not `Send`.
 //!
-//! Such a VM never leaves its thread. What is registered is a [`Bound`], through which other threads send it work: a *job*, which is
-//! a function of the VM. [`call`](crate::Registry::call) waits for the job's answer, and [`post`](crate::Registry::post) does not. A
-//! job keeps the interpreter by a guard until it has run, so a drain waits for what was sent before.
+//! Such a VM never leaves its thread. What is registered is a [`Bound`], through which other threads send it work: a
+//! *job*, which is a function of the VM. [`call`](crate::Registry::call) waits for the job's answer, and
+//! [`post`](crate::Registry::post) does not. A job keeps the interpreter by a guard until it has run, so a drain waits
+//! for what was sent before.
 //!
 //! ```
 //! use interp_guard::{Registry, bound::{self, Bound}, pending::WorkerOptions};
@@ -26,9 +27,9 @@
 //!
 //! # A loop of one's own
 //!
-//! A thread that has its own loop makes a [`Loop`] and polls its descriptor beside the others. When that is readable, it takes a
-//! [`turn`](Loop::turn), which also says when to stop. A drain on that thread runs what waits itself, as with any
-//! [pending queue](crate::pending), and so does not wait for its own thread:
+//! A thread that has its own loop makes a [`Loop`] and polls its descriptor beside the others. When that is readable,
+//! it takes a [`turn`](Loop::turn), which also says when to stop. A drain on that thread runs what waits itself, as
+//! with any [pending queue](crate::pending), and so does not wait for its own thread:
 //!
 //! ```
 //! use interp_guard::{Registry, bound::{Bound, Loop}};
@@ -53,22 +54,22 @@
 //!
 //! # Signal handlers
 //!
-//! A job is made on the heap, which a handler must not do. A handler pushes a pending call to the VM's [queue](Loop::queue), or
-//! [`on_signal`](crate::signal::on_signal) does. The call runs on the VM's thread, where
-//! [`Guard::with`](crate::Guard::with) gives it the VM. Jobs and calls run in the order in which they were sent. While one runs,
-//! [`current_id`](crate::thread_state::current_id) says so to handlers.
+//! A job is made on the heap, which a handler must not do. A handler pushes a pending call to the VM's
+//! [queue](Loop::queue), or [`on_signal`](crate::signal::on_signal) does. The call runs on the VM's thread, where
+//! [`Guard::with`](crate::Guard::with) gives it the VM. Jobs and calls run in the order in which they were sent. While
+//! one runs, [`current_id`](crate::thread_state::current_id) says so to handlers.
 //!
 //! # The end
 //!
-//! `finalize` closes the interpreter, and the drain waits until every job has run. What comes back is the `Bound`. Its drop tells
-//! the VM's thread to stop, and waits for nobody: the VM is dropped there. `finalize` from inside a job is told
-//! [`WouldDeadlock`](crate::FinalizeError::WouldDeadlock).
+//! `finalize` closes the interpreter, and the drain waits until every job has run. What comes back is the `Bound`. Its
+//! drop tells the VM's thread to stop, and waits for nobody: the VM is dropped there. `finalize` from inside a job is
+//! told [`WouldDeadlock`](crate::FinalizeError::WouldDeadlock).
 //!
-//! If the [`Loop`] ends before its interpreter does, what waits is dropped: the callers get [`CallError::Discarded`], and whoever comes
-//! later gets [`Refused::Ended`].
+//! If the [`Loop`] ends before its interpreter does, what waits is dropped: the callers get [`CallError::Discarded`],
+//! and whoever comes later gets [`Refused::Ended`].
 //!
-//! In a forked child there are no jobs: what waited is the parent's, and new ones are refused. If the VM's own thread forked, it has the VM
-//! in the child too, and runs pending calls.
+//! In a forked child there are no jobs: what waited is the parent's, and new ones are refused. If the VM's own thread
+//! forked, it has the VM in the child too, and runs pending calls.
 
 mod call;
 mod error;

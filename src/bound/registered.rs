@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 /// A VM that is bound to its thread, as the other threads have it: see the [module](crate::bound).
 ///
-/// Made by a [`Loop`](super::Loop) or by [`start`](super::start). A finalizer gets it back. Dropping it tells the VM's thread to
-/// stop, and does not wait for that.
+/// Made by a [`Loop`](super::Loop) or by [`start`](super::start). A finalizer gets it back. Dropping it tells the VM's
+/// thread to stop, and does not wait for that.
 pub struct Bound<V: 'static> {
     pub(super) jobs: Arc<Jobs<V>>,
     pub(super) queue: PendingQueue<'static, Bound<V>>,

@@ -15,8 +15,8 @@ use std::mem;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
-/// Starts a thread that makes a VM, registers it, and runs what it is sent, until it is finalized and its [`Bound`] dropped. Then the
-/// thread drops the VM and ends.
+/// Starts a thread that makes a VM, registers it, and runs what it is sent, until it is finalized and its [`Bound`]
+/// dropped. Then the thread drops the VM and ends.
 ///
 /// Context: normal; waits for `make`.
 ///
@@ -110,7 +110,8 @@ impl<V: 'static> Thread<V> {
         &self.queue
     }
 
-    /// Waits until the thread has dropped the VM and ended. Does not tell it to: finalize the interpreter, and drop what comes back.
+    /// Waits until the thread has dropped the VM and ended. Does not tell it to: finalize the interpreter, and drop
+    /// what comes back.
     ///
     /// In a forked child, which has no such thread, and on the thread itself, it does not wait.
     ///

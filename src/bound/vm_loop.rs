@@ -8,7 +8,8 @@ use crate::pending::{PendingCall, PendingQueue, QueueOptions};
 use crate::registry::{RegisterError, Registry};
 use crate::signal_safe::this_thread::{Noted, Words, this_thread};
 use crate::signal_safe::word::InterpreterId;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::cell::RefCell;
 use std::fmt;
 use std::io;
@@ -19,11 +20,11 @@ use std::sync::Arc;
 
 /// A VM on the thread that made it, which runs what it is sent: see the [module](crate::bound).
 ///
-/// Its descriptor ([`AsFd`], [`AsRawFd`]) is readable when there is something for a [`turn`](Self::turn) to do, and when it is to
-/// stop. Nobody else should read it.
+/// Its descriptor ([`AsFd`], [`AsRawFd`]) is readable when there is something for a [`turn`](Self::turn) to do, and
+/// when it is to stop. Nobody else should read it.
 ///
-/// Dropping it drops the VM, and what waits for it. An interpreter that is registered still has nobody then that would run what it
-/// is sent, and refuses it.
+/// Dropping it drops the VM, and what waits for it. An interpreter that is registered still has nobody then that would
+/// run what it is sent, and refuses it.
 pub struct Loop<V: 'static> {
     id: InterpreterId,
     queue: PendingQueue<'static, Bound<V>>,
@@ -164,8 +165,8 @@ impl<V: 'static> Loop<V> {
         f(&mut self.vm.try_borrow_mut().expect("this thread is inside a function that has the VM"))
     }
 
-    /// Runs what waits, those that are sent meanwhile not included, and says whether to go on. `Break`: the interpreter has been
-    /// finalized, and its [`Bound`] was dropped. Nothing will be sent any more.
+    /// Runs what waits, those that are sent meanwhile not included, and says whether to go on. `Break`: the interpreter
+    /// has been finalized, and its [`Bound`] was dropped. Nothing will be sent any more.
     ///
     /// Context: normal; takes as long as the jobs do.
     ///
@@ -194,7 +195,7 @@ impl<V: 'static> Loop<V> {
     /// Context: normal; blocks.
     ///
     /// # Errors
-    /// The system gives no `epoll` descriptor, or refuses to wait for this one. What waits is dropped, as by the drop.
+    /// The system refuses to wait for the descriptor, or somebody closed it. What waits is dropped, as by the drop.
     ///
     /// ```
     /// # use interp_guard::{Registry, bound::{Bound, Loop}};
@@ -210,14 +211,17 @@ impl<V: 'static> Loop<V> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn run(mut self) -> io::Result<V> {
-        let waiting = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        waiting.add(self.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
         let serving = self.queue.serve();
         while self.turn().is_continue() {
-            // A descriptor that somebody closed wakes nobody: this looks by itself, now and then.
-            match waiting.wait(&mut [EpollEvent::empty()], EpollTimeout::from(LOOK)) {
-                Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            // With no descriptor besides the queue's: a child that is forked meanwhile would be left with it.
+            let mut events = [PollFd::new(self.queue.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut events, PollTimeout::from(LOOK)) {
+                Err(Errno::EINTR) => {} // a signal that is let in
                 Err(why) => return Err(why.into()),
+                Ok(_) if events[0].revents().is_some_and(|event| event.contains(PollFlags::POLLNVAL)) => {
+                    return Err(Errno::EBADF.into()); // somebody closed it
+                }
+                Ok(_) => {}
             }
         }
         drop(serving);
@@ -250,7 +254,7 @@ impl<V: 'static> Loop<V> {
     }
 }
 
-/// How long a thread waits at a time, in milliseconds.
+/// How long a thread waits at a time, in milliseconds: of what somebody threw away, no descriptor tells.
 const LOOK: u16 = 1_000;
 
 fn without_bound<V>(refused: RegisterError<Option<Bound<V>>>) -> RegisterError<()> {

@@ -12,7 +12,8 @@ pub enum WithError {
     Ensure(EnsureError),
     /// It is lent already: the calling thread is inside a [`with`](crate::thread_state::Attached::with) of it.
     Lent,
-    /// The calling thread is not attached to it: a nested ensure of another interpreter is, or an allow-threads section is in between.
+    /// The calling thread is not attached to it: a nested ensure of another interpreter is, or an allow-threads section
+    /// is in between.
     Detached,
     /// It has ended under a daemon, who has no guard.
     Ended,

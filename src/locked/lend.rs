@@ -40,7 +40,8 @@ impl<V: Send + 'static> Attached<'_, Locked<V>> {
     /// Context: normal; takes as long as `f` does. Waits for nobody: this thread has the lock.
     ///
     /// # Panics
-    /// Where [`try_with`](Self::try_with) has an error. If `f` does: the VM stays as `f` left it, and can be lent again.
+    /// Where [`try_with`](Self::try_with) has an error. If `f` does: the VM stays as `f` left it, and can be lent
+    /// again.
     ///
     /// ```
     /// use interp_guard::{Registry, locked::Locked, thread_state};
@@ -90,8 +91,8 @@ impl<V: Send + 'static> Attached<'_, Locked<V>> {
         let Some(vm) = interpreter.vm.downcast_ref::<Vm<V>>() else {
             unreachable!("the levels of this registry have thread states of its type")
         };
-        // Only a thread that has the interpreter's lock, as this one has, comes here: a note that is there already was left by one that is
-        // not there any more, before a fork. Relaxed: under that lock.
+        // Only a thread that has the interpreter's lock, as this one has, comes here: a note that is there already was
+        // left by one that is not there any more, before a fork. Relaxed: under that lock.
         let was_lent = interpreter.lent.swap(true, Ordering::Relaxed);
         // Dropped in the opposite order: the VM is given back first.
         let (_give_back, mut vm) = match vm.try_lock() {

@@ -1,12 +1,15 @@
 //! An interpreter's lock: held by a thread from one call to another, and by nobody who is not there.
 //!
-//! The lock is one word with the number of the thread that holds it, so that a forked child can tell a holder that it does not have:
-//! any but the thread that forked. A lock of the standard library does not say whose it is, and would be held for ever there.
+//! The lock is one word with the number of the thread that holds it, so that a forked child can tell a holder that it
+//! does not have: any but the thread that forked. A lock of the standard library does not say whose it is, and would be
+//! held for ever there.
 //!
-//! - **L1** Who waits has counted itself in `waiting` before it looks at `holder` for the last time; who lets go looks at `waiting`
-//!   after `holder` is 0. Both are SeqCst, so at least one of them sees the other, and nobody sleeps while the lock is free.
-//! - **L2** `forks` is brought up to date before the lock is taken. Whoever does that, alone, takes the lock away from a thread that
-//!   is not there. So nobody takes it before that is done, and what is taken afterwards is not taken away.
+//! - **L1** Who waits has counted itself in `waiting` before it looks at `holder` for the last time; who lets go looks
+//!   at `waiting` after `holder` is 0. Both are SeqCst, so at least one of them sees the other, and nobody sleeps while
+//!   the lock is free.
+//! - **L2** `forks` is brought up to date before the lock is taken. Whoever does that, alone, takes the lock away from
+//!   a thread that is not there. So nobody takes it before that is done, and what is taken afterwards is not taken
+//!   away.
 
 use crate::signal_safe::wake::Wake;
 use crate::threads;
@@ -86,13 +89,14 @@ impl Lock {
 
     /// In a forked child: frees it, if it is held by a thread that is not there (L2).
     fn take_from_the_gone(&self) {
-        // Relaxed: FORKS and FORKER do not change while there is more than one thread. Acquire: pairs with the Release below, so that who
-        // sees that this is done takes the lock after it.
+        // Relaxed: FORKS and FORKER do not change while there is more than one thread. Acquire: pairs with the Release
+        // below, so that who sees that this is done takes the lock after it.
         let (now, then) = (FORKS.load(Ordering::Relaxed), self.forks.load(Ordering::Acquire));
         if now == then {
             return;
         }
-        // Before that, nobody of this process takes it: the holder is not there, or is the thread that forked, or there is none.
+        // Before that, nobody of this process takes it: the holder is not there, or is the thread that forked, or there
+        // is none.
         let holder = self.holder.load(Ordering::Relaxed);
         // Release: the load above comes before it.
         if self.forks.compare_exchange(then, now, Ordering::Release, Ordering::Relaxed).is_err() {

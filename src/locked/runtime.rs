@@ -13,8 +13,8 @@ use std::sync::atomic::Ordering;
 
 /// A VM without thread states of its own, and its lock: see the [module](crate::locked).
 ///
-/// Registered, it is an interpreter to which threads attach ([`thread_state`](crate::thread_state)), one at a time. Its ID is the one under which it
-/// was registered.
+/// Registered, it is an interpreter to which threads attach ([`thread_state`](crate::thread_state)), one at a time. Its
+/// ID is the one under which it was registered.
 ///
 /// Dropping it drops the VM; or, if a daemon has it lent at that moment, leaves it to that, and waits for nobody.
 pub struct Locked<V: Send + 'static> {
@@ -116,19 +116,20 @@ impl<V> fmt::Debug for ThreadState<V> {
 
 const NOT_ENSURED: CreateError = CreateError::new("one of a Locked is made by an ensure only");
 
-/// The ID of the interpreter that the calling thread is about to attach to, and for which a thread state is to be made. An
-/// interpreter is not told its ID when it is registered, and safe code could tell it a wrong one.
+/// The ID of the interpreter that the calling thread is about to attach to, and for which a thread state is to be made.
+/// An interpreter is not told its ID when it is registered, and safe code could tell it a wrong one.
 fn to_be_attached<V: Send + 'static>() -> Option<InterpreterId> {
     levels::top(this_thread())
         .filter(|level| level.is_of(TypeId::of::<Locked<V>>()) && level.is_beginning())
         .map(|level| level.id)
 }
 
-// SAFETY: (1) a thread's records say what attach, detach and destroy left; (2) as they are written; (3) a state is found on its
-// own thread only, by a number that is not used again, until it is destroyed or its interpreter has ended; (4) nothing unwinds:
-// what a VM's drop throws is contained; (5) a state keeps the memory of its interpreter, and what is lent of it is not dropped;
-// (6) they look at the thread's records; (7) `owns` compares the interpreters, one of which the state keeps; (8) so it is right, `in_use`
-// is what `lend` notes, and the lock is exclusive; (9) a state is of the type of its VM; (10) only an ensure attaches.
+// SAFETY: (1) a thread's records say what attach, detach and destroy left; (2) as they are written; (3) a state is
+// found on its own thread only, by a number that is not used again, until it is destroyed or its interpreter has ended;
+// (4) nothing unwinds: what a VM's drop throws is contained; (5) a state keeps the memory of its interpreter, and what
+// is lent of it is not dropped; (6) they look at the thread's records; (7) `owns` compares the interpreters, one of
+// which the state keeps; (8) so it is right, `in_use` is what `lend` notes, and the lock is exclusive; (9) a state is
+// of the type of its VM; (10) only an ensure attaches.
 unsafe impl<V: Send + 'static> Runtime for Locked<V> {
     type ThreadState = ThreadState<V>;
 

@@ -5,8 +5,8 @@ use std::any::Any;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, TryLockError};
 
-/// The VM, until it is taken out. Whoever is attached locks this for as long as it is lent, and never waits for it: that
-/// nobody else has the VM meanwhile rests on this lock alone, and not on who is attached.
+/// The VM, until it is taken out. Whoever is attached locks this for as long as it is lent, and never waits for it:
+/// that nobody else has the VM meanwhile rests on this lock alone, and not on who is attached.
 pub(super) type Vm<V> = Mutex<Option<V>>;
 
 /// What the registered interpreter and the thread states share.
@@ -31,8 +31,8 @@ impl<V> Interpreter<Vm<V>> {
 }
 
 impl<M: ?Sized> Interpreter<M> {
-    /// What is left belongs to whoever is attached still. Who has the VM lent looks at this when it has been given back. Should neither
-    /// that nor who ends it get at it, at the same moment, it goes with the thread state.
+    /// What is left belongs to whoever is attached still. Who has the VM lent looks at this when it has been given
+    /// back. Should neither that nor who ends it get at it, at the same moment, it goes with the thread state.
     pub fn end(&self) {
         // SeqCst: with `has_ended`, so that this seldom happens.
         self.ended.store(true, Ordering::SeqCst);

@@ -1,8 +1,8 @@
 //! The thread states of the calling thread: which of them is attached, which has lent its interpreter.
 //!
-//! A handle is a number that is never used again, and the interpreter's ID. What it stands for is found here, on its own thread
-//! only, and keeps the interpreter's memory; so a handle that is out of date is merely not found. Nothing that is foreign runs while the
-//! records are borrowed: no lock is waited for, and no interpreter is dropped.
+//! A handle is a number that is never used again, and the interpreter's ID. What it stands for is found here, on its
+//! own thread only, and keeps the interpreter's memory; so a handle that is out of date is merely not found. Nothing
+//! that is foreign runs while the records are borrowed: no lock is waited for, and no interpreter is dropped.
 
 use super::shared::{Erased, Vm};
 use crate::signal_safe::word::InterpreterId;

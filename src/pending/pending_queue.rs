@@ -17,8 +17,9 @@ use std::sync::{Arc, Weak};
 
 /// A fixed-capacity queue of calls, bound to a registry. Handlers push; normal threads run. Clones are the same queue.
 ///
-/// Its descriptor ([`AsFd`], [`AsRawFd`]) is an eventfd, readable when calls wait, for the program's own event loop to poll;
-/// [`run_pending`](Self::run_pending) resets it. Nobody else should read it. A second one is kept for a forked child.
+/// Its descriptor ([`AsFd`], [`AsRawFd`]) is an eventfd, readable when calls wait, for the program's own event loop to
+/// poll; [`run_pending`](Self::run_pending) resets it. Nobody else should read it. A second one is kept for a forked
+/// child.
 ///
 /// In a forked child the same number is an eventfd of the child's own. If `RLIMIT_NOFILE` was lowered to that number or below,
 /// or the system has no file left to give, the child cannot replace it. Such a child never touches its parent's: calls are
@@ -288,7 +289,8 @@ impl<T: Send + Sync + 'static> AsFd for PendingQueue<'_, T> {
     }
 }
 
-/// For what asks for a number: `tokio`'s `AsyncFd`, `mio`'s `SourceFd`, `poll`. It stays the same, in a forked child too.
+/// For what asks for a number: `tokio`'s `AsyncFd`, `mio`'s `SourceFd`, `poll`. It stays the same, in a forked child
+/// too.
 impl<T: Send + Sync + 'static> AsRawFd for PendingQueue<'_, T> {
     fn as_raw_fd(&self) -> RawFd {
         self.as_fd().as_raw_fd()

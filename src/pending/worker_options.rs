@@ -34,7 +34,8 @@ impl Default for WorkerOptions {
 }
 
 impl WorkerOptions {
-    /// A thread called `interp-guard pending`, with the stack that Rust gives a thread, on which all signals are blocked.
+    /// A thread called `interp-guard pending`, with the stack that Rust gives a thread, on which all signals are
+    /// blocked.
     ///
     /// ```
     /// # use interp_guard::{Registry, pending::{PendingQueue, WorkerOptions}};
@@ -68,7 +69,8 @@ impl WorkerOptions {
         self
     }
 
-    /// How many bytes of stack the thread has, at least. An interpreter that runs scripts may need more than the usual 2 MiB.
+    /// How many bytes of stack the thread has, at least. An interpreter that runs scripts may need more than the usual
+    /// 2 MiB.
     ///
     /// ```
     /// # use interp_guard::{Registry, pending::{PendingQueue, WorkerOptions}};
@@ -88,11 +90,11 @@ impl WorkerOptions {
         self
     }
 
-    /// Which signals the thread lets in. All others are blocked on it, as all are without this: a signal that is meant for the
-    /// program's own threads goes to those.
+    /// Which signals the thread lets in. All others are blocked on it, as all are without this: a signal that is meant
+    /// for the program's own threads goes to those.
     ///
-    /// A profiler that samples with `SIGPROF` sees the scripts that this thread runs if that one is let in. A `SIGSEGV` or another
-    /// fault that is blocked ends the process without its handler.
+    /// A profiler that samples with `SIGPROF` sees the scripts that this thread runs if that one is let in. A `SIGSEGV`
+    /// or another fault that is blocked ends the process without its handler.
     ///
     /// ```
     /// # use interp_guard::{Registry, pending::{PendingQueue, WorkerOptions}};
@@ -113,7 +115,8 @@ impl WorkerOptions {
     /// Starts the thread. It takes no signal before it has its mask.
     ///
     /// # Errors
-    /// `InvalidInput`: the name has a NUL in it, a number is no signal's, or no stack is that large. Or what the system says.
+    /// `InvalidInput`: the name has a NUL in it, a number is no signal's, or no stack is that large. Or what the system
+    /// says.
     pub(crate) fn spawn<R: Send + 'static>(
         self,
         work: impl FnOnce() -> R + Send + 'static,

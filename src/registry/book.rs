@@ -32,7 +32,8 @@ pub(crate) struct Entry {
 pub(crate) struct Book {
     /// Live and closing interpreters.
     pub entries: BTreeMap<InterpreterId, Entry>,
-    /// IDs whose interpreters are being made, each by the thread with this number. Each has a place among the registered ones.
+    /// IDs whose interpreters are being made, each by the thread with this number. Each has a place among the
+    /// registered ones.
     reserved: BTreeMap<InterpreterId, u64>,
     /// Every ID that was ever registered or reserved. Ranges: dense IDs are one, however many.
     used: RangeInclusiveSet<i64>,
@@ -98,8 +99,8 @@ impl Book {
         self.entries.len() + self.reserved.len()
     }
 
-    /// Gives the calling thread a fresh ID and a place. The ID is used from here on, whatever comes of it: others may have been
-    /// told. `None` as for [`fresh_id`](Self::fresh_id).
+    /// Gives the calling thread a fresh ID and a place. The ID is used from here on, whatever comes of it: others may
+    /// have been told. `None` as for [`fresh_id`](Self::fresh_id).
     pub fn reserve(&mut self) -> Option<InterpreterId> {
         let id = self.fresh_id()?;
         self.use_up(id, true);
@@ -172,8 +173,8 @@ impl Book {
         self.queues().for_each(|queue| queue.after_fork_parent());
     }
 
-    /// In a forked child: whoever owned a `Closing` is gone, or is the thread that forked, who may be superseded. Of the reserved
-    /// places only that thread's own are left. What the pending queues had waiting is forgotten, not run.
+    /// In a forked child: whoever owned a `Closing` is gone, or is the thread that forked, who may be superseded. Of
+    /// the reserved places only that thread's own are left. What the pending queues had waiting is forgotten, not run.
     ///
     /// # Safety
     /// The only thread of a forked child, in no operation of a queue.

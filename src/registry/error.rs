@@ -9,7 +9,8 @@ use std::fmt;
 pub enum RegisterError<T> {
     /// As many interpreters are registered, or being made, as the registry has capacity for.
     RegistryFull(T),
-    /// An interpreter with this ID is registered, or is being made ([`Registry::register_with`](crate::Registry::register_with)).
+    /// An interpreter with this ID is registered, or is being made
+    /// ([`Registry::register_with`](crate::Registry::register_with)).
     DuplicateId(T),
     /// An interpreter had this ID and is gone, or was to have it and was not registered. IDs are never reused.
     RetiredId(T),

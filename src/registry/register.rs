@@ -80,18 +80,19 @@ impl<T: Send + Sync + 'static> Registry<T> {
     /// Registers an interpreter that has to know its ID: `make` is given a fresh one and makes the interpreter.
     ///
     /// Nobody finds the interpreter before `make` has returned: until then a lookup of the ID says
-    /// [`NotFound`](LookupError::NotFound). `make` is called with no lock held, and may use the registry. It may take long:
-    /// nobody waits for it.
+    /// [`NotFound`](LookupError::NotFound). `make` is called with no lock held, and may use the registry. It may take
+    /// long: nobody waits for it.
     ///
-    /// The place is taken first, so that a registry which is full is known to be so before anything is made. The ID is used up
-    /// from then on, since `make` may have told it to others. If `make` panics, or what it made is refused, the place is given back and
-    /// the ID is retired.
+    /// The place is taken first, so that a registry which is full is known to be so before anything is made. The ID is
+    /// used up from then on, since `make` may have told it to others. If `make` panics, or what it made is refused, the
+    /// place is given back and the ID is retired.
     ///
     /// Context: normal; takes as long as `make` does.
     ///
     /// # Errors
-    /// [`RegisterError`]. There is no interpreter in it (`None`) where `make` was not called, and nothing changed. There is one where
-    /// [`finalize_all`](Self::finalize_all) has begun while it was made: [`RegisterError::ShuttingDown`].
+    /// [`RegisterError`]. There is no interpreter in it (`None`) where `make` was not called, and nothing changed.
+    /// There is one where [`finalize_all`](Self::finalize_all) has begun while it was made:
+    /// [`RegisterError::ShuttingDown`].
     ///
     /// # Panics
     /// If `make` does. Nothing is registered.
@@ -121,7 +122,8 @@ impl<T: Send + Sync + 'static> Registry<T> {
         let Some(book) = &mut *book else { unreachable!("set up above, once and for all") };
         let id = ManuallyDrop::new(reserved).id;
         book.unreserve(id);
-        // SAFETY: (1) the mutex is held; (2) the ID was fresh when it was reserved, and nobody else is given one that was.
+        // SAFETY: (1) the mutex is held; (2) the ID was fresh when it was reserved, and nobody else is given one that
+        // was.
         unsafe { self.publish(book, id, false, None, interpreter) }
             .map_err(|interpreter| RegisterError::RegistryFull(Some(interpreter)))?;
         Ok(id)
@@ -171,7 +173,8 @@ impl<T: Send + Sync + 'static> Registry<T> {
         Ok(id)
     }
 
-    /// Puts an interpreter into the table and the book. From here on lookups find it. `Err`: there is no room in the table.
+    /// Puts an interpreter into the table and the book. From here on lookups find it. `Err`: there is no room in the
+    /// table.
     ///
     /// # Safety
     /// 1. The mutex is held: `book` is this registry's.
