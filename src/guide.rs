@@ -2,7 +2,8 @@
 //! Guides, and the repository's other documents, page by page.
 //!
 //! Guides: [a runtime's core](own_runtime), [a VM in C](c_vm), [a Python extension](python_extension), [profilers and
-//! watchdogs](handlers), [shutting down](shutdown), [event loops](event_loops), [fork], [plugins].
+//! watchdogs](handlers), [shutting down](shutdown), [event loops](event_loops), [fork], [plugins]. A VM that somebody else wrote, and that knows nothing of
+//! threads: [vms].
 //!
 //! Not among them, since they belong to packages of their own: `capi/README.md` for C and C++, `python/README.md` and
 //! `docs/python.md` for CPython. `CONTRIBUTING.md` is for whoever changes the library.
@@ -57,3 +58,6 @@ pub mod python_extension {}
 
 #[doc = include_str!("../docs/guide/shutdown.md")]
 pub mod shutdown {}
+
+#[doc = include_str!("../docs/guide/vms.md")]
+pub mod vms {}
