@@ -65,6 +65,10 @@
 //! drop tells the VM's thread to stop, and waits for nobody: the VM is dropped there. `finalize` from inside a job is
 //! told [`WouldDeadlock`](crate::FinalizeError::WouldDeadlock).
 //!
+//! A job whose turn comes while a function has the VM cannot have it too, and is dropped: in a nested `run_pending`, or in
+//! a drain inside [`Loop::with`]. A caller gets [`CallError::Discarded`]. What was posted goes without a word, so drain
+//! and run nothing from inside a function that has the VM.
+//!
 //! If the [`Loop`] ends before its interpreter does, what waits is dropped: the callers get [`CallError::Discarded`],
 //! and whoever comes later gets [`Refused::Ended`].
 //!
