@@ -66,7 +66,7 @@ fn somebody_elses_drain_is_told_by_name() {
     };
     let taken_up = registry.finalize(mail, Some(Duration::ZERO)).expect_err("a guard is out");
     let superseded = closing.into_closing().drain(Some(Duration::ZERO)).expect_err("it owns nothing");
-    assert_eq!(superseded.to_string(), "interpreter 0 \"mail\": somebody else has taken the drain up");
+    assert_eq!(superseded.to_string(), "interpreter 0 \"mail\": another caller has taken over the drain");
     drop((taken_up, guard));
 }
 
