@@ -18,6 +18,7 @@
 //! [python-limits]: guide
 //! [questions]: guide::questions
 //! [shutdown]: guide::shutdown
+//! [vms]: guide::vms
 //! [`Registry::finalize_all`]: Registry::finalize_all
 //! [`Registry::on_close`]: Registry::on_close
 //! [`fork`]: mod@fork
