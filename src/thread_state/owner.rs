@@ -37,7 +37,7 @@ const AMBIGUOUS: CreateError = CreateError::new(
      which one it is",
 );
 const FOREIGN_DAEMON: CreateError = CreateError::new(
-    "this thread is attached as a daemon through another registry; detach it, or give that level a guard, and try again",
+    "what this thread is attached to is a daemon of another registry; detach it, or give that level a guard, and try again",
 );
 const IN_USE: CreateError =
     CreateError::new("what this thread is attached to is in use, and cannot be detached now");
