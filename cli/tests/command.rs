@@ -216,7 +216,7 @@ fn the_doctors_first_line_is_the_verdict() {
     let (ended, said) = text(command(&["doctor"]).env("INTERP_GUARD_COUNTERS", "abacus"));
     assert_eq!(ended, Some(1), "{said}");
     let first = said.lines().next().expect("a line");
-    assert!(first.starts_with("NOT AVAILABLE: INTERP_GUARD_COUNTERS is \"abacus\""), "{first}");
+    assert!(first.starts_with("NOT AVAILABLE: INTERP_GUARD_COUNTERS is set to \"abacus\""), "{first}");
     let memory = said.split("\nMemory at").nth(1).expect("its heading");
     let unknown = memory.lines().filter(|line| line.ends_with("  not known")).count();
     assert_eq!((unknown, memory.lines().any(|line| line.ends_with(" 0"))), (6, false), "{memory}");
