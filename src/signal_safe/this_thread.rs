@@ -164,12 +164,15 @@ impl ThisThread {
     /// Stores what was noted before.
     #[inline(always)]
     pub fn put_back(&self, words: Words) {
-        // Relaxed, all: as in `set_attached`.
+        // Relaxed, all: as in `noted`. Not one operation: a handler leaves the words as it found them. The fences keep the
+        // compiler from showing one a registry with another's interpreter.
         self.attached.store(Word::VACANT, Ordering::Relaxed);
         compiler_fence(Ordering::SeqCst);
         self.registry.store(words.registry, Ordering::Relaxed);
-        compiler_fence(Ordering::SeqCst);
-        self.attached.store(words.attached, Ordering::Relaxed);
+        if !words.is_nothing() {
+            compiler_fence(Ordering::SeqCst);
+            self.attached.store(words.attached, Ordering::Relaxed);
+        }
     }
 
     /// Stores what is attached on this thread.
@@ -177,15 +180,7 @@ impl ThisThread {
     /// Context: any, async-signal-safe.
     #[inline(always)]
     pub fn set_attached(&self, now: Option<Noted>) {
-        // Relaxed, all: as in `noted`. Not one operation: a handler leaves the words as it found them. The fences keep the
-        // compiler from showing one a registry with another's interpreter.
-        self.attached.store(Word::VACANT, Ordering::Relaxed);
-        compiler_fence(Ordering::SeqCst);
-        self.registry.store(now.map_or(0, |now| now.registry), Ordering::Relaxed);
-        if let Some(now) = now {
-            compiler_fence(Ordering::SeqCst);
-            self.attached.store(Word::live(now.id), Ordering::Relaxed);
-        }
+        self.put_back(now.map_or(Words::NOTHING, Words::of));
     }
 }
 

@@ -8,6 +8,7 @@
 #endif
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,6 +39,14 @@
 
 /* The failure deadline: SIGALRM ends a program that hangs. */
 static inline void watchdog(unsigned seconds) { alarm(seconds); }
+
+static inline void handle(int signal, void (*handler)(int), int flags) {
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_flags = flags;
+    action.sa_handler = handler;
+    CHECK(sigaction(signal, &action, NULL) == 0);
+}
 
 static inline long argument(int argc, char **argv, int which, long otherwise) {
     return argc > which ? atol(argv[which]) : otherwise;

@@ -82,10 +82,7 @@ static void closed_twice_through_a_copy(void) {
 
 int main(void) {
     watchdog(300);
-    struct sigaction action;
-    memset(&action, 0, sizeof action);
-    action.sa_handler = on_signal;
-    CHECK(sigaction(SIGUSR1, &action, NULL) == 0);
+    handle(SIGUSR1, on_signal, 0);
 
     OK(ig_registry_new(4, &registry));
     for (int64_t id = 0; id < 200; id++) {

@@ -33,14 +33,6 @@ static __thread ticker *of_this_thread;
 /* For the end of the handler. */
 static inline void came(void) { ADD(of_this_thread->came); }
 
-static inline void handle(int signal, void (*handler)(int)) {
-    struct sigaction action;
-    memset(&action, 0, sizeof action);
-    action.sa_flags = SA_RESTART;
-    action.sa_handler = handler;
-    CHECK(sigaction(signal, &action, NULL) == 0);
-}
-
 static inline void set_up(ticker *mine, unsigned seed) {
     struct sigevent event;
     memset(&event, 0, sizeof event);

@@ -21,10 +21,7 @@ static int64_t in_a_handler(void) {
 
 int main(void) {
     watchdog(300);
-    struct sigaction action;
-    memset(&action, 0, sizeof action);
-    action.sa_handler = on_signal;
-    CHECK(sigaction(SIGUSR1, &action, NULL) == 0);
+    handle(SIGUSR1, on_signal, 0);
 
     int interp;
     void *back = NULL;

@@ -446,8 +446,8 @@ static void under_fire(void) {
     permanent.canary = ALIVE;
     permanent.id = 999;
     OK(ig_register_with_id(registry, permanent.id, &permanent));
-    handle(SIGUSR1, on_usr1);
-    handle(SIGUSR2, on_usr2);
+    handle(SIGUSR1, on_usr1, SA_RESTART);
+    handle(SIGUSR2, on_usr2, SA_RESTART);
     for (int i = 0; i < THREADS; i++) {
         tickers[i].random = 77u + (unsigned)i;
         CHECK(pthread_create(&threads[i], NULL, pusher, &tickers[i]) == 0);

@@ -134,8 +134,8 @@ int main(int argc, char **argv) {
     OK(ig_lookup(registry, closing.id, &keeps_closing));
     OK(ig_close(registry, closing.id));
     OK(ig_finalize(registry, gone.id, -1, &back));
-    handle(SIGUSR1, on_usr1);
-    handle(SIGUSR2, on_usr2);
+    handle(SIGUSR1, on_usr1, SA_RESTART);
+    handle(SIGUSR2, on_usr2, SA_RESTART);
 
     static ticker tickers[MOST_WORKERS + 1];
     pthread_t threads[MOST_WORKERS];

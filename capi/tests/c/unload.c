@@ -178,10 +178,7 @@ int main(int argc, char **argv) {
     CHECK(pthread_barrier_init(&begin, NULL, THREADS + 1) == 0);
     CHECK(pthread_barrier_init(&end, NULL, THREADS + 1) == 0);
     CHECK(pthread_barrier_init(&unloaded, NULL, THREADS + 1) == 0);
-    struct sigaction action;
-    memset(&action, 0, sizeof action);
-    action.sa_handler = on_signal;
-    CHECK(sigaction(SIGUSR1, &action, NULL) == 0);
+    handle(SIGUSR1, on_signal, 0);
     pthread_t threads[THREADS];
     for (int i = 0; i < THREADS; i++) {
         CHECK(pthread_create(&threads[i], NULL, worker, (void *)(intptr_t)i) == 0);

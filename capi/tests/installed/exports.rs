@@ -60,7 +60,7 @@ fn objections(code: &Code, name: &str) -> Vec<String> {
     reached.objections.into_iter().filter(|what| !is_static_thread_local(what)).collect()
 }
 
-/// `this_thread`'s two words lie in the static block of each thread: nothing lazy about them. (A lazy one is reached through
+/// `this_thread`'s words lie in the static block of each thread: nothing lazy about them. (A lazy one is reached through
 /// a call of `__tls_get_addr`, which is an objection of its own.)
 fn is_static_thread_local(objection: &str) -> bool {
     objection.starts_with("a thread-local") && objection.contains("this_thread")

@@ -35,6 +35,12 @@ fn everywhere(name: &str, arguments: &[&str]) {
     }
 }
 
+/// The same, with no arguments; and under memcheck.
+fn everywhere_and_under_valgrind(name: &str) {
+    everywhere(name, &[]);
+    under_valgrind(installed().compile(name, C, Shared), &[]);
+}
+
 #[test]
 fn the_headers_are_clean_by_themselves() {
     for (language, header) in [(C, "interp_guard.h"), (Cxx, "interp_guard.h"), (Cxx, "interp_guard.hpp")] {
@@ -51,14 +57,12 @@ fn every_answer_and_misuse() {
 
 #[test]
 fn drains_by_several_threads() {
-    everywhere("drain", &[]);
-    under_valgrind(installed().compile("drain", C, Shared), &[]);
+    everywhere_and_under_valgrind("drain");
 }
 
 #[test]
 fn ensure_and_release_over_a_table_of_callbacks() {
-    everywhere("states", &[]);
-    under_valgrind(installed().compile("states", C, Shared), &[]);
+    everywhere_and_under_valgrind("states");
 }
 
 #[test]
@@ -69,26 +73,22 @@ fn pending_calls() {
 
 #[test]
 fn the_ledger() {
-    everywhere("ledger", &[]);
-    under_valgrind(installed().compile("ledger", C, Shared), &[]);
+    everywhere_and_under_valgrind("ledger");
 }
 
 #[test]
 fn names() {
-    everywhere("names", &[]);
-    under_valgrind(installed().compile("names", C, Shared), &[]);
+    everywhere_and_under_valgrind("names");
 }
 
 #[test]
 fn the_end_of_all() {
-    everywhere("finalize_all", &[]);
-    under_valgrind(installed().compile("finalize_all", C, Shared), &[]);
+    everywhere_and_under_valgrind("finalize_all");
 }
 
 #[test]
 fn the_main_interpreter() {
-    everywhere("main_interpreter", &[]);
-    under_valgrind(installed().compile("main_interpreter", C, Shared), &[]);
+    everywhere_and_under_valgrind("main_interpreter");
 }
 
 #[test]
@@ -99,14 +99,12 @@ fn the_legacy_contract() {
 
 #[test]
 fn the_walk_over_the_live_ones() {
-    everywhere("live", &[]);
-    under_valgrind(installed().compile("live", C, Shared), &[]);
+    everywhere_and_under_valgrind("live");
 }
 
 #[test]
 fn what_the_finalizers_have_done() {
-    everywhere("stats", &[]);
-    under_valgrind(installed().compile("stats", C, Shared), &[]);
+    everywhere_and_under_valgrind("stats");
 }
 
 #[test]

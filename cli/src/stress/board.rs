@@ -180,7 +180,7 @@ pub fn register(
 ) -> Result<InterpreterId, RegisterError<Interpreter>> {
     let id = match asked {
         Some(id) => registry.register_with_id(id, Interpreter::new(asked)).map(|()| id)?,
-        None => registry.register_named(name, Interpreter::new(None))?,
+        None => registry.register(Interpreter::new(None))?,
     };
     if let Ok(guard) = registry.lookup(id) {
         guard.name(id);

@@ -46,15 +46,14 @@ pub fn limit() -> Option<(Duration, Then)> {
 /// Reads the environment, once in the process; what it says that cannot be understood is an error each time.
 pub fn read_environment() -> Result<(), String> {
     static READ: OnceLock<Result<(), String>> = OnceLock::new();
-    let read = || {
-        match std::env::var_os(VARIABLE).filter(|value| !value.is_empty()) {
+    let read = || match std::env::var_os(VARIABLE).filter(|value| !value.is_empty()) {
         None => Ok(()),
         Some(value) => value.to_str().and_then(parse).map(|limit| set(Some(limit))).ok_or_else(|| {
             format!(
-                "{VARIABLE} is {value:?}, but must be seconds and what comes then: `5`, `0.5:report` or `5:exit`"
+                "{VARIABLE} is {value:?}, but must be seconds and what comes then: `5`, `0.5:report` or \
+                 `5:exit`"
             )
         }),
-    }
     };
     READ.get_or_init(read).clone()
 }
