@@ -41,9 +41,9 @@ pub(crate) struct Level {
     /// number is [`like`] of its own guard.
     countable: Cell<u64>,
     /// Which ensures of its serial number it stands for.
-    pub first: u32,
-    last: Cell<u32>,
-    flags: Cell<u8>,
+    first: Apart<u32>,
+    last: Apart<Cell<u32>>,
+    flags: Apart<Cell<u8>>,
     pub table: TableRef,
     pub id: InterpreterId,
     /// Its runtime.
@@ -57,6 +57,21 @@ pub(crate) struct Level {
     name: Cell<u64>,
     /// With `LEFT`.
     left: Cell<MaybeUninit<Left>>,
+}
+
+/// A field that has its eight bytes to itself. A processor may take a load for one of a store that it has not committed yet if both
+/// are to the same eight bytes, and then waits for that. With `first` beside `last`, which a nested ensure writes and its release
+/// writes back, that took nested ensures from 10 ns to 27, for as long as nothing interrupted them.
+#[repr(align(8))]
+struct Apart<T>(T);
+
+impl<T> Deref for Apart<T> {
+    type Target = T;
+
+    #[inline(always)]
+    fn deref(&self) -> &T {
+        &self.0
+    }
 }
 
 /// A level of the calling thread. See the module for how long it may be used.
@@ -344,9 +359,9 @@ pub(crate) fn begin(
         (&raw mut (*level).outer).write(Cell::new(here.innermost.get().cast()));
         (&raw mut (*level).serial).write(serial);
         (&raw mut (*level).countable).write(Cell::new(countable(hold, flags)));
-        (&raw mut (*level).first).write(0);
-        (&raw mut (*level).last).write(Cell::new(0));
-        (&raw mut (*level).flags).write(Cell::new(flags));
+        (&raw mut (*level).first).write(Apart(0));
+        (&raw mut (*level).last).write(Apart(Cell::new(0)));
+        (&raw mut (*level).flags).write(Apart(Cell::new(flags)));
         (&raw mut (*level).table).write(TableRef::new(table));
         (&raw mut (*level).id).write(id);
         (&raw mut (*level).kind).write(kind);
@@ -389,7 +404,7 @@ fn end_leaked(here: &ThisThread) {
 /// Has the ensure `depth` of this level's serial number, which the level stands for, begin a level of its own, and those
 /// after it go along. The level itself if it does already.
 pub(crate) fn split(level: LevelRef, depth: u32) -> LevelRef {
-    if depth <= level.first {
+    if depth <= *level.first {
         return level;
     }
     let here = this_thread();
@@ -401,9 +416,9 @@ pub(crate) fn split(level: LevelRef, depth: u32) -> LevelRef {
             outer: Cell::new(level.0.as_ptr()),
             serial: level.serial,
             countable: Cell::new(countable(Hold::Covered, flags)),
-            first: depth,
-            last: Cell::new(level.last.get()),
-            flags: Cell::new(flags),
+            first: Apart(depth),
+            last: Apart(Cell::new(level.last.get())),
+            flags: Apart(Cell::new(flags)),
             table: level.table,
             id: level.id,
             kind: level.kind,
@@ -612,7 +627,7 @@ impl Level {
     /// Does it stand for this ensure?
     #[inline(always)]
     fn stands_for(&self, at: At) -> bool {
-        self.serial == at.serial && self.first <= at.depth && at.depth <= self.last.get()
+        self.serial == at.serial && *self.first <= at.depth && at.depth <= self.last.get()
     }
 
     /// The latest ensure that it stands for.
@@ -623,7 +638,7 @@ impl Level {
 
     /// The number by which C knows its first ensure, if it has one.
     fn name(&self) -> Option<u64> {
-        match (self.name.get(), self.first) {
+        match (self.name.get(), *self.first) {
             (0, 0) => Some(self.serial),
             (0, _) => None,
             (name, _) => Some(name),
@@ -632,7 +647,7 @@ impl Level {
 
     /// The number by which C knows its latest ensure, if it has one.
     pub fn is_latest_named(&self, number: u64) -> bool {
-        self.last.get() == self.first && self.name() == Some(number)
+        self.last.get() == *self.first && self.name() == Some(number)
     }
 
     /// What handlers are told while it is attached.
@@ -664,7 +679,7 @@ impl Level {
     /// Is there more than its first ensure?
     #[inline(always)]
     pub fn has_counted(&self) -> bool {
-        self.last.get() != self.first
+        self.last.get() != *self.first
     }
 
     /// Counts its latest ensure off, which is not its first.
