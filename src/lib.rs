@@ -39,6 +39,7 @@ compile_error!(
 
 mod signal_safe;
 
+mod events;
 pub mod platform;
 mod processes;
 mod threads;

@@ -105,8 +105,7 @@ pub fn current_id() -> Option<InterpreterId> {
 /// ```
 #[inline]
 pub fn current_of<T: Runtime>(registry: &Registry<T>) -> Option<InterpreterId> {
-    let noted = this_thread().noted()?;
-    (noted.registry != 0 && noted.registry == registry.table().serial()).then_some(noted.id)
+    registry.attached_here()
 }
 
 /// For runtimes whose own operations attach and detach threads, so that [`current_id`] knows of those too: notes what is

@@ -2,6 +2,7 @@
 
 use hdrhistogram::Histogram;
 use interp_guard::LookupError;
+use interp_guard::signal::Counts;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -23,9 +24,12 @@ pub enum Violation {
     ErrnoChanged,
     PendingLost,
     Leak,
+    TwoInside,
+    WrongThread,
+    Refused,
 }
 
-pub const VIOLATIONS: [&str; 13] = [
+pub const VIOLATIONS: [&str; 16] = [
     "a guard's canary was dead or another's",
     "a guard had another ID than the one looked up",
     "a live interpreter was not found",
@@ -39,6 +43,9 @@ pub const VIOLATIONS: [&str; 13] = [
     "a lookup changed errno",
     "a pending call was lost, or ran twice",
     "something was left over at the end",
+    "two threads had a VM at a time",
+    "a VM was on another thread than its own",
+    "a VM was refused for a reason that there was not",
 ];
 
 const BUCKETS: usize = 64 * SUB;
@@ -123,6 +130,15 @@ pub fn finalized(by: u64) {
 /// A pending call was left, or handed back since the queue was full.
 pub fn pushed(accepted: bool) {
     add(if accepted { Count::Pushed } else { Count::HandedBack }, 1);
+}
+
+/// What handlers that the library installed have looked up and left.
+pub fn left_by_handlers(counts: Counts) {
+    add(Count::Hits, counts.left + counts.full);
+    add(Count::Finalizing, counts.finalizing);
+    add(Count::NotFound, counts.not_found);
+    add(Count::Pushed, counts.left);
+    add(Count::HandedBack, counts.full);
 }
 
 pub fn pending_run() {
