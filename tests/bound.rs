@@ -10,7 +10,7 @@ use interp_guard::{
     platform, thread_state,
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::os::fd::{AsFd, AsRawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -79,7 +79,7 @@ fn started(registry: &'static Vms, dropped: &Arc<AtomicUsize>) -> bound::Thread<
     bound::start(registry, WorkerOptions::new(), move |_| Vm::new(&dropped)).expect("started")
 }
 
-fn end(registry: &'static Vms, id: InterpreterId) {
+fn end<V>(registry: &'static Registry<Bound<V>>, id: InterpreterId) {
     drop(registry.finalize(id, LONG).expect("finalized"));
 }
 
@@ -424,4 +424,37 @@ fn a_loop_may_go_from_inside_its_own_vm() {
     let id = thread.id();
     assert!(registry.call(id, move |_| thread.join().is_ok()).expect("live"));
     end(registry, id);
+}
+
+#[test]
+fn a_destructor_of_a_thread_local_may_come_late() {
+    static VMS: Registry<Bound<u32>> = Registry::with_capacity(2);
+    static RAN: AtomicUsize = AtomicUsize::new(0);
+    struct Late(RefCell<Option<Loop<u32>>>);
+    impl Drop for Late {
+        fn drop(&mut self) {
+            let mut vm = self.0.borrow_mut().take().expect("made");
+            for ran in 1..=2 {
+                let id = vm.id();
+                VMS.post(id, |vm| _ = RAN.fetch_add(*vm as usize, SeqCst)).expect("there is room");
+                assert!(vm.turn().is_continue());
+                assert_eq!(RAN.load(SeqCst), ran);
+                assert_eq!(VMS.call(id, |vm| *vm).expect("here"), 1);
+                end(&VMS, id);
+                assert!(vm.turn().is_break());
+                vm = Loop::new(&VMS, |_| 1).expect("made");
+            }
+            end(&VMS, vm.id());
+            RAN.fetch_add(10, SeqCst);
+        }
+    }
+    thread_local! {
+        // Made before anything of the library's is, and so dropped after it.
+        static LATE: Late = const { Late(RefCell::new(None)) };
+    }
+    let thread = thread::spawn(|| {
+        LATE.with(|late| *late.0.borrow_mut() = Some(Loop::new(&VMS, |_| 1).expect("made")));
+    });
+    thread.join().expect("no panic");
+    assert_eq!((RAN.load(SeqCst), VMS.len()), (12, 0));
 }
