@@ -458,3 +458,21 @@ fn a_destructor_of_a_thread_local_may_come_late() {
     thread.join().expect("no panic");
     assert_eq!((RAN.load(SeqCst), VMS.len()), (12, 0));
 }
+
+#[test]
+fn a_call_that_comes_after_the_loop_has_ended_keeps_nobody_waiting() {
+    static TOLD: AtomicUsize = AtomicUsize::new(0);
+    let (registry, dropped) = vms();
+    let vm = made(registry, &dropped);
+    let (id, queue) = (vm.id(), vm.queue().clone());
+    drop(vm);
+    let call = |guard: &Guard<'_, Bound<Vm>>, _| {
+        assert_eq!(guard.with(|_| ()), Err(Refused::Elsewhere));
+        TOLD.fetch_add(1, SeqCst);
+    };
+    queue.push(registry.lookup(id).expect("live"), call, 0).expect("there is room");
+    // This thread, which ran the queue's calls last, goes on, and does not come back to it.
+    let ended = thread::spawn(move || registry.finalize(id, LONG).map(drop).map_err(|late| late.to_string()));
+    assert_eq!(ended.join().expect("no panic"), Ok(()));
+    assert_eq!((TOLD.load(SeqCst), queue.ran().panics), (1, 0));
+}

@@ -70,7 +70,8 @@
 //! and run nothing from inside a function that has the VM.
 //!
 //! If the [`Loop`] ends before its interpreter does, what waits is dropped: the callers get [`CallError::Discarded`],
-//! and whoever comes later gets [`Refused::Ended`].
+//! and whoever comes later gets [`Refused::Ended`]. A call that a handler leaves after that is run by a drain that may wait,
+//! on that one's thread, where it is told [`Refused::Elsewhere`].
 //!
 //! In a forked child there are no jobs: what waited is the parent's, and new ones are refused. If the VM's own thread
 //! forked, it has the VM in the child too, and runs pending calls.

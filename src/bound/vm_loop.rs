@@ -24,7 +24,8 @@ use std::sync::Arc;
 /// when it is to stop. Nobody else should read it.
 ///
 /// Dropping it drops the VM, and what waits for it. An interpreter that is registered still has nobody then that would
-/// run what it is sent, and refuses it.
+/// run what it is sent, and refuses jobs. A call that a handler pushes is run by a drain of the interpreter, on whatever
+/// thread that is, and is told [`Refused::Elsewhere`](super::Refused::Elsewhere) there.
 pub struct Loop<V: 'static> {
     id: InterpreterId,
     queue: PendingQueue<'static, Bound<V>>,
@@ -43,6 +44,7 @@ impl<V: 'static> Drop for End<V> {
     fn drop(&mut self) {
         home::remove(self.jobs.number);
         self.jobs.end(|| self.queue.discard());
+        self.queue.abandon();
     }
 }
 
