@@ -476,3 +476,48 @@ fn a_call_that_comes_after_the_loop_has_ended_keeps_nobody_waiting() {
     assert_eq!(ended.join().expect("no panic"), Ok(()));
     assert_eq!((TOLD.load(SeqCst), queue.ran().panics), (1, 0));
 }
+
+/// Throws when it is dropped.
+struct Throws;
+
+impl Drop for Throws {
+    fn drop(&mut self) {
+        panic!("on purpose");
+    }
+}
+
+fn post_throwing(registry: &'static Vms, id: InterpreterId) {
+    for throws in [Throws, Throws] {
+        registry.post(id, move |_| unreachable!("{:p}", &throws)).expect("there is room");
+    }
+}
+
+#[test]
+fn what_a_job_throws_that_is_dropped_goes_no_further() {
+    let (registry, dropped) = vms();
+    let thread = started(registry, &dropped);
+    let id = thread.id();
+    let (began, has_begun) = mpsc::channel();
+    let (go, may_go) = mpsc::channel::<()>();
+    let busy = move |_: &mut Vm| {
+        began.send(()).expect("somebody waits");
+        may_go.recv().expect("somebody says so");
+    };
+    registry.post(id, busy).expect("there is room");
+    has_begun.recv().expect("it runs");
+    post_throwing(registry, id);
+    thread.queue().discard();
+    go.send(()).expect("it waits");
+    // The first is of the turn at whose end the two are dropped, or comes after it.
+    for run in 1..=2 {
+        assert_eq!(registry.call(id, |vm| vm.run()).expect("the loop goes on"), run);
+    }
+    end(registry, id);
+    thread.join().expect("no panic");
+    // At the end of a loop neither, and all of them are dropped.
+    let vm = made(registry, &dropped);
+    let id = vm.id();
+    post_throwing(registry, id);
+    assert_eq!(vm.into_inner().run(), 1);
+    end(registry, id);
+}
