@@ -190,6 +190,9 @@ fn a_turn_leaves_what_is_attached_as_it_was() {
     assert!(vm.turn().is_continue());
     assert_eq!(vm.queue().ran().panics, 1);
     assert_eq!(thread_state::current_of(&others), Some(other));
+    // On its own thread, where it is run at once, a job is one too.
+    assert_eq!(registry.call(own, |_| thread_state::current_id()).expect("here"), Some(own));
+    assert_eq!(thread_state::current_of(&others), Some(other));
     assert_eq!(attached.with(|vm| *vm), 1);
 }
 
@@ -427,39 +430,6 @@ fn a_loop_may_go_from_inside_its_own_vm() {
 }
 
 #[test]
-fn a_destructor_of_a_thread_local_may_come_late() {
-    static VMS: Registry<Bound<u32>> = Registry::with_capacity(2);
-    static RAN: AtomicUsize = AtomicUsize::new(0);
-    struct Late(RefCell<Option<Loop<u32>>>);
-    impl Drop for Late {
-        fn drop(&mut self) {
-            let mut vm = self.0.borrow_mut().take().expect("made");
-            for ran in 1..=2 {
-                let id = vm.id();
-                VMS.post(id, |vm| _ = RAN.fetch_add(*vm as usize, SeqCst)).expect("there is room");
-                assert!(vm.turn().is_continue());
-                assert_eq!(RAN.load(SeqCst), ran);
-                assert_eq!(VMS.call(id, |vm| *vm).expect("here"), 1);
-                end(&VMS, id);
-                assert!(vm.turn().is_break());
-                vm = Loop::new(&VMS, |_| 1).expect("made");
-            }
-            end(&VMS, vm.id());
-            RAN.fetch_add(10, SeqCst);
-        }
-    }
-    thread_local! {
-        // Made before anything of the library's is, and so dropped after it.
-        static LATE: Late = const { Late(RefCell::new(None)) };
-    }
-    let thread = thread::spawn(|| {
-        LATE.with(|late| *late.0.borrow_mut() = Some(Loop::new(&VMS, |_| 1).expect("made")));
-    });
-    thread.join().expect("no panic");
-    assert_eq!((RAN.load(SeqCst), VMS.len()), (12, 0));
-}
-
-#[test]
 fn a_call_that_comes_after_the_loop_has_ended_keeps_nobody_waiting() {
     static TOLD: AtomicUsize = AtomicUsize::new(0);
     let (registry, dropped) = vms();
@@ -520,4 +490,77 @@ fn what_a_job_throws_that_is_dropped_goes_no_further() {
     post_throwing(registry, id);
     assert_eq!(vm.into_inner().run(), 1);
     end(registry, id);
+}
+
+#[test]
+fn handlers_are_told_what_a_job_leaves_attached_and_nothing_when_it_is_gone() {
+    static OTHERS: Registry<Locked<u32>> = Registry::with_capacity(2);
+    type Keeps = Option<thread_state::Attached<'static, Locked<u32>>>;
+    static VMS: Registry<Bound<Keeps>> = Registry::with_capacity(2);
+    let other = OTHERS.register(Locked::new(1)).expect("registered");
+    let mut vm = Loop::new(&VMS, |_| None).expect("made");
+    let id = vm.id();
+    let attach = move |vm: &mut Keeps| *vm = Some(thread_state::ensure_id(&OTHERS, other).expect("live"));
+    let detach = move |vm: &mut Keeps| {
+        drop(vm.take());
+        assert_eq!(thread_state::current_of(&OTHERS), None);
+    };
+    let mut turn = |job: Box<dyn FnOnce(&mut Keeps) + Send>| {
+        VMS.post(id, job).expect("there is room");
+        assert!(vm.turn().is_continue());
+        (thread_state::current_id(), thread_state::current_of(&OTHERS))
+    };
+    assert_eq!(turn(Box::new(attach)), (Some(other), Some(other)), "it stayed attached");
+    assert_eq!(turn(Box::new(|_| ())), (Some(other), Some(other)));
+    assert_eq!(turn(Box::new(detach)), (None, None), "what was attached before is not any more");
+    assert_eq!(turn(Box::new(attach)), (Some(other), Some(other)));
+    // Released when the job is long over, and its interpreter too.
+    end(&VMS, id);
+    drop(vm);
+    assert_eq!(thread_state::current_id(), None);
+    // A level around the turn, and one inside of it that outlives it.
+    let mut vm = Loop::new(&VMS, |_| None).expect("made");
+    let id = vm.id();
+    let around = thread_state::ensure_id(&OTHERS, other).expect("live");
+    VMS.post(id, attach).expect("there is room");
+    assert!(vm.turn().is_continue());
+    assert_eq!(thread_state::current_of(&OTHERS), Some(other));
+    vm.with(|vm| drop(vm.take()));
+    assert_eq!(thread_state::current_of(&OTHERS), Some(other));
+    drop(around);
+    assert_eq!(thread_state::current_id(), None);
+    end(&VMS, id);
+}
+
+#[test]
+fn a_destructor_of_a_thread_local_may_come_late() {
+    static VMS: Registry<Bound<u32>> = Registry::with_capacity(2);
+    static RAN: AtomicUsize = AtomicUsize::new(0);
+    struct Late(RefCell<Option<Loop<u32>>>);
+    impl Drop for Late {
+        fn drop(&mut self) {
+            let mut vm = self.0.borrow_mut().take().expect("made");
+            for ran in 1..=2 {
+                let id = vm.id();
+                VMS.post(id, |vm| _ = RAN.fetch_add(*vm as usize, SeqCst)).expect("there is room");
+                assert!(vm.turn().is_continue());
+                assert_eq!(RAN.load(SeqCst), ran);
+                assert_eq!(VMS.call(id, |vm| *vm).expect("here"), 1);
+                end(&VMS, id);
+                assert!(vm.turn().is_break());
+                vm = Loop::new(&VMS, |_| 1).expect("made");
+            }
+            end(&VMS, vm.id());
+            RAN.fetch_add(10, SeqCst);
+        }
+    }
+    thread_local! {
+        // Made before anything of the library's is, and so dropped after it.
+        static LATE: Late = const { Late(RefCell::new(None)) };
+    }
+    let thread = thread::spawn(|| {
+        LATE.with(|late| *late.0.borrow_mut() = Some(Loop::new(&VMS, |_| 1).expect("made")));
+    });
+    thread.join().expect("no panic");
+    assert_eq!((RAN.load(SeqCst), VMS.len()), (12, 0));
 }

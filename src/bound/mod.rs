@@ -1,4 +1,4 @@
-// May import: pending, processes, registry, signal_safe, threads, unwind.
+// May import: pending, processes, registry, signal_safe, thread_state, threads, unwind.
 //! VMs that are bound to the thread that made them: a JavaScript isolate, a GUI's loop, anything that is not `Send`.
 //!
 //! Such a VM never leaves its thread. What is registered is a [`Bound`], through which other threads send it work: a

@@ -3,11 +3,11 @@
 use super::error::StartError;
 use super::home;
 use super::jobs::Jobs;
-use super::registered::Bound;
+use super::registered::{Bound, noted};
 use crate::pending::{PendingCall, PendingQueue, QueueOptions};
 use crate::registry::{RegisterError, Registry};
-use crate::signal_safe::this_thread::{Noted, Words, this_thread};
 use crate::signal_safe::word::InterpreterId;
+use crate::thread_state;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::cell::RefCell;
@@ -49,21 +49,12 @@ impl<V: 'static> Drop for End<V> {
 }
 
 /// A runner: while a call of a VM of this thread runs, handlers are told so.
-fn noted<V: 'static>(call: PendingCall<'_, Bound<V>>) {
-    struct Restore(Words);
-    impl Drop for Restore {
-        fn drop(&mut self) {
-            this_thread().put_back(self.0);
-        }
+fn told<V: 'static>(call: PendingCall<'_, Bound<V>>) {
+    let noted = noted(call.guard());
+    match home::is_here(call.guard().jobs.number) {
+        true => thread_state::noted_while(noted, || call.run()),
+        false => call.run(),
     }
-    let guard = call.guard();
-    let noted = Noted { id: guard.id(), registry: guard.as_raw().table().serial() };
-    let _restore = home::is_here(guard.jobs.number).then(|| {
-        let before = this_thread().words();
-        this_thread().set_attached(Some(noted));
-        Restore(before)
-    });
-    call.run();
 }
 
 impl<V: 'static> Loop<V> {
@@ -90,7 +81,7 @@ impl<V: 'static> Loop<V> {
         registry: &'static Registry<Bound<V>>,
         make: impl FnOnce(InterpreterId) -> V,
     ) -> Result<Self, StartError> {
-        let options = QueueOptions::new().name("a bound interpreter's").runner(noted);
+        let options = QueueOptions::new().name("a bound interpreter's").runner(told);
         let queue = PendingQueue::with(registry, options).map_err(StartError::Queue)?;
         let jobs = Arc::new(Jobs::new());
         let (mut made, bound) = (None, Bound { jobs: jobs.clone(), queue: queue.clone() });
