@@ -529,6 +529,11 @@ fn handlers_are_told_what_a_job_leaves_attached_and_nothing_when_it_is_gone() {
     assert_eq!(thread_state::current_of(&OTHERS), Some(other));
     drop(around);
     assert_eq!(thread_state::current_id(), None);
+    // One that was made before the job, and is released in it.
+    vm.with(attach);
+    VMS.post(id, detach).expect("there is room");
+    assert!(vm.turn().is_continue());
+    assert_eq!((vm.queue().ran().panics, thread_state::current_id()), (0, None));
     end(&VMS, id);
 }
 

@@ -9,8 +9,8 @@ use std::rc::Rc;
 type Vms = Vec<(u64, Rc<dyn Any>)>;
 
 thread_local! {
-    /// By the number of its `Bound`. Not dropped when the thread ends: destructors of other thread-locals may have a loop
-    /// still, or make one, after that.
+    /// By the number of its `Bound`. Not dropped when the thread ends: destructors of other thread-locals may have a
+    /// loop still, or make one, after that.
     static VMS: RefCell<ManuallyDrop<Vms>> = const { RefCell::new(ManuallyDrop::new(Vec::new())) };
 }
 

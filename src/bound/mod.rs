@@ -70,8 +70,8 @@
 //! and run nothing from inside a function that has the VM.
 //!
 //! If the [`Loop`] ends before its interpreter does, what waits is dropped: the callers get [`CallError::Discarded`],
-//! and whoever comes later gets [`Refused::Ended`]. A call that a handler leaves after that is run by a drain that may wait,
-//! on that one's thread, where it is told [`Refused::Elsewhere`].
+//! and whoever comes later gets [`Refused::Ended`]. A call that a handler leaves after that is run by a drain that may
+//! wait, on that one's thread, where it is told [`Refused::Elsewhere`].
 //!
 //! Whatever a job that is dropped throws, in the drop of what it owns, is reported by the panic hook, and goes no
 //! further.

@@ -24,8 +24,8 @@ use std::sync::Arc;
 /// when it is to stop. Nobody else should read it.
 ///
 /// Dropping it drops the VM, and what waits for it. An interpreter that is registered still has nobody then that would
-/// run what it is sent, and refuses jobs. A call that a handler pushes is run by a drain of the interpreter, on whatever
-/// thread that is, and is told [`Refused::Elsewhere`](super::Refused::Elsewhere) there.
+/// run what it is sent, and refuses jobs. A call that a handler pushes is run by a drain of the interpreter, on
+/// whatever thread that is, and is told [`Refused::Elsewhere`](super::Refused::Elsewhere) there.
 pub struct Loop<V: 'static> {
     id: InterpreterId,
     queue: PendingQueue<'static, Bound<V>>,
@@ -188,7 +188,8 @@ impl<V: 'static> Loop<V> {
     /// Context: normal; blocks.
     ///
     /// # Errors
-    /// The system refuses to wait for the descriptor, or somebody closed it. What waits is dropped, as by the drop.
+    /// The system refuses to wait for the descriptor, as it does where `RLIMIT_NOFILE` has become 0, or somebody closed
+    /// it. What waits is dropped, as by the drop.
     ///
     /// ```
     /// # use interp_guard::{Registry, bound::{Bound, Loop}};

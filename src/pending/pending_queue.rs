@@ -271,8 +271,8 @@ impl<'r, T: Send + Sync + 'static> PendingQueue<'r, T> {
         self.inner.queue.wake();
     }
 
-    /// Whoever ran its calls will not come again, though its thread lives: what is pushed from here on is for any drain to
-    /// run.
+    /// Whoever ran its calls will not come again, though that thread may live: what is pushed from here on is for any
+    /// drain to run.
     pub(crate) fn abandon(&self) {
         self.inner.queue.keeper.abandon();
     }

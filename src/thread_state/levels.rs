@@ -487,8 +487,8 @@ pub(crate) fn lose(registry: u64, id: InterpreterId) {
         .for_each(|level| level.set(LOST, true));
 }
 
-/// Handlers were told `over` for a while, and before that `before`. The levels that began in that while, with serial numbers from
-/// `first` on, and outlive it, put back `before` in its place.
+/// Handlers were told `over` for a while, and before that `before`. The levels that began in that while, with serial
+/// numbers from `first` on, and outlive it, put back `before` in its place.
 pub(crate) fn told_for_a_while(first: u64, over: Words, before: Words) {
     for level in all().take_while(|level| level.serial >= first).filter(|level| level.kind.notes) {
         // SAFETY: written by `begin` where handlers are told.

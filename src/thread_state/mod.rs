@@ -133,8 +133,9 @@ pub fn note_attached(id: Option<InterpreterId>) -> Option<InterpreterId> {
     before.map(|before| before.id)
 }
 
-/// Tells handlers that `noted` is attached while `f` runs; then, also where it unwinds, what they were told before. Where `f` has
-/// made an ensure that outlives it, or released one that was made before, that has told them what is attached, and it stays so.
+/// Tells handlers that `noted` is attached while `f` runs; then, also where it unwinds, what they were told before.
+/// Where `f` has made an ensure that outlives it, or released one that was made before, that has told them what is
+/// attached, and it stays so.
 pub(crate) fn noted_while<R>(noted: Noted, f: impl FnOnce() -> R) -> R {
     struct End {
         told: Words,
