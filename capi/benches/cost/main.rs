@@ -11,6 +11,8 @@ mod clock;
 #[path = "../../tests/support/header.rs"]
 mod header;
 #[allow(dead_code, reason = "as above")]
+#[path = "../../../benches/peers/floors.rs"]
+mod floors;
 #[path = "../../../benches/peers/measure.rs"]
 mod measure;
 #[path = "../../../benches/peers/row.rs"]
