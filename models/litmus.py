@@ -272,5 +272,6 @@ def main(only):
 
 if __name__ == "__main__":
     if len(sys.argv) > 2 or sys.argv[1:] in (["--help"], ["-h"]):
-        sys.exit(__doc__)
+        print(__doc__)
+        sys.exit(2 if len(sys.argv) > 2 else 0)
     sys.exit(main(*sys.argv[1:] or [""]))
