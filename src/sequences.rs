@@ -45,7 +45,7 @@ pub enum Sequences {
 const PROOFS: u32 = 3;
 
 /// When the trial is over, whatever it has seen.
-const LIMIT: Duration = Duration::from_millis(250);
+const LIMIT: Duration = Duration::from_millis(500);
 
 /// How often a section looks: less than the time between two interruptions.
 const TURNS: u32 = 1 << 14;
