@@ -22,6 +22,7 @@ use crate::signal_safe::sync::{Atomic, Ordering};
 use crate::signal_safe::sys;
 use libc::{c_int, c_long, c_void};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use std::cell::UnsafeCell;
 use std::num::NonZeroUsize;
 use std::ptr;
 use std::time::Duration;
@@ -44,7 +45,7 @@ pub enum Sequences {
 const PROOFS: u32 = 3;
 
 /// When the trial is over, whatever it has seen.
-const LIMIT: Duration = Duration::from_millis(250);
+const LIMIT: Duration = Duration::from_millis(500);
 
 /// How often a section looks: less than the time between two interruptions.
 const TURNS: u32 = 1 << 14;
@@ -109,8 +110,8 @@ fn named(number: u32) -> Option<Sequences> {
 /// What the two tasks share. Zero: nothing has happened.
 #[repr(C, align(32))]
 struct Ground {
-    /// The `struct rseq` of the task that tries: 32 bytes, 32-byte aligned.
-    rseq: [u64; 4],
+    /// The `struct rseq` of the task that tries, which the kernel writes to: 32 bytes, 32-byte aligned.
+    rseq: UnsafeCell<[u64; 4]>,
     /// Counted up by the other one.
     ticks: Atomic<u32>,
     is_over: Atomic<u32>,
@@ -146,24 +147,22 @@ fn try_it() -> Option<Sequences> {
         ground.as_ref()
     };
     let (first, second) = (start.as_ptr().wrapping_add(STACK), start.as_ptr().wrapping_add(2 * STACK));
-    let tasks = with_signals_blocked(|| [start_task(tick, first, ground), start_task(watch, second, ground)]);
-    let all_there = tasks.iter().all(|&task| task > 0);
-    while all_there && ground.found.load(Ordering::Relaxed) == 0 && sys::monotonic_nanos() < until {
-        // It may have died, too: a filter may kill who binds itself to a CPU.
-        if has_ended(tasks[1]) == Some(true) {
-            break;
-        }
+    let (ticker, trier) =
+        with_signals_blocked(|| (start_task(tick, first, ground), start_task(watch, second, ground)));
+    let mut left: Vec<c_int> = [ticker, trier].into_iter().filter(|&task| task > 0).collect();
+    while left.len() == 2 && ground.found.load(Ordering::Relaxed) == 0 && sys::monotonic_nanos() < until {
         let soon = sys::monotonic_nanos() + 5_000_000;
-        let soon = libc::timespec {
-            tv_sec: (soon / 1_000_000_000) as libc::time_t,
-            tv_nsec: (soon % 1_000_000_000) as c_long,
-        };
+        let soon =
+            libc::timespec { tv_sec: (soon / 1_000_000_000) as _, tv_nsec: (soon % 1_000_000_000) as _ };
         sys::futex_wait(&ground.found, 0, Some(soon));
+        // It may have died: a filter may kill who binds itself to a CPU.
+        if has_ended(trier) {
+            left.pop();
+        }
     }
     ground.is_over.store(1, Ordering::Relaxed);
     let found = named(ground.found.load(Ordering::Relaxed));
-    let ended = tasks.into_iter().filter(|&task| task > 0).all(end);
-    if ended {
+    if left.into_iter().filter(|&task| !end(task)).count() == 0 {
         // SAFETY: the whole mapping, and those who used it have ended.
         let _ = unsafe { munmap(start.cast(), length.get()) };
     } // else it is theirs: they get no time on that CPU, not even to die
@@ -190,27 +189,23 @@ fn start_task(task: extern "C" fn(*mut c_void) -> c_int, stack_end: *mut u8, gro
     unsafe { libc::clone(task, stack_end.cast(), flags, ptr::from_ref(ground).cast_mut().cast()) }
 }
 
-/// `None`: somebody else has waited for it.
-fn has_ended(task: c_int) -> Option<bool> {
-    // SAFETY: no status is asked for.
-    match unsafe { libc::waitpid(task, ptr::null_mut(), libc::WNOHANG | libc::__WALL) } {
-        0 => Some(false),
-        -1 => None,
-        _ => Some(true),
-    }
+/// Has it ended? If so, its ID is nobody's from here on.
+fn has_ended(task: c_int) -> bool {
+    // SAFETY: no status is asked for. (-1: somebody else has waited for it.)
+    unsafe { libc::waitpid(task, ptr::null_mut(), libc::WNOHANG | libc::__WALL) != 0 }
 }
 
-/// Ends a task. Has it ended?
+/// Ends a task whose end nobody has waited for. Has it ended?
 fn end(task: c_int) -> bool {
-    for _ in 0..100 {
-        // SAFETY: a child of ours that nobody has waited for, or the answer would have been another.
-        let _ = unsafe { libc::kill(task, libc::SIGKILL) };
-        if has_ended(task) != Some(false) {
-            return true;
+    // SAFETY: a child of ours, or what is left of it.
+    let _ = unsafe { libc::kill(task, libc::SIGKILL) };
+    (0..100).any(|_| {
+        let ended = has_ended(task);
+        if !ended {
+            std::thread::sleep(Duration::from_micros(500));
         }
-        std::thread::sleep(Duration::from_micros(500));
-    }
-    false
+        ended
+    })
 }
 
 /// A system call of one of the two tasks.
@@ -238,7 +233,7 @@ impl Ground {
 extern "C" fn tick(ground: *mut c_void) -> c_int {
     // SAFETY: `start_task` was given it.
     let ground = unsafe { &*ground.cast_const().cast::<Ground>() };
-    let nap = libc::timespec { tv_sec: 0, tv_nsec: EVERY.as_nanos() as c_long };
+    let nap = libc::timespec { tv_sec: 0, tv_nsec: EVERY.as_nanos() as _ };
     if ground.stay_on_the_cpu() {
         while !ground.is_over() {
             call(libc::SYS_nanosleep, [ptr::from_ref(&nap) as usize, 0, 0, 0]);
@@ -259,7 +254,7 @@ extern "C" fn watch(ground: *mut c_void) -> c_int {
 }
 
 fn try_sections(ground: &Ground) -> Sequences {
-    let area = ptr::from_ref(&ground.rseq) as usize;
+    let area = ground.rseq.get() as usize;
     // A task of its own, for which nobody else has registered anything.
     let registered =
         call(libc::SYS_rseq, [area, size_of_val(&ground.rseq), 0, arch::SIGNATURE as usize]) == 0;
@@ -295,7 +290,7 @@ fn ring_every(time: Duration) -> bool {
             return false;
         }
     }
-    let every = libc::timeval { tv_sec: 0, tv_usec: time.as_micros() as libc::suseconds_t };
+    let every = libc::timeval { tv_sec: 0, tv_usec: time.as_micros() as _ };
     let timer = libc::itimerval { it_interval: every, it_value: every };
     let alarm = 1_u64 << (libc::SIGALRM - 1);
     let unblock = [libc::SIG_UNBLOCK as usize, ptr::from_ref(&alarm) as usize, 0, size_of_val(&alarm)];
