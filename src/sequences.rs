@@ -93,11 +93,12 @@ pub fn tried() -> Sequences {
         if other == mine
             || TRYING.compare_exchange(other, mine, Ordering::Acquire, Ordering::Relaxed).is_err()
         {
-            std::thread::sleep(Duration::from_millis(1));
+            sys::futex_wait(&KNOWN, 0, None);
             continue;
         }
         let found = try_it().unwrap_or(Sequences::NotShown);
         KNOWN.store(found as u32, Ordering::Relaxed);
+        sys::futex_wake_all(ptr::from_ref(&KNOWN).cast());
         return found; // and nobody's turn comes again
     }
 }
