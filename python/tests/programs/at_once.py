@@ -11,7 +11,7 @@ import threading
 import interp_guard
 
 THREADS = 8
-ROUNDS = 20_000 if os.environ.get("INTERP_GUARD_LONG") else 2_000
+ROUNDS = 100_000 if os.environ.get("INTERP_GUARD_LONG") else 10_000
 
 me = interp_guard.current()
 
@@ -37,21 +37,12 @@ def at_once(work, threads=THREADS):
 
 
 def in_step(make, work):
-    """``ROUNDS`` times: ``work(made, number)`` on all threads at once, of one that was made for the round."""
-    made = []
-    barrier = threading.Barrier(THREADS, action=lambda: made.append(make()))
-    done = threading.Barrier(THREADS)
+    """``work(made, number)`` on all threads, of ``ROUNDS`` things that are made before: all go through them in the same order."""
+    made = [make() for _ in range(ROUNDS)]
 
     def run(number):
-        try:
-            for _ in range(ROUNDS):
-                barrier.wait()
-                work(made[-1], number)
-                done.wait()
-        except BaseException:
-            barrier.abort()
-            done.abort()
-            raise
+        for each in made:
+            work(each, number)
 
     at_once(run)
 
@@ -91,7 +82,7 @@ functions = [lambda number=number: called.append(number) for number in range(THR
 
 
 def register_and_cancel(number):
-    for _ in range(ROUNDS):
+    for _ in range(ROUNDS // 10):
         interp_guard.on_close(functions[number])
         assert interp_guard.cancel_on_close(functions[number])
 
@@ -102,7 +93,7 @@ assert not interp_guard._on_close._calls
 
 # Handlers: the first of all are installed at once, each is closed at once.
 def handle(number):
-    for _ in range(20):
+    for _ in range(max(3, ROUNDS // 5000)):
         with interp_guard.on_signal(signal.SIGRTMIN + number, me, lambda: None) as handler:
             at_once(lambda _: (handler.counts, handler.close()), 2)
             assert handler.closed and handler.counts["full"] == 0
