@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import interp_guard
 
@@ -37,21 +38,32 @@ def at_once(work, threads=THREADS):
 
 
 def in_step(make, work):
-    """``work(made, number)`` on all threads, of ``ROUNDS`` things that are made before: all go through them in the same order."""
+    """``work(made, number)`` on two threads, of ``ROUNDS`` things that are made before: none begins with the next one before the
+    other has come so far."""
     made = [make() for _ in range(ROUNDS)]
+    at = [0, 0]
 
     def run(number):
-        for each in made:
-            work(each, number)
+        try:
+            for place, each in enumerate(made):
+                at[number] = place
+                looked = 0
+                while at[1 - number] < place:
+                    looked += 1
+                    if looked > 200:
+                        time.sleep(0)  # the other thread may have no processor, or need the GIL
+                work(each, number)
+        finally:
+            at[number] = ROUNDS
 
-    at_once(run)
+    at_once(run, 2)
 
 
 def out():
     return interp_guard.holders(me).outstanding
 
 
-# A guard that all of them close is closed once.
+# A guard that both close is closed once.
 def close(guard, number):
     guard.close()
 
@@ -60,7 +72,7 @@ in_step(lambda: interp_guard.lookup(me), close)
 assert out() == 0, out()
 
 
-# One that some close and others duplicate: what a duplicate guards is guarded, or it is refused.
+# One that one of them closes and the other duplicates: what a duplicate guards is guarded, or it is refused.
 def close_or_duplicate(guard, number):
     if number % 2:
         guard.close()
