@@ -33,7 +33,7 @@ mod signals;
 use package::module;
 use pyo3_ffi as ffi;
 use std::ffi::c_void;
-use std::sync::Once;
+use std::sync::{Mutex, PoisonError};
 
 /// One of the three slot arrays, which differ in what they tell CPython: an unknown slot is an error up to 3.11
 /// (multiple interpreters) and 3.12 (GIL). CPython writes nothing into a slot array.
@@ -57,7 +57,7 @@ static SLOTS_3_9: Slots<2> = Slots([EXEC, END]);
 static SLOTS_3_12: Slots<3> = Slots([EXEC, OWN_GIL, END]);
 static SLOTS_3_13: Slots<4> = Slots([EXEC, OWN_GIL, NO_GIL, END]);
 
-/// A module definition. CPython writes its header in `PyModuleDef_Init`, which is called once.
+/// A module definition. CPython writes its header, in `PyModuleDef_Init`, which one thread at a time calls.
 #[repr(transparent)]
 struct Definition(std::cell::UnsafeCell<ffi::PyModuleDef>);
 
@@ -101,11 +101,10 @@ pub unsafe extern "C" fn PyInit__native() -> *mut ffi::PyObject {
         12 => &MODULE_3_12,
         13.. => &MODULE_3_13,
     };
-    static INITIALISED: Once = Once::new();
-    // Two interpreters may import this at once, and CPython writes the header of a definition without a lock.
-    INITIALISED.call_once(|| {
-        // SAFETY: a static definition; the caller is attached.
-        unsafe { ffi::PyModuleDef_Init(definition.0.get()) };
-    });
-    definition.0.get().cast()
+    /// Two interpreters may import this at once, and CPython writes the header of a definition without a lock. Only attached threads
+    /// take this one, and run no Python code meanwhile.
+    static ALONE: Mutex<()> = Mutex::new(());
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    // SAFETY: a static definition; the caller is attached.
+    unsafe { ffi::PyModuleDef_Init(definition.0.get()) }
 }

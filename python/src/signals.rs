@@ -18,8 +18,8 @@ use interp_guard::{Guard, InterpreterId, Site};
 use pyo3_ffi::{self as ffi, PyObject};
 use std::ffi::{CStr, c_char, c_int, c_long, c_longlong, c_void};
 use std::ptr::{null, null_mut};
-use std::sync::{Mutex, OnceLock, PoisonError};
 use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 type Queue = PendingQueue<'static, Interpreter>;
 
@@ -263,7 +263,9 @@ fn put_on_top(signum: c_int) {
     // The first installation of all has just been made. If another thread has replaced it since, it came later, and stays.
     let found = installed(signum);
     let is_ours = object_of(found.sa_sigaction) == object_of(&raw const HANDLED as usize);
-    let Some(mut ours) = OURS.get().or_else(|| is_ours.then(|| OURS.get_or_init(|| found))).copied() else { return };
+    let Some(mut ours) = OURS.get().or_else(|| is_ours.then(|| OURS.get_or_init(|| found))).copied() else {
+        return;
+    };
     ours.sa_flags |= libc::SA_ONSTACK;
     // SAFETY: installs `signal-hook`'s handler, which is registered for this signal.
     unsafe { libc::sigaction(signum, &ours, null_mut()) };

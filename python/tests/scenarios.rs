@@ -79,7 +79,9 @@ fn main() {
         eprintln!("using CPython {} at {}", python.name(), python.executable.display());
     }
     if !pythons.iter().any(Python::is_free_threaded) {
-        eprintln!("not tried: there is no free-threaded CPython 3.14 or later here (INTERP_GUARD_PYTHONS may name one)");
+        eprintln!(
+            "not tried: there is no free-threaded CPython 3.14 or later here (INTERP_GUARD_PYTHONS may name one)"
+        );
     }
     let records = Arc::new(Mutex::new(Vec::new()));
     let mut trials = vec![Trial::test("a Python was found", {

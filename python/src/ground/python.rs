@@ -63,9 +63,9 @@ pub fn misfit() -> Option<&'static str> {
     // SAFETY: returns a static, terminated string; callable always.
     let version = unsafe { CStr::from_ptr(ffi::Py_GetVersion()) }.to_string_lossy();
     match (version.contains("free-threading build"), FREE_THREADED) {
-        (true, false) if minor_version() < 14 => {
-            Some("free-threaded CPython 3.13 is not supported: use 3.14 or later, or a build that has the GIL")
-        }
+        (true, false) if minor_version() < 14 => Some(
+            "free-threaded CPython 3.13 is not supported: use 3.14 or later, or a build that has the GIL",
+        ),
         (true, false) => Some(
             "this is the package for Pythons that have the GIL, and a free-threaded one cannot load it: \
              build it with this Python, in a checkout of its repository, by pip install ./python",

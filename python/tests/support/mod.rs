@@ -64,8 +64,9 @@ pub fn find_pythons() -> Vec<Python> {
 fn find_executables() -> Vec<Python> {
     let which = std::env::var("INTERP_GUARD_PYTHONS").unwrap_or_default();
     if which.contains('/') {
-        let probe =
-            |named: PathBuf| Python::probe(&named).unwrap_or_else(|| panic!("{} is not used", named.display()));
+        let probe = |named: PathBuf| {
+            Python::probe(&named).unwrap_or_else(|| panic!("{} is not used", named.display()))
+        };
         return std::env::split_paths(&which).map(probe).collect();
     }
     assert!(
@@ -285,13 +286,18 @@ impl Package {
         let folder = self.root.join(format!("stable-abi-{}", python.name()));
         let package = folder.join("interp_guard");
         copy_folder(&Path::new(env!("CARGO_MANIFEST_DIR")).join("interp_guard"), &package);
-        fs::copy(path.join("interp_guard").join(STABLE_ABI), package.join(STABLE_ABI)).expect("stage the library");
+        fs::copy(path.join("interp_guard").join(STABLE_ABI), package.join(STABLE_ABI))
+            .expect("stage the library");
         let output = python.command().args(["-c", "import interp_guard"]).env("PYTHONPATH", &folder).output();
         let output = output.expect("Python runs");
         let said = String::from_utf8_lossy(&output.stderr);
         let last = said.lines().last().unwrap_or_default();
         let told = last.starts_with("ImportError: interp_guard: ") && last.ends_with("pip install ./python");
-        if output.status.code() == Some(1) && told { Ok(()) } else { Err(format!("{}: {said}", output.status)) }
+        if output.status.code() == Some(1) && told {
+            Ok(())
+        } else {
+            Err(format!("{}: {said}", output.status))
+        }
     }
 
     /// For `PYTHONPATH`: what has the package, and what is built on it.
