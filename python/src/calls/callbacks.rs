@@ -194,7 +194,7 @@ fn is_not_the_threads_own() -> bool {
     static SAID: AtomicBool = AtomicBool::new(false);
     // SAFETY: reads a thread-specific value.
     let own = unsafe { ffi::PyGILState_GetThisThreadState() };
-    if !python::new_is_unsafe_across_fork() || own == python::unchecked() {
+    if !python::has_one_gil() || own == python::unchecked() {
         return false;
     }
     // Relaxed: one flag.

@@ -340,7 +340,7 @@ unsafe fn get_up(seat: &Seat, sub: *mut PyThreadState) -> u64 {
     let announced = seat.announced.load(SeqCst) & !3;
     seat.announced.store(announced | ENDING, SeqCst);
     let began = Instant::now();
-    // SAFETY: the caller's promise; one GIL serves both interpreters, as `Py_NewInterpreter` makes them.
+    // SAFETY: the caller's promise; one GIL, or none, serves both interpreters, as `Py_NewInterpreter` makes them.
     unsafe {
         let main = ffi::PyThreadState_Swap(sub);
         ffi::Py_EndInterpreter(sub);
