@@ -92,6 +92,7 @@ fn steady(text: &str) -> String {
 }
 
 #[test]
+#[ignore = "builds each program of the README: .ci/steps/32-slow runs it"]
 fn whole_programs_build_and_run_in_an_empty_package() {
     let readme = read("README.md");
     let mut programs = blocks(&readme, "rust");

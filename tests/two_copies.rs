@@ -62,6 +62,7 @@ extern "C" fn look() {
 }
 
 #[test]
+#[ignore = "builds the library a second time: .ci/steps/32-slow runs it"]
 fn each_has_registries_threads_and_handlers_of_its_own() {
     let plugin = Plugin::load();
     let ours = Interpreter::locking().register(&INTERPRETERS).expect("there is room");
@@ -99,6 +100,7 @@ fn each_has_registries_threads_and_handlers_of_its_own() {
 const CHILD: &str = "INTERP_GUARD_TEST_PANICS";
 
 #[test]
+#[ignore = "builds the library a second time: .ci/steps/32-slow runs it"]
 fn a_panic_that_one_contains_ends_the_process_from_the_other() {
     if std::env::var_os(CHILD).is_some() {
         let plugin = Plugin::load();

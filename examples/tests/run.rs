@@ -80,6 +80,7 @@ fn vms() {
 /// VMs with a lock each and with a thread each, under memcheck: an error or a leak makes it fail. valgrind offers no
 /// restartable sequences, so counters are shared.
 #[test]
+#[ignore = "under valgrind: .ci/steps/32-slow runs it"]
 fn vms_under_memcheck() {
     run("vms"); // built
     let tests = std::env::current_exe().expect("this test");

@@ -1,5 +1,5 @@
 //! The library as C people get it: `make -C capi install` into a folder of this test's own, C and C++ programs compiled
-//! against that with `cc` and `c++` by pkg-config, run as they are and under valgrind.
+//! against that with `cc` and `c++` by pkg-config, run as they are and, where `.ci/steps/60-capi` asks for it, under valgrind.
 //!
 //! A tool that is missing fails the test that needs it, and says how to get it. `INTERP_GUARD_LONG=1` asks for the long form:
 //! a million delivered signals, also under valgrind.
@@ -11,13 +11,14 @@ mod code;
 mod exports;
 #[path = "../support/header.rs"]
 mod header;
+mod memcheck;
 mod tools;
 #[path = "../../../tests/signal_safe_audit/walk.rs"]
 mod walk;
 
 use std::fs;
 use std::process::Command;
-use tools::{Language, Link, installed, long_form, output, run, tool, under_valgrind};
+use tools::{Language, Link, installed, long_form, output, run, tool};
 
 use Language::{C, Cxx};
 use Link::{Loaded, Shared, Static, WhollyStatic};
@@ -25,7 +26,7 @@ use Link::{Loaded, Shared, Static, WhollyStatic};
 const LANGUAGES: [Language; 2] = [C, Cxx];
 const MODES: [&str; 2] = ["per-cpu", "shared"];
 
-/// A program of `tests/c`, in both languages, linked in every way.
+/// A program of `tests/c`, in both languages, linked in every way. (`memcheck` has it under valgrind.)
 fn everywhere(name: &str, arguments: &[&str]) {
     for language in LANGUAGES {
         for link in [Shared, Static, Loaded] {
@@ -33,12 +34,6 @@ fn everywhere(name: &str, arguments: &[&str]) {
             run(installed().command(program).args(arguments));
         }
     }
-}
-
-/// The same, with no arguments; and under memcheck.
-fn everywhere_and_under_valgrind(name: &str) {
-    everywhere(name, &[]);
-    under_valgrind(installed().compile(name, C, Shared), &[]);
 }
 
 #[test]
@@ -52,59 +47,56 @@ fn the_headers_are_clean_by_themselves() {
 fn every_answer_and_misuse() {
     everywhere("phases", &[]);
     run(&mut Command::new(installed().compile("phases", C, WhollyStatic)));
-    under_valgrind(installed().compile("phases", C, Shared), &[]);
 }
 
 #[test]
 fn drains_by_several_threads() {
-    everywhere_and_under_valgrind("drain");
+    everywhere("drain", &[]);
 }
 
 #[test]
 fn ensure_and_release_over_a_table_of_callbacks() {
-    everywhere_and_under_valgrind("states");
+    everywhere("states", &[]);
 }
 
 #[test]
 fn pending_calls() {
     everywhere("pending", &[if long_form() { "200000" } else { "5000" }]);
-    under_valgrind(installed().compile("pending", C, Shared), &["2000", "self"]);
 }
 
 #[test]
 fn the_ledger() {
-    everywhere_and_under_valgrind("ledger");
+    everywhere("ledger", &[]);
 }
 
 #[test]
 fn names() {
-    everywhere_and_under_valgrind("names");
+    everywhere("names", &[]);
 }
 
 #[test]
 fn the_end_of_all() {
-    everywhere_and_under_valgrind("finalize_all");
+    everywhere("finalize_all", &[]);
 }
 
 #[test]
 fn the_main_interpreter() {
-    everywhere_and_under_valgrind("main_interpreter");
+    everywhere("main_interpreter", &[]);
 }
 
 #[test]
 fn the_legacy_contract() {
     everywhere("gilstate", &[]);
-    under_valgrind(installed().compile("gilstate", C, Shared), &["no parked thread"]);
 }
 
 #[test]
 fn the_walk_over_the_live_ones() {
-    everywhere_and_under_valgrind("live");
+    everywhere("live", &[]);
 }
 
 #[test]
 fn what_the_finalizers_have_done() {
-    everywhere_and_under_valgrind("stats");
+    everywhere("stats", &[]);
 }
 
 #[test]
@@ -112,7 +104,6 @@ fn the_cxx_guard() {
     for link in [Shared, Static, Loaded] {
         run(&mut installed().command(installed().compile("guard.cpp", Cxx, link)));
     }
-    under_valgrind(installed().compile("guard.cpp", Cxx, Shared), &[]);
 }
 
 #[test]
@@ -121,10 +112,6 @@ fn the_examples() {
         for link in [Shared, Static] {
             run(&mut Command::new(installed().compile(name, C, link)));
         }
-    }
-    // (Not the profiler: valgrind hands out few of its signals.)
-    for name in ["thread_pool", "small_vm"] {
-        under_valgrind(installed().compile(name, C, Shared), &[]);
     }
 }
 
@@ -154,7 +141,6 @@ fn the_programs_of_the_guide() {
         let compiled = installed().compile_text("guide", program, link);
         assert_eq!(output(&mut Command::new(&compiled)), "at least 3 calls, 1 poke, and it is mine again\n");
     }
-    under_valgrind(installed().compile_text("guide", program, Shared), &[]);
 }
 
 #[test]
@@ -175,22 +161,12 @@ fn a_storm_of_signals() {
 }
 
 #[test]
-fn a_storm_of_signals_under_valgrind() {
-    // Valgrind has no restartable sequences: shared counters, as the library finds out by itself.
-    let (alone, together) = if long_form() { ("1000000", "20000") } else { ("10000", "1000") };
-    let program = installed().compile("storm", C, Shared);
-    under_valgrind(&program, &[alone, "0", "self"]);
-    under_valgrind(&program, &[together, "2", "self"]);
-}
-
-#[test]
 fn two_hundred_children() {
     let per_mode = if long_form() { "200" } else { "100" };
     for mode in MODES {
         let program = installed().compile("fork", C, Shared);
         run(Command::new(program).arg(per_mode).env("INTERP_GUARD_COUNTERS", mode));
     }
-    under_valgrind(installed().compile("fork", C, Static), &["5"]);
 }
 
 #[test]
@@ -200,7 +176,6 @@ fn unloading_leaves_nothing_behind() {
         let program = installed().compile_unlinked("unload");
         run(Command::new(&program).arg(&library).arg("50").env("INTERP_GUARD_COUNTERS", mode));
     }
-    under_valgrind(installed().compile_unlinked("unload"), &[library.to_str().unwrap(), "3"]);
 }
 
 #[test]
