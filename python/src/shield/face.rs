@@ -88,7 +88,8 @@ unsafe fn strings<'a>(words: impl Iterator<Item = &'a str>) -> *mut PyObject {
 unsafe extern "C" fn status(_: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
     redirect::what_was_loaded();
     let objects = redirect::objects();
-    // SAFETY: attached; every object is checked for null and given back, or taken over by `N`, which takes null for an error.
+    // SAFETY: attached; every object is checked for null and given back, or taken over by `N`, which takes null for
+    // an error.
     unsafe {
         let rows = ffi::PyList_New(0);
         for object in &objects {

@@ -1,10 +1,12 @@
 //! The gate: who may attach to Python, and who comes too late.
 //!
 //! A registry with one interpreter, the main one: whoever attaches has a guard of it. It is closed at the last moment
-//! (`last`). Then a thread that comes waits, detached, until CPython says that it finalizes, and from there on for good.
+//! (`last`). Then a thread that comes waits, detached, until CPython says that it finalizes, and from there on for
+//! good.
 //!
 //! Python may go on after all: a forked child without the thread that was ending it, a program that ran its `atexit`
-//! callbacks itself. So a thread that has waited for a while, when the end does not any more, is let past, as without us.
+//! callbacks itself. So a thread that has waited for a while, when the end does not any more, is let past, as without
+//! us.
 
 use super::locked::Locked;
 use crate::ground::python;
@@ -98,7 +100,8 @@ pub fn is_kept() -> bool {
     CURRENT.load(Ordering::Relaxed) != NONE // as in `open`
 }
 
-/// A guard for a thread that is about to attach. `None` if it may pass without. Does not return where it comes too late.
+/// A guard for a thread that is about to attach. `None` if it may pass without. Does not return where it comes too
+/// late.
 ///
 /// Context: normal, detached.
 #[inline(always)]
@@ -222,7 +225,8 @@ pub fn after_fork_parent() {
 /// # Safety
 /// In the child, on the thread that called [`before_fork`].
 pub unsafe fn after_fork_child() {
-    // SAFETY: the caller's promise. The guards of other threads are never used again: they are in those threads' own storage.
+    // SAFETY: the caller's promise. The guards of other threads are never used again: they are in those threads' own
+    // storage.
     unsafe { GATE.after_fork_child(&mut []) };
     PARKED.give_back();
     PARKED.with(Vec::clear);

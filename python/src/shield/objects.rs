@@ -1,6 +1,7 @@
 //! The objects of the process, and their tables: which words of an object hold the address of a function that it calls.
 //!
-//! All from memory, by the dynamic segment, which stripping leaves alone. The relocations are those of a call through the
+//! All from memory, by the dynamic segment, which stripping leaves alone. The relocations are those of a call through
+//! the
 //! procedure linkage table (`JUMP_SLOT`, bound at the first call or at once), of a call through the global offset table
 //! (`GLOB_DAT`), and of a pointer in data (`64`).
 
@@ -50,11 +51,13 @@ pub fn changes() -> Changes {
     found
 }
 
-/// All of them. Looks no further: the dynamic linker has one of its locks here, and to take the other inside it would be the
+/// All of them. Looks no further: the dynamic linker has one of its locks here, and to take the other inside it would
+/// be the
 /// opposite order of a `dlopen`.
 pub fn list() -> Vec<Listed> {
     unsafe extern "C" fn collect(info: *mut libc::dl_phdr_info, _: usize, list: *mut c_void) -> c_int {
-        // SAFETY: called by dl_iterate_phdr with a valid info and with the pointer given below; the name is null or terminated.
+        // SAFETY: called by dl_iterate_phdr with a valid info and with the pointer given below; the name is null or
+        // terminated.
         unsafe {
             let (info, list) = (&*info, &mut *list.cast::<Vec<Listed>>());
             let name = if info.dlpi_name.is_null() { c"" } else { CStr::from_ptr(info.dlpi_name) };
@@ -91,7 +94,8 @@ pub struct Object {
 impl Object {
     /// `None` if it is gone, or none that `dlopen` knows, such as what the kernel adds.
     ///
-    /// Waits for other threads that load objects, as `dlopen` and `dlsym` do: so it is not in the middle of being relocated.
+    /// Waits for other threads that load objects, as `dlopen` and `dlsym` do: so it is not in the middle of being
+    /// relocated.
     pub fn open(listed: &Listed) -> Option<Self> {
         let name = if listed.name.is_empty() { null() } else { listed.name.as_ptr() };
         // SAFETY: null or a terminated name; loads nothing.
@@ -127,7 +131,8 @@ impl Object {
     }
 
     fn headers(&self) -> &[ProgramHeader64<NE>] {
-        // SAFETY: mapped, since the object is loaded, and read-only; the linker says how many there are. The type has no
+        // SAFETY: mapped, since the object is loaded, and read-only; the linker says how many there are. The type has
+        // no
         // alignment of its own to keep beyond what the file has.
         unsafe {
             std::slice::from_raw_parts(
@@ -224,13 +229,15 @@ impl Object {
     /// Writes a word, whatever protects its page. False if that cannot be done.
     ///
     /// # Safety
-    /// The word is one of [`slots`](Self::slots), and `value` the address of a function that does what its callers expect. One
+    /// The word is one of [`slots`](Self::slots), and `value` the address of a function that does what its callers
+    /// expect. One
     /// thread at a time.
     pub unsafe fn write(&self, slot: usize, value: usize) -> bool {
         let Some(is_read_only) = self.protection(slot) else { return false };
         let start = page(slot as u64) as usize;
         let protect = |how| {
-            // SAFETY: a page of the object's data that holds addresses of functions, and that nobody writes to but the linker
+            // SAFETY: a page of the object's data that holds addresses of functions, and that nobody writes to but
+            // the linker
             // while it binds, which is over where the page is read-only.
             unsafe { libc::mprotect(std::ptr::with_exposed_provenance_mut(start), PAGE as usize, how) == 0 }
         };
@@ -288,7 +295,8 @@ pub fn is_defined_at(address: *mut c_void) -> bool {
     let mut symbol: *mut c_void = null_mut();
     // SAFETY: takes any address, and only compares it; both are writable.
     let known = unsafe { libc::dladdr1(address, &mut found, &mut symbol, RTLD_DL_SYMENT) } != 0;
-    // SAFETY: null, or an entry of the symbol table of an object that is loaded: one that has CPython, or the C library.
+    // SAFETY: null, or an entry of the symbol table of an object that is loaded: one that has CPython, or the C
+    // library.
     let symbol = unsafe { symbol.cast::<Sym64<NE>>().as_ref() };
     known
         && found.dli_saddr == address

@@ -1,9 +1,11 @@
 //! Pointing the objects' tables to our functions, and back.
 //!
-//! Ours is left as it is. So is CPython's own, but for two calls: by `dlsym` it finds the `PyInit` of a module that it has loaded,
+//! Ours is left as it is. So is CPython's own, but for two calls: by `dlsym` it finds the `PyInit` of a module that
+//! it has loaded,
 //! and what the module calls is redirected before that runs; with `pthread_exit` it ends threads.
 //!
-//! A word that leads to neither the real function nor to the object's own code is somebody else's, a profiler's perhaps. It is
+//! A word that leads to neither the real function nor to the object's own code is somebody else's, a profiler's
+//! perhaps. It is
 //! left alone, and named.
 
 use super::locked::Locked;
@@ -166,7 +168,8 @@ fn function_named(name: &std::ffi::CStr) -> Option<&'static Function> {
     functions().find(|function| function.name == name)
 }
 
-/// Does this address lead to the real function? In an executable that is not position-independent, the address of a function
+/// Does this address lead to the real function? In an executable that is not position-independent, the address of a
+/// function
 /// may be that of code of the executable's own that leads there.
 pub fn is_real(function: &Function, address: *mut c_void) -> bool {
     // SAFETY: dlsym with a terminated name.

@@ -55,7 +55,8 @@ pub fn here<R>(f: impl FnOnce(&Here) -> R) -> Option<R> {
 }
 
 impl Here {
-    /// It ends a section without the GIL. If that is the first that is known of it, it began the section before there was a
+    /// It ends a section without the GIL. If that is the first that is known of it, it began the section before there
+    /// was a
     /// shield, with a state of its own.
     #[inline(always)]
     pub fn restores(&self, state: *mut PyThreadState) {
@@ -130,7 +131,8 @@ impl Here {
         }
     }
 
-    /// Is it inside for as long as `state` is attached? Not if that is its own: then it is a thread that Python started, and
+    /// Is it inside for as long as `state` is attached? Not if that is its own: then it is a thread that Python
+    /// started, and
     /// whoever ends Python waits for such threads or does not, as they are daemons or not.
     #[inline(always)]
     pub fn comes_to_call(&self, state: *mut PyThreadState) -> bool {
