@@ -3,19 +3,23 @@
 #define STRAGGLERS 0
 #endif
 #define THREADS (3 + STRAGGLERS)
-#include "machine.pml"
 #include "protocol.pml"
 
-/* Looks interpreter 0 up, leaves a clone in the mailbox by a plain store, drops its own. */
+#if defined(TWIN_HANDED_OVER_PLAIN)     /* on Armv8: whoever gets the clone does not see what the giver did before */
+#define HAND_OVER STORE
+#else
+#define HAND_OVER STORE_RELEASE
+#endif
+
+/* Looks interpreter 0 up, leaves a clone in the mailbox, drops its own. */
 proctype Giver(byte t; byte id)
 {
-    bool counted, guard;
-    byte stripe;
+    READER_STATE
     acquire(id);
     if
     :: guard ->
         clone(id);
-        STORE(MAIL, 1, printf("leaves the clone for T2, into the buffer\n"))
+        HAND_OVER(MAIL, 1, printf("leaves the clone for T2, into the buffer\n"))
     :: else
     fi;
     if
@@ -27,10 +31,10 @@ proctype Giver(byte t; byte id)
 /* Takes the clone, if one ever comes, and drops it. */
 proctype Taker(byte t; byte id)
 {
-    bool counted, guard;
-    byte stripe;
+    READER_STATE
 end:
     atomic { load(MAIL) == 1 -> guard = true; printf("T%d: takes the clone\n", t) };
+    USED_BY_HOLDER(id)
     exit(id)
 }
 

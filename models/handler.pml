@@ -7,13 +7,11 @@
 #define HANDLERS 3      /* bit 0: one on the finalizer; bit 1: one on the reader */
 #endif
 bool in_handler[THREADS];
-#include "machine.pml"
 #include "protocol.pml"
 
 proctype Handler(byte t; byte id)
 {
-    bool counted, guard;
-    byte stripe;
+    READER_STATE
     d_step { !in_handler[t] -> in_handler[t] = true; printf("T%d: is interrupted by a signal\n", t) };
     acquire(id);
     if

@@ -77,6 +77,9 @@ bool   asleep;                  /* the finalizer is queued on the futex */
 #define load(x)      (mine(0) -> newest(0, x) : (mine(1) -> newest(1, x) : (mine(2) -> newest(2, x) : mem[x])))
 #endif
 
+/* What CPU c sees: its buffer is empty, or of the thread that runs on it. */
+#define load_on(c, x) newest(c, x)
+
 #define store(c, x, v) \
     assert(buf[c].used < CAPACITY); \
     buf[c].value[buf[c].used] = (v); \
@@ -95,6 +98,15 @@ bool   asleep;                  /* the finalizer is queued on the futex */
 #endif
 #define PLAIN_STORE(c, x, v, ...)  STORING_ON(c, store(c, x, v); __VA_ARGS__)
 #define STORE(x, v, ...)     if ANY_CPU(PLAIN_STORE, x, v, __VA_ARGS__) fi
+
+/* What Armv8 tells apart (armv8.pml) is one here: every store is a store-release, every atomic add is a locked one. */
+#define STORE_RELEASE        STORE
+#define store_plain          store
+#define store_release        store
+#define SPARE_STRIPE(how, counter, what, ghost) \
+    :: LOCKED(mem[counter + SPARE] = next(mem[counter + SPARE]); ghost; \
+              printf("%e: sequence aborted, locked add on the spare stripe: %d\n", what, mem[counter + SPARE]))
+#define USED_BY_HOLDER(id)
 
 /* The buffer of CPU c writes its oldest entry to memory. Freed entries are zeroed: equal states must look equal. */
 #if CAPACITY == 4

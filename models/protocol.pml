@@ -22,36 +22,51 @@
 /* Ghost state, for the assertions only. */
 byte guards_out[IDS];
 bool zero_seen[IDS];
+
+#ifdef ARMV8
+#include "armv8.pml"
+#else
+#include "machine.pml"
+#endif
+
 #define BORN(id)  assert(!zero_seen[id]); guards_out[id]++
 #define GONE(id)  guards_out[id]--
 
 mtype = { A2_acquired, CLONE_acquired, X1_released };
 
 /* counter[stripe] += 1, and `ghost` with it: a restartable sequence on the stripe of this CPU, tried once. It may
- * abort at any time (migration, preemption, signal, debugger); then the spare stripe takes a locked add. */
-#define OWN_STRIPE(c, counter, what, ghost) \
-    STORING_ON(c, store(c, counter + c, next(load(counter + c))); ghost; \
-               printf("%e on stripe %d, into the buffer: %d\n", what, c, load(counter + c)))
-#define SPARE_STRIPE(counter, what, ghost) \
-    LOCKED(mem[counter + SPARE] = next(mem[counter + SPARE]); ghost; \
-           printf("%e: sequence aborted, locked add on the spare stripe: %d\n", what, mem[counter + SPARE]))
+ * abort at any time (migration, preemption, signal, debugger); then the spare stripe takes an atomic add. `how` is
+ * `plain` (A2, clone) or `release` (X1), of the store that commits and of the add; on x86-64 they are the same. */
+#define OWN_STRIPE(c, how, counter, what, ghost) \
+    STORING_ON(c, store_##how(c, counter + c, next(load_on(c, counter + c))); ghost; \
+               printf("%e on stripe %d, into the buffer: %d\n", what, c, load_on(c, counter + c)))
 #if defined(TWIN_NO_RESTART)            /* the CPU number is read first, and nothing aborts when the thread moves */
 #define READ_CPU(c, what)  d_step { can_run(c) -> stripe = c; printf("T%d on CPU%d: %e: reads its CPU number\n", t, c, what) }
-#define STALE_STRIPE(c, counter, what, ghost) \
-    STORING_ON(c, store(c, counter + stripe, next(load(counter + stripe))); ghost; \
+#define STALE_STRIPE(c, how, counter, what, ghost) \
+    STORING_ON(c, store_##how(c, counter + stripe, next(load(counter + stripe))); ghost; \
                printf("%e on stripe %d, into the buffer: %d\n", what, stripe, load(counter + stripe)); stripe = 0)
-#define COUNT(counter, what, ghost) \
+#define COUNT(how, counter, what, ghost) \
     if ANY_CPU(READ_CPU, what) fi; \
-    if ANY_CPU(STALE_STRIPE, counter, what, ghost) fi
+    if ANY_CPU(STALE_STRIPE, how, counter, what, ghost) fi
+#elif defined(TWIN_NO_ABORT)            /* load, add, store: another thread of this CPU comes in between, and nothing aborts */
+#define READ_COUNTER(c, counter, what) \
+    d_step { can_run(c) -> stripe = c; count = load_on(c, counter + c); \
+             printf("T%d on CPU%d: %e: reads %d on stripe %d\n", t, c, what, count, c) }
+#define STALE_COUNT(c, how, counter, what, ghost) \
+    d_step { stripe == c && can_run(c) -> printf("T%d on CPU%d: ", t, c); store_##how(c, counter + c, next(count)); ghost; \
+             printf("%e on stripe %d, into the buffer: %d\n", what, c, next(count)); stripe = 0; count = 0 }
+#define COUNT(how, counter, what, ghost) \
+    if ANY_CPU(READ_COUNTER, counter, what) fi; \
+    if ANY_CPU(STALE_COUNT, how, counter, what, ghost) fi
 #elif defined(TWIN_SPARE_WITHOUT_LOCK)  /* a plain add on the stripe that all CPUs share */
-#define PLAIN_SPARE(c, counter, what, ghost) \
-    STORING_ON(c, store(c, counter + SPARE, next(load(counter + SPARE))); ghost; \
+#define PLAIN_SPARE(c, how, counter, what, ghost) \
+    STORING_ON(c, store_##how(c, counter + SPARE, next(load(counter + SPARE))); ghost; \
                printf("%e: sequence aborted, plain add on the spare stripe, into the buffer: %d\n", what, load(counter + SPARE)))
-#define COUNT(counter, what, ghost) \
-    if ANY_CPU(OWN_STRIPE, counter, what, ghost) ANY_CPU(PLAIN_SPARE, counter, what, ghost) fi
+#define COUNT(how, counter, what, ghost) \
+    if ANY_CPU(OWN_STRIPE, how, counter, what, ghost) ANY_CPU(PLAIN_SPARE, how, counter, what, ghost) fi
 #else
-#define COUNT(counter, what, ghost) \
-    if ANY_CPU(OWN_STRIPE, counter, what, ghost) :: SPARE_STRIPE(counter, what, ghost) fi
+#define COUNT(how, counter, what, ghost) \
+    if ANY_CPU(OWN_STRIPE, how, counter, what, ghost) SPARE_STRIPE(how, counter, what, ghost) fi
 #endif
 
 #if defined(TWIN_NO_A1)
@@ -74,12 +89,13 @@ inline acquire(id)
     LOADING(counted = A1_LETS_THROUGH(load(WORD)); printf("A1: lookup(%d) reads word=%d\n", id, load(WORD)));
     if
     :: counted ->
-        COUNT(ACQUIRED, A2_acquired, skip);
+        COUNT(plain, ACQUIRED, A2_acquired, skip);
         LOADING(guard = A4_LETS_THROUGH(load(WORD));
             if
             :: guard -> printf("A4: reads word=%d, has a guard of %d\n", load(WORD), id); BORN(id)
             :: else -> printf("A4: reads word=%d, backs out\n", load(WORD))
-            fi)
+            fi);
+        USED_BY_HOLDER(id)
     :: else
     fi
 }
@@ -87,7 +103,7 @@ inline acquire(id)
 /* clone(guard): no check. */
 inline clone(id)
 {
-    COUNT(ACQUIRED, CLONE_acquired, BORN(id))
+    COUNT(plain, ACQUIRED, CLONE_acquired, BORN(id))
 }
 
 #if defined(TWIN_WAKE_OWN_ID_ONLY)
@@ -97,6 +113,8 @@ inline clone(id)
 #endif
 #if defined(TWIN_WAKE_WORD_NOT_BUMPED)
 #define BUMP
+#elif defined(TWIN_WAKE_ADD_RELAXED)    /* on Armv8: an atomic add that waits for nothing before it */
+#define BUMP LOADING(mem[WAKE] = next(mem[WAKE]); printf("X3: wake word, relaxed add: %d\n", mem[WAKE]))
 #elif defined(TWIN_WAKE_WORD_WITHOUT_LOCK)
 #define BUMP STORE(WAKE, next(load(WAKE)), printf("X3: wake word, into the buffer: %d\n", load(WAKE)))
 #else
@@ -113,7 +131,11 @@ inline clone(id)
     counted = false; guard = false
 
 /* exit(slot): of a guard (`guard` is set) or of an acquire that A4 sent back. X2 is a compiler fence, like A3. */
-#define X1(id) COUNT(RELEASED, X1_released, if :: guard -> GONE(id) :: else fi)
+#if defined(TWIN_X1_PLAIN)              /* on Armv8: committed by a plain store */
+#define X1(id) COUNT(plain, RELEASED, X1_released, if :: guard -> GONE(id) :: else fi)
+#else
+#define X1(id) COUNT(release, RELEASED, X1_released, if :: guard -> GONE(id) :: else fi)
+#endif
 #if defined(TWIN_X3_BEFORE_X1)
 inline exit(id) { X3(id); X1(id); NOTIFY }
 #else
@@ -139,7 +161,7 @@ inline exit(id) { X1(id); X3(id); NOTIFY }
 #endif
 inline close(id)
 {
-    STORE(WORD, closing(id), printf("C1: word = %d, into the buffer\n", closing(id)));
+    STORE_RELEASE(WORD, closing(id), printf("C1: word = %d, into the buffer\n", closing(id)));
     HEAVY_FENCE
 }
 
@@ -197,13 +219,20 @@ inline drain(id)
     od
 }
 
-inline vacate()     { STORE(WORD, VACANT,   printf("vacates the slot, into the buffer\n")) }
-inline publish(id)  { STORE(WORD, live(id), printf("registers %d: word = %d, into the buffer\n", id, live(id))) }
+inline vacate()     { STORE_RELEASE(WORD, VACANT,   printf("vacates the slot, into the buffer\n")) }
+inline publish(id)  { STORE_RELEASE(WORD, live(id), printf("registers %d: word = %d, into the buffer\n", id, live(id))) }
 
 /* ---- Threads ---- */
 
 #ifndef INTERRUPTIBLE           /* a scenario with signal handlers says which thread is inside one */
 #define INTERRUPTIBLE(t)
+#endif
+
+/* What `acquire`, `clone` and `exit` keep of the calling thread. */
+#if defined(TWIN_NO_ABORT)
+#define READER_STATE bool counted, guard; byte stripe, count;
+#else
+#define READER_STATE bool counted, guard; byte stripe;
 #endif
 
 /* Thread 0 finalizes interpreter 0, then registers and finalizes the others in the same slot. */
@@ -229,8 +258,7 @@ proctype Finalizer(byte t; byte id) INTERRUPTIBLE(t)
 /* Thread t looks `id` up once and drops what it got. */
 proctype Reader(byte t; byte id) INTERRUPTIBLE(t)
 {
-    bool counted, guard;
-    byte stripe;
+    READER_STATE
     acquire(id);
     if
     :: counted -> exit(id)

@@ -3,7 +3,6 @@
 #define READERS 2
 #endif
 #define THREADS (READERS + 1)
-#include "machine.pml"
 #include "protocol.pml"
 
 init {

@@ -4,13 +4,11 @@
 #define THREADS 2
 #define IDS 1
 #define WRAP 2
-#include "machine.pml"
 #include "protocol.pml"
 
 proctype Storm(byte t; byte id)
 {
-    bool counted, guard;
-    byte stripe;
+    READER_STATE
 end:
     do
     :: acquire(id);

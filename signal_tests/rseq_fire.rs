@@ -9,6 +9,7 @@
 mod harness;
 
 use harness::{install, timer_at_this_thread};
+use interp_guard::platform::{self, Sequences};
 use interp_guard::{Counters, FinalizeError, InterpreterId, LookupError, Registry, SetupError};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::{SaFlags, Signal};
@@ -22,7 +23,21 @@ fn main() -> ExitCode {
         ("per_cpu", || fire(Counters::PerCpu)),
         ("shared", || fire(Counters::Shared)),
         ("without_rseq_shared_is_the_default", without_rseq),
+        ("interrupted_sections_are_seen_to_abort", trial),
     ])
+}
+
+/// The trial by which a kernel is granted per-CPU mode, or refused.
+fn trial() {
+    if platform::rseq().is_none() {
+        return println!("this machine has no restartable sequences to try");
+    }
+    let began = Instant::now();
+    let found = platform::try_sequences();
+    println!("{found}, after {:?}", began.elapsed());
+    assert_eq!(platform::try_sequences(), found, "asked once");
+    // A machine with other work for both CPUs may leave it no time; that is no mistake.
+    assert!(matches!(found, Sequences::Abort | Sequences::NotShown), "{found}");
 }
 
 static REGISTRY: Registry<u64> = Registry::with_capacity(16).counters(Counters::PerCpu);

@@ -1,6 +1,28 @@
 // May import: platform, registry, signal_safe.
 //! What the interfaces to other languages have in common: the numbers they answer, how a caller's address gets to them, and what
 //! their doctors say of the machine. For the packages of this workspace, and not kept stable for others.
+//!
+//! # A caller's address
+//!
+//! `jump_with_caller!(number, other)` is the body of a naked function that is another one with one more argument: its caller's address, for
+//! the ledger. `number` is how many arguments stand before it, at most three, all of them integers or pointers. The other function is
+//! entered as if it had been called directly.
+//!
+//! ```
+//! /// Where this was called from.
+//! #[unsafe(naked)]
+//! unsafe extern "C" fn called_from() -> usize {
+//!     interp_guard::jump_with_caller!(0, as_it_is)
+//! }
+//!
+//! extern "C" fn as_it_is(caller: usize) -> usize {
+//!     caller
+//! }
+//!
+//! // SAFETY: it fits `as_it_is`.
+//! let (here, there) = unsafe { (called_from(), called_from()) };
+//! assert!(here != 0 && here != there);
+//! ```
 
 use crate::platform::{self, Missing};
 use crate::registry::{Layout, Registry};
@@ -38,34 +60,6 @@ pub mod status {
     pub const UNAVAILABLE: i32 = 10;
     /// A defect of this library.
     pub const INTERNAL: i32 = 11;
-}
-
-/// The body of a naked function that is another one with one more argument: its caller's address, for the ledger.
-///
-/// It goes into the named register. On entry the return address is at the top of the stack; the other function is entered as if it had
-/// been called directly.
-///
-/// ```
-/// /// Where this was called from.
-/// #[unsafe(naked)]
-/// unsafe extern "C" fn called_from() -> usize {
-///     interp_guard::jump_with_caller!("rdi", as_it_is)
-/// }
-///
-/// extern "C" fn as_it_is(caller: usize) -> usize {
-///     caller
-/// }
-///
-/// // SAFETY: it fits `as_it_is`.
-/// let (here, there) = unsafe { (called_from(), called_from()) };
-/// assert!(here != 0 && here != there);
-/// ```
-#[doc(hidden)]
-#[macro_export]
-macro_rules! jump_with_caller {
-    ($register:literal, $body:path) => {
-        ::core::arch::naked_asm!(concat!("mov ", $register, ", [rsp]"), "jmp {body}", body = sym $body)
-    };
 }
 
 /// What a doctor says: of a registry, which is set up if it was not yet, and of the machine.
@@ -210,7 +204,8 @@ fn why_counted_so(missing: Option<Missing>) -> String {
 /// What became of restartable sequences.
 fn rseq() -> String {
     platform::rseq().map_or("not registered by the C library".to_owned(), |rseq| {
-        format!("registered by the C library at thread pointer {:+}, {} bytes", rseq.offset, rseq.size)
+        let (offset, size, sequences) = (rseq.offset, rseq.size, platform::sequences());
+        format!("registered by the C library at thread pointer {offset:+}, {size} bytes; {sequences}")
     })
 }
 
@@ -262,7 +257,10 @@ fn c_library() -> String {
 
 /// Where the C library does not know, it says 0 or -1.
 fn cache_line() -> Fact {
+    #[cfg(target_env = "gnu")]
     // SAFETY: sysconf takes no pointers.
     let bytes = unsafe { libc::sysconf(libc::_SC_LEVEL1_DCACHE_LINESIZE) };
+    #[cfg(not(target_env = "gnu"))]
+    let bytes = 0; // not a question of POSIX
     u64::try_from(bytes).ok().filter(|&bytes| bytes != 0).map_or(Fact::Unknown, Fact::Number)
 }

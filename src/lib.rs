@@ -31,17 +31,25 @@
 //!
 #![doc = include_str!("../README.md")]
 
-#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+#[cfg(not(all(
+    target_os = "linux",
+    any(target_arch = "x86_64", target_arch = "aarch64"),
+    target_endian = "little",
+    target_pointer_width = "64"
+)))]
 compile_error!(
-    "interp-guard supports Linux on x86-64 only: its system calls and restartable sequences are written for it"
+    "interp-guard supports 64-bit Linux on x86-64 and on little-endian AArch64: its system calls and restartable sequences are \
+     written for each"
 );
 
 // From the bottom up. Each room says in its first line which others it may import; `tests/rooms.rs` holds it to that.
 
 mod signal_safe;
 
+mod events;
 pub mod platform;
 mod processes;
+mod sequences;
 mod threads;
 mod unwind;
 

@@ -1,6 +1,8 @@
-// May import: signal_safe.
+// May import: sequences, signal_safe.
 //! What this machine offers: restartable sequences, `membarrier`, CPUs. Asked in normal context, when a table is mapped.
 
+pub use crate::sequences::Sequences;
+use crate::sequences::{are_known_good, release, tried};
 use crate::signal_safe::counters::{Counters, NO_RSEQ};
 use crate::signal_safe::sys;
 use std::ffi::CStr;
@@ -24,6 +26,9 @@ pub enum Missing {
     /// The kernel refused `membarrier(REGISTER_PRIVATE_EXPEDITED)` with this error number: it is older than Linux 4.14,
     /// or a seccomp filter forbids the call.
     Membarrier(i32),
+    /// The kernel does not abort the restartable sequences that it interrupts, or this is not known of its version and was not
+    /// shown by trying: never [`Sequences::Abort`].
+    Abort(Sequences),
 }
 
 impl fmt::Display for Missing {
@@ -39,6 +44,9 @@ impl fmt::Display for Missing {
                  not forbidden by a seccomp filter)",
                 std::io::Error::from_raw_os_error(*errno)
             ),
+            Self::Abort(sequences) => {
+                write!(f, "restartable sequences that are aborted when they are interrupted: {sequences}")
+            }
         }
     }
 }
@@ -99,7 +107,57 @@ pub fn missing_for_per_cpu() -> Option<Missing> {
     if rseq().is_none() {
         return Some(Missing::Rseq);
     }
-    membarrier().err().map(Missing::Membarrier)
+    if let Err(errno) = membarrier() {
+        return Some(Missing::Membarrier(errno));
+    }
+    let sequences = sequences();
+    must_be_refused(sequences).then_some(Missing::Abort(sequences))
+}
+
+/// May sections not be relied on? On x86-64 no kernel is known whose go on: there it takes a trial that has seen it.
+fn must_be_refused(sequences: Sequences) -> bool {
+    match sequences {
+        Sequences::Abort => false,
+        Sequences::NotShown => cfg!(not(target_arch = "x86_64")),
+        Sequences::SurviveSignals | Sequences::SurvivePreemption => true,
+    }
+}
+
+impl fmt::Display for Sequences {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Abort => "what is interrupted is aborted",
+            Self::SurviveSignals => "in a trial, one that a signal interrupted went on",
+            Self::SurvivePreemption => "in a trial, one that was preempted went on",
+            Self::NotShown => "this version of Linux is not known to do it, and a trial could not show it",
+        })
+    }
+}
+
+/// Does the kernel abort restartable sequences? By its version, or, if that says nothing, by a [trial](try_sequences).
+///
+/// Context: normal; blocks for at most some hundred milliseconds, once.
+///
+/// ```
+/// println!("restartable sequences: {}", interp_guard::platform::sequences());
+/// ```
+pub fn sequences() -> Sequences {
+    if are_known_good(&release()) { Sequences::Abort } else { try_sequences() }
+}
+
+/// Interrupts restartable sequences until it has seen whether the kernel aborts them. Once in a process: later calls, and those in
+/// forked children, have the same answer.
+///
+/// It starts two tasks with the memory of this process, which have ended when it returns, and of whose end nobody is told.
+///
+/// Context: normal; blocks for at most some hundred milliseconds.
+///
+/// ```
+/// use interp_guard::platform::{self, Sequences};
+/// assert_ne!(platform::try_sequences(), Sequences::SurviveSignals);
+/// ```
+pub fn try_sequences() -> Sequences {
+    tried()
 }
 
 /// The mode that a registry takes when nobody asks for one.

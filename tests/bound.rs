@@ -10,7 +10,7 @@ use interp_guard::{
     platform, thread_state,
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::os::fd::{AsFd, AsRawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -79,7 +79,7 @@ fn started(registry: &'static Vms, dropped: &Arc<AtomicUsize>) -> bound::Thread<
     bound::start(registry, WorkerOptions::new(), move |_| Vm::new(&dropped)).expect("started")
 }
 
-fn end(registry: &'static Vms, id: InterpreterId) {
+fn end<V>(registry: &'static Registry<Bound<V>>, id: InterpreterId) {
     drop(registry.finalize(id, LONG).expect("finalized"));
 }
 
@@ -189,6 +189,9 @@ fn a_turn_leaves_what_is_attached_as_it_was() {
     registry.post(own, |_| panic!("on purpose")).expect("there is room");
     assert!(vm.turn().is_continue());
     assert_eq!(vm.queue().ran().panics, 1);
+    assert_eq!(thread_state::current_of(&others), Some(other));
+    // On its own thread, where it is run at once, a job is one too.
+    assert_eq!(registry.call(own, |_| thread_state::current_id()).expect("here"), Some(own));
     assert_eq!(thread_state::current_of(&others), Some(other));
     assert_eq!(attached.with(|vm| *vm), 1);
 }
@@ -424,4 +427,145 @@ fn a_loop_may_go_from_inside_its_own_vm() {
     let id = thread.id();
     assert!(registry.call(id, move |_| thread.join().is_ok()).expect("live"));
     end(registry, id);
+}
+
+#[test]
+fn a_call_that_comes_after_the_loop_has_ended_keeps_nobody_waiting() {
+    static TOLD: AtomicUsize = AtomicUsize::new(0);
+    let (registry, dropped) = vms();
+    let vm = made(registry, &dropped);
+    let (id, queue) = (vm.id(), vm.queue().clone());
+    drop(vm);
+    let call = |guard: &Guard<'_, Bound<Vm>>, _| {
+        assert_eq!(guard.with(|_| ()), Err(Refused::Elsewhere));
+        TOLD.fetch_add(1, SeqCst);
+    };
+    queue.push(registry.lookup(id).expect("live"), call, 0).expect("there is room");
+    // This thread, which ran the queue's calls last, goes on, and does not come back to it.
+    let ended = thread::spawn(move || registry.finalize(id, LONG).map(drop).map_err(|late| late.to_string()));
+    assert_eq!(ended.join().expect("no panic"), Ok(()));
+    assert_eq!((TOLD.load(SeqCst), queue.ran().panics), (1, 0));
+}
+
+/// Throws when it is dropped.
+struct Throws;
+
+impl Drop for Throws {
+    fn drop(&mut self) {
+        panic!("on purpose");
+    }
+}
+
+fn post_throwing(registry: &'static Vms, id: InterpreterId) {
+    for throws in [Throws, Throws] {
+        registry.post(id, move |_| unreachable!("{:p}", &throws)).expect("there is room");
+    }
+}
+
+#[test]
+fn what_a_job_throws_that_is_dropped_goes_no_further() {
+    let (registry, dropped) = vms();
+    let thread = started(registry, &dropped);
+    let id = thread.id();
+    let (began, has_begun) = mpsc::channel();
+    let (go, may_go) = mpsc::channel::<()>();
+    let busy = move |_: &mut Vm| {
+        began.send(()).expect("somebody waits");
+        may_go.recv().expect("somebody says so");
+    };
+    registry.post(id, busy).expect("there is room");
+    has_begun.recv().expect("it runs");
+    post_throwing(registry, id);
+    thread.queue().discard();
+    go.send(()).expect("it waits");
+    // The first is of the turn at whose end the two are dropped, or comes after it.
+    for run in 1..=2 {
+        assert_eq!(registry.call(id, |vm| vm.run()).expect("the loop goes on"), run);
+    }
+    end(registry, id);
+    thread.join().expect("no panic");
+    // At the end of a loop neither, and all of them are dropped.
+    let vm = made(registry, &dropped);
+    let id = vm.id();
+    post_throwing(registry, id);
+    assert_eq!(vm.into_inner().run(), 1);
+    end(registry, id);
+}
+
+#[test]
+fn handlers_are_told_what_a_job_leaves_attached_and_nothing_when_it_is_gone() {
+    static OTHERS: Registry<Locked<u32>> = Registry::with_capacity(2);
+    type Keeps = Option<thread_state::Attached<'static, Locked<u32>>>;
+    static VMS: Registry<Bound<Keeps>> = Registry::with_capacity(2);
+    let other = OTHERS.register(Locked::new(1)).expect("registered");
+    let mut vm = Loop::new(&VMS, |_| None).expect("made");
+    let id = vm.id();
+    let attach = move |vm: &mut Keeps| *vm = Some(thread_state::ensure_id(&OTHERS, other).expect("live"));
+    let detach = move |vm: &mut Keeps| {
+        drop(vm.take());
+        assert_eq!(thread_state::current_of(&OTHERS), None);
+    };
+    let mut turn = |job: Box<dyn FnOnce(&mut Keeps) + Send>| {
+        VMS.post(id, job).expect("there is room");
+        assert!(vm.turn().is_continue());
+        (thread_state::current_id(), thread_state::current_of(&OTHERS))
+    };
+    assert_eq!(turn(Box::new(attach)), (Some(other), Some(other)), "it stayed attached");
+    assert_eq!(turn(Box::new(|_| ())), (Some(other), Some(other)));
+    assert_eq!(turn(Box::new(detach)), (None, None), "what was attached before is not any more");
+    assert_eq!(turn(Box::new(attach)), (Some(other), Some(other)));
+    // Released when the job is long over, and its interpreter too.
+    end(&VMS, id);
+    drop(vm);
+    assert_eq!(thread_state::current_id(), None);
+    // A level around the turn, and one inside of it that outlives it.
+    let mut vm = Loop::new(&VMS, |_| None).expect("made");
+    let id = vm.id();
+    let around = thread_state::ensure_id(&OTHERS, other).expect("live");
+    VMS.post(id, attach).expect("there is room");
+    assert!(vm.turn().is_continue());
+    assert_eq!(thread_state::current_of(&OTHERS), Some(other));
+    vm.with(|vm| drop(vm.take()));
+    assert_eq!(thread_state::current_of(&OTHERS), Some(other));
+    drop(around);
+    assert_eq!(thread_state::current_id(), None);
+    // One that was made before the job, and is released in it.
+    vm.with(attach);
+    VMS.post(id, detach).expect("there is room");
+    assert!(vm.turn().is_continue());
+    assert_eq!((vm.queue().ran().panics, thread_state::current_id()), (0, None));
+    end(&VMS, id);
+}
+
+#[test]
+fn a_destructor_of_a_thread_local_may_come_late() {
+    static VMS: Registry<Bound<u32>> = Registry::with_capacity(2);
+    static RAN: AtomicUsize = AtomicUsize::new(0);
+    struct Late(RefCell<Option<Loop<u32>>>);
+    impl Drop for Late {
+        fn drop(&mut self) {
+            let mut vm = self.0.borrow_mut().take().expect("made");
+            for ran in 1..=2 {
+                let id = vm.id();
+                VMS.post(id, |vm| _ = RAN.fetch_add(*vm as usize, SeqCst)).expect("there is room");
+                assert!(vm.turn().is_continue());
+                assert_eq!(RAN.load(SeqCst), ran);
+                assert_eq!(VMS.call(id, |vm| *vm).expect("here"), 1);
+                end(&VMS, id);
+                assert!(vm.turn().is_break());
+                vm = Loop::new(&VMS, |_| 1).expect("made");
+            }
+            end(&VMS, vm.id());
+            RAN.fetch_add(10, SeqCst);
+        }
+    }
+    thread_local! {
+        // Made before anything of the library's is, and so dropped after it.
+        static LATE: Late = const { Late(RefCell::new(None)) };
+    }
+    let thread = thread::spawn(|| {
+        LATE.with(|late| *late.0.borrow_mut() = Some(Loop::new(&VMS, |_| 1).expect("made")));
+    });
+    thread.join().expect("no panic");
+    assert_eq!((RAN.load(SeqCst), VMS.len()), (12, 0));
 }

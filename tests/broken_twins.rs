@@ -270,6 +270,7 @@ fn sections_that_the_kernel_does_not_abort() {
     if interp_guard::platform::missing_for_per_cpu().is_some() {
         return println!("this machine has no restartable sequences to leave out");
     }
+    the_test_sees("rseq_no_abort", "rseq_fire", "interrupted_sections_are_seen_to_abort");
     the_test_sees("rseq_no_abort", "rseq_fire", "per_cpu");
 }
 

@@ -1259,3 +1259,28 @@ fn the_thread_that_forks_keeps_its_vm_in_the_child() {
     drop(VMS.finalize(id, NOW).expect("nothing waits"));
     assert_eq!(vm.into_inner(), 11);
 }
+
+#[test]
+fn what_waited_for_a_vm_is_not_dropped_in_a_child() {
+    static VMS: Registry<Bound<u32>> = Registry::with_capacity(2);
+    struct Own(Pid);
+    impl Drop for Own {
+        fn drop(&mut self) {
+            assert_eq!(self.0, getpid(), "a child's copy");
+            DROPPED.fetch_add(1, SeqCst);
+        }
+    }
+    static DROPPED: AtomicUsize = AtomicUsize::new(0);
+    let vm = Loop::new(&VMS, |_| 1).expect("made");
+    let id = vm.id();
+    let own = Own(getpid());
+    VMS.post(id, move |_| unreachable!("{:p}", &own)).expect("there is room");
+    let mut vm = Some(vm);
+    forked_with(&VMS, &mut [], || {
+        drop(VMS.finalize(id, NOW).expect("nobody is left"));
+        drop(vm.take());
+        assert_eq!(DROPPED.load(SeqCst), 0);
+    });
+    drop(vm.take());
+    assert_eq!(DROPPED.load(SeqCst), 1);
+}

@@ -44,7 +44,7 @@ fn documentation() -> PathBuf {
     let manifest = unpacked.join("Cargo.toml");
     let told = std::fs::read_to_string(&manifest).expect("a manifest") + "\n[workspace]\n";
     std::fs::write(manifest, told).expect("written");
-    succeeds(cargo(&unpacked, &["doc", "--no-deps", "--all-features"]).env("RUSTDOCFLAGS", "-Dwarnings"));
+    succeeds(cargo(&unpacked, &["doc", "--no-deps"]).env("RUSTDOCFLAGS", "-Dwarnings"));
     target().join("doc/interp_guard")
 }
 

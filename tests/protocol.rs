@@ -6,7 +6,6 @@
 use interp_guard::{Counters, DrainError, InterpreterId, Registry, platform};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
-use std::arch::x86_64::_mm_clflush;
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Mutex, PoisonError};
@@ -88,7 +87,15 @@ impl SlowStores {
     fn prepare(&self) {
         for line in &self.0 {
             // SAFETY: flushing a line that is there loses nothing.
-            unsafe { _mm_clflush(std::ptr::from_ref(line).cast()) };
+            #[cfg(target_arch = "x86_64")]
+            unsafe {
+                std::arch::x86_64::_mm_clflush(std::ptr::from_ref(line).cast())
+            };
+            // SAFETY: as above; Linux lets every program do it.
+            #[cfg(target_arch = "aarch64")]
+            unsafe {
+                std::arch::asm!("dc civac, {}", in(reg) line, options(nostack, preserves_flags))
+            };
         }
         fence(Ordering::SeqCst);
     }

@@ -112,7 +112,14 @@ fn whole_programs_build_and_run_in_an_empty_package() {
     let path = "path = \"../interp-guard\"";
     assert!(dependencies.contains(path), "the README's path:\n{dependencies}");
     let here = format!("path = \"{}\"", root().display());
-    let folder = package(&programs, &dependencies.replace(path, &here));
+    // What single guides depend on besides.
+    let mut others = String::new();
+    for guide in guides() {
+        for block in blocks(&read(&format!("docs/guide/{guide}")), "toml") {
+            others += block.strip_prefix("[dependencies]\n").unwrap_or_else(|| panic!("{guide}:\n{block}"));
+        }
+    }
+    let folder = package(&programs, &(dependencies.replace(path, &here) + &others));
 
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("readme-target");
     let cargo = |what: &[&str]| {

@@ -76,18 +76,3 @@ pub fn yardstick() {
         }
     }
 }
-
-/// The floor: `n` times two bare locked adds on a private line, nothing around them.
-#[inline(never)]
-pub fn two_locked_adds(n: u64) {
-    #[repr(align(128))]
-    struct Line([u64; 2]);
-    let mut line = Line([0; 2]);
-    for _ in 0..n {
-        // SAFETY: both words are in the local line.
-        unsafe {
-            asm!("lock xadd qword ptr [{line}], {one}", "lock xadd qword ptr [{line} + 8], {one}",
-                line = in(reg) line.0.as_mut_ptr(), one = inout(reg) 1_u64 => _, options(nostack));
-        }
-    }
-}

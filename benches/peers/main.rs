@@ -1,4 +1,4 @@
-//! interp-guard against its peers and against the machine's floor: two bare locked adds.
+//! interp-guard against its peers and against the machine's floors: two bare locked adds, two restartable sequences.
 //!
 //! One process, many short interleaved rounds; every figure is the median over the rounds, also as a ratio to the floor
 //! measured in the same round. `docs/benchmarks.md` says what was found.
@@ -6,6 +6,7 @@
 mod churn;
 mod clock;
 mod cold;
+mod floors;
 mod handler;
 mod measure;
 #[allow(clippy::module_inception)]

@@ -4,7 +4,8 @@
 //! throughput, which a chain of locked adds hardly feels and everything else does. So a round begins and ends with a
 //! yardstick of pure arithmetic, and rounds in which it was slow do not count.
 
-use super::clock::{thread_cpu_ns, two_locked_adds, yardstick};
+use super::clock::{thread_cpu_ns, yardstick};
+use super::floors::{Sequences, two_locked_adds};
 use super::row::Row;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -78,7 +79,7 @@ impl Meeting {
     }
 }
 
-/// Measures `tasks` against each other and the floor. The floor is the first row.
+/// Measures `tasks` against each other and the floors. Two locked adds are the first row.
 pub fn compare(
     case: &str,
     interpreters: usize,
@@ -87,7 +88,12 @@ pub fn compare(
     tasks: &[Task<'_>],
 ) -> Vec<Row> {
     let floor = Task { name: "two locked adds", kind: "floor", run: Box::new(|_, n| two_locked_adds(n)) };
-    let tasks: Vec<&Task<'_>> = std::iter::once(&floor).chain(tasks).collect();
+    let sequences = Sequences::new();
+    let second = sequences.as_ref().map(|sequences| {
+        let run = Box::new(|_, n| sequences.run(n));
+        Task { name: "two restartable sequences", kind: "floor", run }
+    });
+    let tasks: Vec<&Task<'_>> = std::iter::once(&floor).chain(&second).chain(tasks).collect();
     let sizes: Vec<u64> = tasks.iter().map(|task| turn(task, effort)).collect();
     // rounds[round][task], and last the yardstick; each the mean over the threads.
     let mut rounds: Vec<Vec<f64>> = Vec::new();

@@ -488,7 +488,7 @@ IG_MUST_USE ig_status ig_finalize_all(ig_registry *registry, int64_t timeout_ns,
  * `size` is `sizeof *out`: a later version may count more, at the end. What this one does not know is 0.
  *
  * Context: normal; takes the registry's mutex.
- * Returns: IG_OK; IG_INVALID for a null argument, or a `size` that no version has had.
+ * Returns: IG_OK; IG_INVALID for a null argument, or a `size` that is smaller than that of this version.
  */
 ig_status ig_stats(ig_registry *registry, ig_statistics *out, size_t size);
 

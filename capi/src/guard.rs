@@ -140,7 +140,7 @@ unsafe fn back_out(registry: *mut ig_registry, id: i64, out: *mut ig_guard, at: 
 /// As [`ig_lookup`], none null.
 #[unsafe(naked)]
 unsafe extern "C" fn lookup_elsewhere(registry: *mut ig_registry, id: i64, out: *mut ig_guard) -> ig_status {
-    interp_guard::jump_with_caller!("rcx", lookup_from)
+    interp_guard::jump_with_caller!(3, lookup_from)
 }
 
 /// The whole lookup.
@@ -183,7 +183,7 @@ unsafe extern "C" fn lookup_from(
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ig_guard_dup(guard: *const ig_guard, out: *mut ig_guard) -> ig_status {
-    interp_guard::jump_with_caller!("rdx", dup_from)
+    interp_guard::jump_with_caller!(2, dup_from)
 }
 
 /// # Safety

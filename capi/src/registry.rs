@@ -393,7 +393,7 @@ pub struct ig_statistics {
 /// `size` is `sizeof *out`: a later version may count more, at the end. What this one does not know is 0.
 ///
 /// Context: normal; takes the registry's mutex.
-/// Returns: IG_OK; IG_INVALID for a null argument, or a `size` that no version has had.
+/// Returns: IG_OK; IG_INVALID for a null argument, or a `size` that is smaller than that of this version.
 ///
 /// # Safety
 /// `registry` is null or not freed during the call; `out` is null or `size` bytes there may be written to.

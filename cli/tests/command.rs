@@ -69,6 +69,33 @@ fn the_stress_speaks_json() {
 }
 
 #[test]
+fn vms_with_a_lock_or_a_thread_each_are_under_fire_in_both_modes() {
+    let per_cpu = interp_guard::platform::missing_for_per_cpu().is_none().then_some("per-cpu");
+    for counters in per_cpu.into_iter().chain(["shared"]) {
+        for runtime in ["locked", "bound"] {
+            let mut said = Value::Null;
+            for seconds in ["1", "5", "30"] {
+                let arguments = ["stress", "--seconds", seconds, "--json", "--interpreters", "16"];
+                let output = run(&[&arguments[..], &["--runtime", runtime, "--counters", counters]].concat());
+                assert_eq!(status(&output), Some(0), "{output:?}");
+                said = json(&output);
+                let met = ["signals", "hits", "pending_run"].iter().all(|&key| said[key].as_u64() > Some(0));
+                if met && said["finalized"].as_u64() > Some(1) {
+                    break; // a busy machine may need longer to meet everything
+                }
+            }
+            assert_eq!((&said["runtime"], &said["counters"]), (&runtime.into(), &counters.into()), "{said}");
+            assert_eq!(
+                (said["violations"].as_u64(), &said["registered"]),
+                (Some(0), &said["finalized"]),
+                "{said}"
+            );
+            assert!(said["pending_run"].as_u64() > Some(0) && said["finalized"].as_u64() > Some(1), "{said}");
+        }
+    }
+}
+
+#[test]
 fn without_a_subcommand_it_is_the_stress_and_prints_a_table() {
     let output = run(&["--seconds", "1", "--threads", "1", "--interpreters", "1"]);
     assert_eq!(status(&output), Some(0), "{output:?}");
@@ -107,6 +134,7 @@ fn bad_usage_is_refused_with_status_2() {
         (["stress", "--threads=0"], "--threads"),
         (["stress", "--interpreters=0"], "--interpreters"),
         (["stress", "--counters=abacus"], "abacus"),
+        (["stress", "--runtime=abacus"], "abacus"),
         (["doctor", "--seconds=1"], "--seconds"),
         (["surgeon", "--json"], "surgeon"),
     ] {
@@ -115,6 +143,8 @@ fn bad_usage_is_refused_with_status_2() {
         assert_eq!((status(&output), output.stdout.len()), (Some(2), 0), "{output:?}");
         assert!(said.contains(what), "{said}");
     }
+    let output = run(&["stress", "--runtime=bound", "--interpreters=1001"]);
+    assert_eq!((status(&output), output.stdout.len()), (Some(2), 0), "{output:?}");
     let output =
         command(&["stress", "--json"]).env("INTERP_GUARD_COUNTERS", "abacus").output().expect("starts");
     assert_eq!((status(&output), output.stdout.len()), (Some(2), 0), "{output:?}");
@@ -126,7 +156,16 @@ fn help_names_every_option() {
     let output = run(&["stress", "--help"]);
     assert_eq!(status(&output), Some(0));
     let help = String::from_utf8_lossy(&output.stdout);
-    for option in ["--seconds", "--interpreters", "--threads", "--seed", "--counters", "--ledger", "--json"] {
+    for option in [
+        "--seconds",
+        "--interpreters",
+        "--threads",
+        "--seed",
+        "--counters",
+        "--ledger",
+        "--json",
+        "--runtime",
+    ] {
         assert!(help.contains(option), "{option} in {help}");
     }
 }

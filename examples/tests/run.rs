@@ -62,3 +62,36 @@ fn watchdog() {
     assert!(out.contains("1 guard") && out.contains("busy") && out.contains("watchdog.rs"), "{out}");
     assert!(out.contains("interpreter 0 is finalized"), "{out}");
 }
+
+/// The example's last words, and that they agree with what it does.
+fn vms_said(out: &str) {
+    let numbers: Vec<usize> =
+        out.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect();
+    let [jobs, signals, sent, thrown_away] = numbers[..] else { panic!("{out}") };
+    assert!(jobs >= 20 && signals > 0 && signals <= jobs, "{out}");
+    assert_eq!((sent, thrown_away), (180, 5), "{out}");
+}
+
+#[test]
+fn vms() {
+    vms_said(&run("vms"));
+}
+
+/// VMs with a lock each and with a thread each, under memcheck: an error or a leak makes it fail. valgrind offers no
+/// restartable sequences, so counters are shared.
+#[test]
+fn vms_under_memcheck() {
+    run("vms"); // built
+    let tests = std::env::current_exe().expect("this test");
+    let program = tests.parent().and_then(|deps| deps.parent()).expect("deps").join("examples/vms");
+    let leaks = "definite,indirect"; // the standard library keeps a thread's handle by a pointer into it
+    let ran = Command::new("valgrind")
+        .args(["--quiet", "--error-exitcode=99", "--fair-sched=yes", "--leak-check=full"])
+        .args([format!("--show-leak-kinds={leaks}"), format!("--errors-for-leak-kinds={leaks}")])
+        .arg(program)
+        .output()
+        .expect("valgrind is there: apt-get install valgrind");
+    let (out, err) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
+    assert!(ran.status.success(), "{}\n{out}{err}", ran.status);
+    vms_said(&out);
+}

@@ -12,7 +12,13 @@ import os as _os
 import sys as _sys
 import warnings as _warnings
 
-from . import _native
+try:
+    from . import _native
+except ImportError:
+    from . import _misfit
+
+    _misfit.explain()
+    raise
 from ._native import InterpreterFinalizing, InterpreterNotFound, Refused
 from ._native import _C_API  # noqa: F401  what pep788.h imports
 
@@ -110,9 +116,10 @@ class Guard:
 
     def duplicate(self):
         """Another guard of the same interpreter. Succeeds also while that is closing."""
-        if self._capsule is None:
+        capsule = self._capsule  # once: another thread may close this meanwhile
+        if capsule is None:
             raise ValueError("the guard is closed")
-        return Guard._of(self._id, _native.duplicate(self._capsule, _site()))
+        return Guard._of(self._id, _native.duplicate(capsule, _site()))
 
     def close(self):
         """Gives the guard up. Closing it again does nothing."""

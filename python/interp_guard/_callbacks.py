@@ -1,9 +1,12 @@
 """C function pointers for ctypes and cffi that ask before Python is entered."""
 
+import os
 import sys
 
 import interp_guard
-from . import _native, _sysv
+from . import _aapcs64, _native, _sysv
+
+_abi = _aapcs64 if os.uname().machine == "aarch64" else _sysv
 
 # Those that are not closed. Native code has their addresses, so that whoever made one need not keep it.
 _open = {}
@@ -72,10 +75,10 @@ def _site_of(function):
 def _make(library, kind, pointer, function, default):
     """A callback in front of ``pointer``, or of a function pointer of ``function``. Its type is one of ``library``."""
     arguments, result = library.signature(kind)
-    words = _sysv.words_on_stack(arguments, result)
+    words = _abi.words_on_stack(arguments, result)
     if words > _MOST_WORDS:
         raise TypeError(f"{8 * words} bytes of arguments are more than a callback can take")
-    form, data = _sysv.default_in_place(result, library.default(kind, default))
+    form, data = _abi.default_in_place(result, library.default(kind, default))
     if pointer is None:
         pointer = library.pointer(kind, function, default)
     target = library.address(pointer)

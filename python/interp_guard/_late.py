@@ -5,7 +5,7 @@ import sys
 
 _waiting = False
 _register = _unregister = None
-_callbacks = []  # (function, arguments, keywords), the latest last
+_callbacks = []  # [function, arguments, keywords], or [] once it is unregistered; the latest last
 _before = 0  # how many callbacks atexit had when the wait began
 _known = set()  # threads that were there already, where threading has not begun to shut down
 
@@ -15,12 +15,15 @@ def _late_register(func, /, *args, **kwargs):
         return _register(func, *args, **kwargs)
     if not callable(func):
         raise TypeError("the first argument must be callable")
-    _callbacks.append((func, args, kwargs))
+    _callbacks.append([func, args, kwargs])
     return func
 
 
 def _late_unregister(func, /):
-    _callbacks[:] = [callback for callback in _callbacks if not callback[0] == func]
+    for callback in list(_callbacks):
+        parts = tuple(callback)
+        if parts and parts[0] == func:
+            callback.clear()  # and not taken out: others may come and go meanwhile
     return _unregister(func)
 
 
@@ -73,7 +76,11 @@ def report():
 
 def take():
     """The latest callback that nobody has called yet, or None."""
-    return _callbacks.pop() if _callbacks else None
+    while _callbacks:
+        callback = tuple(_callbacks.pop())
+        if callback:
+            return callback
+    return None
 
 
 def end():

@@ -37,7 +37,7 @@ def on_close(callable):
 
 def cancel_on_close(callable):
     """Takes back what ``on_close`` was given, and says whether it was waiting to be called."""
-    numbers = [number for number, kept in _calls.items() if kept == callable]
+    numbers = [number for number, kept in list(_calls.items()) if kept == callable]
     forgotten = [number for number in numbers if _native.forget_on_close(number)]
     for number in forgotten:
         _calls.pop(number, None)

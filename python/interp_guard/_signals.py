@@ -74,17 +74,19 @@ class SignalHandler:
     def counts(self):
         """What came of the signals so far: how many left a call, and how many found the queue full, the interpreter closing,
         or no interpreter."""
-        if self._installed is not None:
-            self._counts = _native.counts(self._installed)
+        installed = self._installed  # once: another thread may close this meanwhile
+        if installed is not None:
+            self._counts = _native.counts(installed)
         return dict(zip(("left", "full", "finalizing", "not_found"), self._counts))
 
     def close(self):
         """Uninstalls the handler. Signals that came before it may still be run. The signal's default action does not come
         back: it is then ignored, or goes to the handler that was there before."""
-        if self._installed is None:
+        installed, self._installed = self._installed, None
+        if installed is None:
             return
-        self._counts = _native.counts(self._installed)
-        self._installed = None  # the capsule's end uninstalls
+        self._counts = _native.counts(installed)
+        del installed  # the capsule's end uninstalls
         SignalHandler._open.discard(self)
         if self._view == interp_guard.current():
             _forget(self._number)

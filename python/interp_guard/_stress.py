@@ -107,9 +107,21 @@ def run(options):
     }
     if options.json:
         print(json.dumps(result))
+        print(_verdict(result), file=sys.stderr)
     else:
         _table(result, options)
+        print(f"\n{_verdict(result)}")
     return 1 if violations else 0
+
+
+def _verdict(result):
+    """The last line."""
+    violations = result["violations"]
+    return (
+        f"{'FAIL' if violations else 'PASS'}: {violations:,} violation{'' if violations == 1 else 's'} in "
+        f"{result['lookups']:,} lookups and {result['ensures']:,} ensures under {result['signals']:,} signals, "
+        f"{result['seconds']:.1f} s"
+    )
 
 
 def _table(result, options):

@@ -4,8 +4,9 @@
 //! The rules L1 to L5 are that module's. Of CPython in particular:
 //!
 //! - Interpreters are changed by Save and Restore, never by `PyThreadState_Swap`, which up to 3.11 does not take the GIL (L3).
-//! - A state that a level made is deleted with the GIL held (`DeleteCurrent`), so that a fork, whose caller holds the GIL,
-//!   never sees CPython's list of states half-changed by us (L4). `PyThreadState_New` needs no GIL; see [`creating`].
+//! - A state that a level made is deleted while it is attached (`DeleteCurrent`), so that a fork, whose caller holds the GIL or has
+//!   stopped all attached threads, never sees CPython's list of states half-changed by us (L4). `PyThreadState_New` needs no GIL; see
+//!   [`creating`].
 //! - From 3.12 on, attaching binds the state to the thread (gilstate), and deleting it leaves none bound (L5).
 //! - An interpreter lives on after its hook has drained it, with the threads that are attached to it.
 

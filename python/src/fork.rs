@@ -11,6 +11,7 @@ use crate::end::{interrupt, on_close, residents};
 use crate::ground::creating;
 use crate::ground::helpers::{Methods, no_arguments, none, say};
 use crate::ground::registry::REGISTRY;
+use crate::ground::threads;
 use crate::{holding, shield, signals};
 use pyo3_ffi::{self as ffi, PyObject};
 use std::ptr::null_mut;
@@ -43,7 +44,7 @@ pub fn install_at_c_library() {
 /// # Safety
 /// The caller is attached to the main interpreter.
 pub unsafe fn install_at_python() -> bool {
-    // Relaxed: with the GIL held.
+    // Relaxed: whoever registers the main interpreter is alone (`registering`).
     if HAS_HOOKS.load(Ordering::Relaxed) {
         return true;
     }
@@ -105,6 +106,7 @@ extern "C" fn child() {
     holding::after_fork_child();
     on_close::after_fork_child(true);
     interrupt::after_fork_child();
+    threads::after_fork_child();
 }
 
 unsafe extern "C" fn before(_: *mut PyObject, _: *mut PyObject) -> *mut PyObject {

@@ -35,6 +35,7 @@ mod signals;
 use package::module;
 use pyo3_ffi as ffi;
 use std::ffi::c_void;
+use std::sync::{Mutex, PoisonError};
 
 /// One of the three slot arrays, which differ in what they tell CPython: an unknown slot is an error up to 3.11
 /// (multiple interpreters) and 3.12 (GIL). CPython writes nothing into a slot array.
@@ -58,7 +59,7 @@ static SLOTS_3_9: Slots<2> = Slots([EXEC, END]);
 static SLOTS_3_12: Slots<3> = Slots([EXEC, OWN_GIL, END]);
 static SLOTS_3_13: Slots<4> = Slots([EXEC, OWN_GIL, NO_GIL, END]);
 
-/// A module definition. CPython writes its header, under a lock of its own, when the module is first initialised.
+/// A module definition. CPython writes its header, in `PyModuleDef_Init`, which one thread at a time calls.
 #[repr(transparent)]
 struct Definition(std::cell::UnsafeCell<ffi::PyModuleDef>);
 
@@ -91,11 +92,21 @@ static MODULE_3_13: Definition = Definition::new(&SLOTS_3_13);
 /// Called by Python, attached.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn PyInit__native() -> *mut ffi::PyObject {
+    if let Some(why) = ground::python::misfit() {
+        let why = ground::helpers::text(&format!("interp_guard: {why}"));
+        // SAFETY: attached; neither looks into an object of ours.
+        unsafe { ffi::PyErr_SetString(ffi::PyExc_ImportError, why.as_ptr()) };
+        return std::ptr::null_mut();
+    }
     let definition = match ground::python::minor_version() {
         ..=11 => &MODULE_3_9,
         12 => &MODULE_3_12,
         13.. => &MODULE_3_13,
     };
+    /// Two interpreters may import this at once, and CPython writes the header of a definition without a lock. Only attached threads
+    /// take this one, and run no Python code meanwhile.
+    static ALONE: Mutex<()> = Mutex::new(());
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     // SAFETY: a static definition; the caller is attached.
     unsafe { ffi::PyModuleDef_Init(definition.0.get()) }
 }

@@ -3,7 +3,8 @@
 
 use crate::end::retire::retire;
 use crate::end::{closing, hook, residents, state};
-use crate::ground::helpers::{raise, runtime_error};
+use crate::ground::helpers::{keeping_exception, raise, runtime_error};
+use crate::ground::python;
 use crate::ground::registry::{
     self, Interpreter, MARK, REGISTRY, as_capsule, current, in_capsule, main_id, registered,
 };
@@ -35,10 +36,17 @@ pub unsafe fn register() -> bool {
             return false;
         }
         // First what may fail and what runs Python code: what is left of it if this fails does no harm, a second time neither.
+        // Other threads may do the same meanwhile, if they execute the module by hand: the one that marks the interpreter goes on.
         let Some(too_late) = closing::too_late_for_hooks() else { return false };
         let is_main = Some(id) == main_id();
         fork::install_at_c_library();
-        if is_main && !fork::install_at_python() || !hook::install(id) || !mark(state, id) {
+        match mark(state, id) {
+            Marked::First => {}
+            Marked::Already => return true,
+            Marked::Failed => return false,
+        }
+        if is_main && !fork::install_at_python() || !hook::install(id) {
+            keeping_exception(|| unmark(state));
             return false;
         }
         let keeper = AtomicPtr::new(if too_late { null_mut() } else { keeper::begin(state) });
@@ -65,24 +73,40 @@ pub unsafe fn register() -> bool {
     }
 }
 
+/// What became of [`mark`].
+enum Marked {
+    First,
+    /// By another thread, meanwhile.
+    Already,
+    /// With an exception set.
+    Failed,
+}
+
 /// Puts a capsule into the interpreter's dict, whose destructor retires an interpreter whose hook never ran.
 ///
 /// # Safety
 /// The caller is attached to `state`.
-unsafe fn mark(state: *mut PyInterpreterState, id: InterpreterId) -> bool {
-    // SAFETY: attached; every object is checked, the dict is borrowed, the capsule's reference is given back.
+unsafe fn mark(state: *mut PyInterpreterState, id: InterpreterId) -> Marked {
+    // SAFETY: attached; every object is checked, dict and item are borrowed, the capsule's reference is given back.
     unsafe {
         let dict = ffi::PyInterpreterState_GetDict(state);
         let capsule = ffi::PyCapsule_New(as_capsule(id), MARK.as_ptr(), Some(interpreter_is_cleared));
         if capsule.is_null() {
-            return false;
+            return Marked::Failed;
         }
-        let failed = dict.is_null() || ffi::PyDict_SetItemString(dict, MARK.as_ptr(), capsule) != 0;
+        let kept = if dict.is_null() { null_mut() } else { python::first_in(dict, MARK, capsule) };
+        if kept != capsule {
+            ffi::PyCapsule_SetDestructor(capsule, None); // it goes, and the interpreter stays
+        }
         ffi::Py_DecRef(capsule);
-        if failed && ffi::PyErr_Occurred().is_null() {
+        if kept.is_null() && ffi::PyErr_Occurred().is_null() {
             ffi::PyErr_SetString(ffi::PyExc_RuntimeError, c"this interpreter has no dict".as_ptr());
         }
-        !failed
+        match kept {
+            _ if kept.is_null() => Marked::Failed,
+            _ if kept == capsule => Marked::First,
+            _ => Marked::Already,
+        }
     }
 }
 

@@ -9,7 +9,7 @@
 //! handler is on top, and the next signal would end the process. [`before_main_ends`] has CPython ignore those first.
 
 use crate::attach;
-use crate::ground::helpers::{installed, none, raise, say, text};
+use crate::ground::helpers::{installed, none, object_of, raise, say, text};
 use crate::ground::registry::{Interpreter, REGISTRY};
 use crate::inside::inside;
 use interp_guard::pending::{PendingQueue, QueueOptions, Worker};
@@ -18,8 +18,8 @@ use interp_guard::{Guard, InterpreterId, Site};
 use pyo3_ffi::{self as ffi, PyObject};
 use std::ffi::{CStr, c_char, c_int, c_long, c_longlong, c_void};
 use std::ptr::{null, null_mut};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 type Queue = PendingQueue<'static, Interpreter>;
 
@@ -36,13 +36,16 @@ static HANDLED: AtomicU64 = AtomicU64::new(0);
 
 /// The queue, and the worker that serves it: made here, at the first call, and again in a forked child.
 fn queue() -> Result<&'static Queue, String> {
+    /// Only attached threads lock it, and run no Python code meanwhile: no `os.fork` finds it locked.
+    static MAKING: Mutex<()> = Mutex::new(());
+    let _alone = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(queue) = QUEUE.get() {
         return Ok(queue);
     }
     let options = QueueOptions::new().name("interp_guard.on_signal");
     let queue = Queue::with(&REGISTRY, options).map_err(|error| error.to_string())?;
     start_worker(&queue)?;
-    Ok(QUEUE.get_or_init(|| queue)) // two at once: the loser's worker serves a queue that nobody fills
+    Ok(QUEUE.get_or_init(|| queue))
 }
 
 fn start_worker(queue: &Queue) -> Result<(), String> {
@@ -257,8 +260,12 @@ fn bit_of(signum: c_int) -> u64 {
 /// `signal-hook` installs its handler once per signal. Somebody who came later may have replaced it; then it is put back. It
 /// runs on the alternate stack where a thread has one, as a handler in a process of several runtimes should.
 fn put_on_top(signum: c_int) {
-    // The first installation of all has just been made: nobody can have replaced it before.
-    let mut ours = *OURS.get_or_init(|| installed(signum));
+    // The first installation of all has just been made. If another thread has replaced it since, it came later, and stays.
+    let found = installed(signum);
+    let is_ours = object_of(found.sa_sigaction) == object_of(&raw const HANDLED as usize);
+    let Some(mut ours) = OURS.get().or_else(|| is_ours.then(|| OURS.get_or_init(|| found))).copied() else {
+        return;
+    };
     ours.sa_flags |= libc::SA_ONSTACK;
     // SAFETY: installs `signal-hook`'s handler, which is registered for this signal.
     unsafe { libc::sigaction(signum, &ours, null_mut()) };

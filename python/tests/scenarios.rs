@@ -9,7 +9,8 @@
 //! Lines `record: what | result` of the programs make the table that is printed at the end.
 //!
 //! Pythons are looked for on `PATH` and in `~/.pyenv/versions`. What is found is printed, and what is not used and why; a machine
-//! without any fails. Unless all are asked for, it is the first on `PATH` alone. With `INTERP_GUARD_ENVIRONMENTS`, a folder of
+//! without any fails. Unless all are asked for, it is the first on `PATH` alone; or `INTERP_GUARD_PYTHONS` names executables. A
+//! free-threaded Python is used twice, by `PYTHON_GIL`: without the GIL, and with it. With `INTERP_GUARD_ENVIRONMENTS`, a folder of
 //! virtual environments that have the package installed, they are used as they are.
 
 mod support;
@@ -48,6 +49,7 @@ const PROGRAMS: &[(&str, Needs)] = &[
     ("forks", Needs::Extension),
     ("fire", Needs::Extension),
     ("signals", Needs::Extension),
+    ("at_once", Needs::Package),
     ("callbacks", Needs::Libraries),
     ("with_ctypes", Needs::Libraries),
     ("with_cffi", Needs::Libraries),
@@ -75,7 +77,12 @@ fn main() {
     let pythons = support::find_pythons();
     let package = Package::find(&pythons, support::is_long());
     for python in &pythons {
-        eprintln!("using CPython {} at {}", python.version, python.executable.display());
+        eprintln!("using CPython {} at {}", python.name(), python.executable.display());
+    }
+    if !pythons.iter().any(Python::is_free_threaded) {
+        eprintln!(
+            "not tried: there is no free-threaded CPython 3.14 or later here (INTERP_GUARD_PYTHONS may name one)"
+        );
     }
     let records = Arc::new(Mutex::new(Vec::new()));
     let mut trials = vec![Trial::test("a Python was found", {
@@ -89,17 +96,23 @@ fn main() {
         }
     })];
     for python in pythons {
-        trials.push(Trial::test(format!("{}::headers", python.version), {
+        if python.is_free_threaded() && !support::are_installed() {
+            trials.push(Trial::test(format!("{}::stable_abi", python.name()), {
+                let (python, package) = (python.clone(), package.clone());
+                move || Ok(package.check_stable_abi(&python)?)
+            }));
+        }
+        trials.push(Trial::test(format!("{}::headers", python.name()), {
             let (python, package) = (python.clone(), package.clone());
             move || Ok(package.check_headers(&python)?)
         }));
         for &(program, needs) in PROGRAMS {
             let (python, package, records) = (python.clone(), package.clone(), records.clone());
-            let name = format!("{}::{program}", python.version);
+            let name = format!("{}::{program}", python.name());
             trials.push(Trial::test(name, move || {
                 let said = run(&python, &package, program, needs)?;
                 let mut records = records.lock().unwrap_or_else(PoisonError::into_inner);
-                records.extend(said.lines().filter_map(|line| Record::read(line, &python.version)));
+                records.extend(said.lines().filter_map(|line| Record::read(line, &python.name())));
                 Ok(())
             }));
         }
@@ -144,7 +157,7 @@ fn run(python: &Python, package: &Package, program: &str, needs: Needs) -> Resul
     let built = match needs {
         Needs::Package => vec![],
         Needs::Extension => vec![package.extension_for(python)?],
-        Needs::PyO3 => vec![package.pyo3_examples()?],
+        Needs::PyO3 => vec![package.pyo3_examples(python)?],
         Needs::Libraries => vec![package.extension_for(python)?, package.libraries_for(python)?],
     };
     let output = python.run(program, &package.search_path(built))?;

@@ -3,12 +3,15 @@
 use super::error::{CallError, PostError, Refused};
 use super::home;
 use super::job::Job;
-use super::registered::Bound;
+use super::registered::{Bound, noted};
 use crate::registry::Registry;
 use crate::signal_safe::guard::Guard;
 use crate::signal_safe::ledger::Site;
+use crate::signal_safe::process;
 use crate::signal_safe::word::InterpreterId;
+use crate::thread_state;
 use crate::unwind;
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
 
@@ -31,13 +34,20 @@ fn call_at<V: 'static, R: Send + 'static>(
     f: impl FnOnce(&mut V) -> R + Send + 'static,
 ) -> Result<R, CallError> {
     if home::is_here(guard.jobs.number) {
-        let called = catch_unwind(AssertUnwindSafe(|| home::with(guard.jobs.number, f)));
+        let with = || thread_state::noted_while(noted(&guard), || home::with(guard.jobs.number, f));
+        let called = catch_unwind(AssertUnwindSafe(with));
         return Ok(called.map_err(CallError::Panicked)??);
     }
     let (answer, answered) = mpsc::sync_channel(1);
+    let asked_in = process::number();
     let job: Job<V> = Box::new(move |vm| {
         // Unwind-safe: the job is consumed, and the caller is told.
         let result = catch_unwind(AssertUnwindSafe(|| f(vm)));
+        if asked_in != process::number() {
+            // `f` has forked. The caller is not here, and may have been at the channel, so that it is locked for ever.
+            mem::forget(answer);
+            return;
+        }
         let unheard = answer.send(result);
         // The caller waits for it.
         if let Err(mpsc::SendError(Err(thrown))) = unheard {

@@ -3,31 +3,33 @@
 use super::error::Refused;
 use std::any::Any;
 use std::cell::RefCell;
+use std::mem::{self, ManuallyDrop};
 use std::rc::Rc;
 
+type Vms = Vec<(u64, Rc<dyn Any>)>;
+
 thread_local! {
-    /// By the number of its `Bound`.
-    static VMS: RefCell<Vec<(u64, Rc<dyn Any>)>> = const { RefCell::new(Vec::new()) };
+    /// By the number of its `Bound`. Not dropped when the thread ends: destructors of other thread-locals may have a
+    /// loop still, or make one, after that.
+    static VMS: RefCell<ManuallyDrop<Vms>> = const { RefCell::new(ManuallyDrop::new(Vec::new())) };
 }
 
 pub(super) fn add<V: 'static>(number: u64, vm: Rc<RefCell<V>>) {
     VMS.with_borrow_mut(|vms| vms.push((number, vm)));
 }
 
-/// On its thread. When that ends, there is nothing to remove any more.
+/// On its thread. The last one takes the list's memory along.
 pub(super) fn remove(number: u64) {
-    let at = |vms: &RefCell<Vec<(u64, _)>>| {
-        let mut vms = vms.borrow_mut();
-        vms.iter().position(|vm| vm.0 == number).map(|at| vms.swap_remove(at))
-    };
-    drop(VMS.try_with(at)); // what it returns is dropped with nothing borrowed
+    let (vm, list) = VMS.with_borrow_mut(|vms| {
+        let at = vms.iter().position(|vm| vm.0 == number);
+        let vm = at.map(|at| vms.swap_remove(at));
+        (vm, vms.is_empty().then(|| mem::take(&mut **vms)))
+    });
+    drop((vm, list)); // with nothing borrowed
 }
 
 fn find(number: u64) -> Option<Rc<dyn Any>> {
-    let find = |vms: &RefCell<Vec<(u64, Rc<dyn Any>)>>| {
-        vms.borrow().iter().find(|vm| vm.0 == number).map(|vm| vm.1.clone())
-    };
-    VMS.try_with(find).ok().flatten()
+    VMS.with_borrow(|vms| vms.iter().find(|vm| vm.0 == number).map(|vm| vm.1.clone()))
 }
 
 pub(super) fn is_here(number: u64) -> bool {

@@ -8,7 +8,10 @@ use super::error::Refused;
 use super::job::Job;
 use crate::processes;
 use crate::signal_safe::process;
+use crate::unwind;
 use std::collections::BTreeMap;
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -70,19 +73,19 @@ impl<V> Jobs<V> {
     pub fn end(&self, discard: impl FnOnce()) {
         let left = self.lock().map(|mut waiting| {
             waiting.ended = true;
-            std::mem::take(&mut waiting.jobs)
+            mem::take(&mut waiting.jobs)
         });
         discard();
-        drop(left); // with no lock held: what the jobs own may come here
+        left.into_iter().for_each(drop_unrun);
     }
 
     /// Drops the jobs whose calls somebody discarded. `is_empty` says whether no call waits; the calling thread is the
     /// one that runs them, and runs none.
     pub fn drop_discarded(&self, is_empty: impl FnOnce() -> bool) {
         let lost = self.lock().and_then(|mut waiting| {
-            (!waiting.jobs.is_empty() && is_empty()).then(|| std::mem::take(&mut waiting.jobs))
+            (!waiting.jobs.is_empty() && is_empty()).then(|| mem::take(&mut waiting.jobs))
         });
-        drop(lost);
+        lost.into_iter().for_each(drop_unrun);
     }
 
     pub fn stop(&self) {
@@ -93,5 +96,26 @@ impl<V> Jobs<V> {
     pub fn is_to_stop(&self) -> bool {
         // Acquire: whoever is told to stop sees what was done before.
         self.stop.load(Ordering::Acquire)
+    }
+}
+
+impl<V> Drop for Jobs<V> {
+    /// A child leaves the parent's jobs alone here too: they are not its own to drop, and may be half-changed.
+    fn drop(&mut self) {
+        if self.process != process::number() {
+            let waiting = self.waiting.get_mut().unwrap_or_else(PoisonError::into_inner);
+            mem::forget(mem::take(&mut waiting.jobs));
+        }
+    }
+}
+
+/// Drops jobs that will not run, with no lock held: what they own may come here. What that throws is contained, as what
+/// a job throws that runs: each is dropped, and the loop goes on.
+fn drop_unrun<V>(jobs: BTreeMap<usize, Job<V>>) {
+    for job in jobs.into_values() {
+        // Unwind-safe: it is consumed.
+        if let Err(thrown) = catch_unwind(AssertUnwindSafe(|| drop(job))) {
+            unwind::discard(thrown);
+        }
     }
 }

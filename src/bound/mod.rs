@@ -1,4 +1,4 @@
-// May import: pending, processes, registry, signal_safe, threads, unwind.
+// May import: pending, processes, registry, signal_safe, thread_state, threads, unwind.
 //! VMs that are bound to the thread that made them: a JavaScript isolate, a GUI's loop, anything that is not `Send`.
 //!
 //! Such a VM never leaves its thread. What is registered is a [`Bound`], through which other threads send it work: a
@@ -70,10 +70,17 @@
 //! and run nothing from inside a function that has the VM.
 //!
 //! If the [`Loop`] ends before its interpreter does, what waits is dropped: the callers get [`CallError::Discarded`],
-//! and whoever comes later gets [`Refused::Ended`].
+//! and whoever comes later gets [`Refused::Ended`]. A call that a handler leaves after that is run by a drain that may
+//! wait, on that one's thread, where it is told [`Refused::Elsewhere`].
 //!
-//! In a forked child there are no jobs: what waited is the parent's, and new ones are refused. If the VM's own thread
-//! forked, it has the VM in the child too, and runs pending calls.
+//! Whatever a job that is dropped throws, in the drop of what it owns, is reported by the panic hook, and goes no
+//! further.
+//!
+//! A call that waits for an answer keeps its thread from everything else. Two VMs that call each other at the same time
+//! wait for ever: post one of the two.
+//!
+//! In a forked child there are no jobs: what waited is the parent's and is not dropped there, and new ones are refused.
+//! If the VM's own thread forked, it has the VM in the child too, and runs pending calls.
 
 mod call;
 mod error;

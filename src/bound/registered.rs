@@ -2,6 +2,8 @@
 
 use super::jobs::Jobs;
 use crate::pending::PendingQueue;
+use crate::signal_safe::guard::Guard;
+use crate::signal_safe::this_thread::Noted;
 use std::fmt;
 use std::sync::Arc;
 
@@ -12,6 +14,11 @@ use std::sync::Arc;
 pub struct Bound<V: 'static> {
     pub(super) jobs: Arc<Jobs<V>>,
     pub(super) queue: PendingQueue<'static, Bound<V>>,
+}
+
+/// What handlers are told while something of the VM's runs on its thread.
+pub(super) fn noted<V: 'static>(guard: &Guard<'_, Bound<V>>) -> Noted {
+    Noted { id: guard.id(), registry: guard.as_raw().table().serial() }
 }
 
 impl<V: 'static> Drop for Bound<V> {

@@ -3,11 +3,11 @@
 use super::error::StartError;
 use super::home;
 use super::jobs::Jobs;
-use super::registered::Bound;
+use super::registered::{Bound, noted};
 use crate::pending::{PendingCall, PendingQueue, QueueOptions};
 use crate::registry::{RegisterError, Registry};
-use crate::signal_safe::this_thread::{Noted, Words, this_thread};
 use crate::signal_safe::word::InterpreterId;
+use crate::thread_state;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::cell::RefCell;
@@ -24,7 +24,8 @@ use std::sync::Arc;
 /// when it is to stop. Nobody else should read it.
 ///
 /// Dropping it drops the VM, and what waits for it. An interpreter that is registered still has nobody then that would
-/// run what it is sent, and refuses it.
+/// run what it is sent, and refuses jobs. A call that a handler pushes is run by a drain of the interpreter, on
+/// whatever thread that is, and is told [`Refused::Elsewhere`](super::Refused::Elsewhere) there.
 pub struct Loop<V: 'static> {
     id: InterpreterId,
     queue: PendingQueue<'static, Bound<V>>,
@@ -43,25 +44,17 @@ impl<V: 'static> Drop for End<V> {
     fn drop(&mut self) {
         home::remove(self.jobs.number);
         self.jobs.end(|| self.queue.discard());
+        self.queue.abandon();
     }
 }
 
 /// A runner: while a call of a VM of this thread runs, handlers are told so.
-fn noted<V: 'static>(call: PendingCall<'_, Bound<V>>) {
-    struct Restore(Words);
-    impl Drop for Restore {
-        fn drop(&mut self) {
-            this_thread().put_back(self.0);
-        }
+fn told<V: 'static>(call: PendingCall<'_, Bound<V>>) {
+    let noted = noted(call.guard());
+    match home::is_here(call.guard().jobs.number) {
+        true => thread_state::noted_while(noted, || call.run()),
+        false => call.run(),
     }
-    let guard = call.guard();
-    let noted = Noted { id: guard.id(), registry: guard.as_raw().table().serial() };
-    let _restore = home::is_here(guard.jobs.number).then(|| {
-        let before = this_thread().words();
-        this_thread().set_attached(Some(noted));
-        Restore(before)
-    });
-    call.run();
 }
 
 impl<V: 'static> Loop<V> {
@@ -88,7 +81,7 @@ impl<V: 'static> Loop<V> {
         registry: &'static Registry<Bound<V>>,
         make: impl FnOnce(InterpreterId) -> V,
     ) -> Result<Self, StartError> {
-        let options = QueueOptions::new().name("a bound interpreter's").runner(noted);
+        let options = QueueOptions::new().name("a bound interpreter's").runner(told);
         let queue = PendingQueue::with(registry, options).map_err(StartError::Queue)?;
         let jobs = Arc::new(Jobs::new());
         let (mut made, bound) = (None, Bound { jobs: jobs.clone(), queue: queue.clone() });
@@ -195,7 +188,8 @@ impl<V: 'static> Loop<V> {
     /// Context: normal; blocks.
     ///
     /// # Errors
-    /// The system refuses to wait for the descriptor, or somebody closed it. What waits is dropped, as by the drop.
+    /// The system refuses to wait for the descriptor, as it does where `RLIMIT_NOFILE` has become 0, or somebody closed
+    /// it. What waits is dropped, as by the drop.
     ///
     /// ```
     /// # use interp_guard::{Registry, bound::{Bound, Loop}};

@@ -4,7 +4,7 @@
 //! guard's holder that is waited for can take no new guard of any interpreter meanwhile. Nobody registers meanwhile
 //! either, so the list that was made under that hold is complete.
 
-use super::closing::{Closing, TakeUp};
+use super::closing::{Claim, Closing, TakeUp};
 use super::error::{DrainError, FinalizeError};
 use super::on_close::run_on_close;
 use super::options::{DrainOptions, Phase, Watch};
@@ -114,12 +114,17 @@ impl<T: Send + Sync + 'static> Registry<T> {
         };
         let fenced = self.table().heavy_fence();
         let mut callbacks = Vec::new();
-        for (closing, on_close) in claimed.iter_mut().filter_map(|(_, claim)| claim.as_mut()) {
+        for Claim { closing, on_close, was_live } in
+            claimed.iter_mut().filter_map(|(_, claim)| claim.as_mut())
+        {
             closing.fenced = fenced;
             callbacks.append(on_close);
+            if *was_live {
+                closing.tell_closed();
+            }
         }
         let closings =
-            claimed.into_iter().map(|(id, claim)| (id, claim.map(|(closing, _)| closing))).collect();
+            claimed.into_iter().map(|(id, claim)| (id, claim.map(|claim| claim.closing))).collect();
         run_on_close(callbacks);
         closings
     }

@@ -1,7 +1,9 @@
 //! The right to drain: who gets it, and who has it.
 
 use super::on_close::run_on_close;
+use crate::events;
 use crate::registry::{Book, CloseError, OnClose, Registry, Stats, known};
+use crate::signal_safe::ledger::Ledger;
 use crate::signal_safe::sys::Errno;
 use crate::signal_safe::word::InterpreterId;
 use crate::threads;
@@ -22,6 +24,15 @@ pub struct Closing<'r, T: Send + Sync + 'static> {
     pub(super) fenced: Result<(), Errno>,
 }
 
+/// A `Closing` to begin with, and what is left to whoever claimed it, in this order, with the mutex released: C2, the word to
+/// operators, and the callbacks.
+pub(super) struct Claim<'r, T: Send + Sync + 'static> {
+    pub closing: Closing<'r, T>,
+    pub on_close: Vec<(InterpreterId, OnClose)>,
+    /// Was it closed by this claim?
+    pub was_live: bool,
+}
+
 /// What may be taken up that is closed already.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TakeUp {
@@ -33,31 +44,32 @@ pub(crate) enum TakeUp {
 }
 
 impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
-    /// Closes the interpreter (C1), or takes up what is closed. What is left to the caller, in this order, with the mutex
-    /// released: C2, and the callbacks.
-    pub(crate) fn claim(
+    /// Closes the interpreter (C1), or takes up what is closed.
+    pub(super) fn claim(
         registry: &'r Registry<T>,
         book: &mut Book,
         id: InterpreterId,
         take_up: TakeUp,
-    ) -> Result<(Self, Vec<(InterpreterId, OnClose)>), CloseError> {
+    ) -> Result<Claim<'r, T>, CloseError> {
         if Self::is_taken(registry, book, id, take_up).ok_or(CloseError::NotFound)? {
             return Err(CloseError::AlreadyClosing);
         }
         let number = book.next_closing();
         let entry = book.entries.get_mut(&id).ok_or(CloseError::NotFound)?;
-        if !registry.table().is_closing(entry.slot) {
+        let was_live = !registry.table().is_closing(entry.slot);
+        if was_live {
             // SAFETY: (1) the mutex is held; (2) the book has `id` in this slot, and it is not closing.
             unsafe { registry.table().begin_close(entry.slot, id) };
             book.stats.closings += 1;
         }
         (entry.owner, entry.in_error_of) = (Some(number), None);
         let slot = entry.slot;
-        let callbacks = std::mem::take(&mut entry.on_close).into_iter().rev().map(|f| (id, f)).collect();
+        let on_close = std::mem::take(&mut entry.on_close).into_iter().rev().map(|f| (id, f)).collect();
         // Who serves a queue has been woken by each push; in case they were waiting for something else.
         book.queues().for_each(|queue| queue.wake());
         let not_yet = Err(Errno(libc::EINPROGRESS));
-        Ok((Self { registry, id, slot, number, fenced: not_yet }, callbacks))
+        let closing = Self { registry, id, slot, number, fenced: not_yet };
+        Ok(Claim { closing, on_close, was_live })
     }
 
     /// Would a claim be refused, since the drain is somebody else's? `None`: nobody has this ID.
@@ -83,10 +95,30 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
             let mut book = registry.lock();
             Self::claim(registry, book.as_mut().ok_or(CloseError::NotFound)?, id, take_up)
         };
-        let (mut closing, callbacks) = claimed?;
+        let Claim { mut closing, on_close, was_live } = claimed?;
         closing.fenced = registry.table().heavy_fence();
-        run_on_close(callbacks);
+        if was_live {
+            closing.tell_closed();
+        }
+        run_on_close(on_close);
         Ok(closing)
+    }
+
+    /// Tells operators. No lock is held.
+    pub(super) fn tell_closed(&self) {
+        if events::ON {
+            self.tell_released_twice();
+            events::closed(self.id, self.registry.name(self.id).as_deref(), self.outstanding());
+        }
+    }
+
+    /// Tells operators what the ledger, wherever that was, has found since they were told last: of any interpreter.
+    pub(super) fn tell_released_twice(&self) {
+        let twice = if events::ON { self.registry.table().ledger() } else { None };
+        match twice.map_or(0, Ledger::take_twice) {
+            0 => {}
+            times => events::released_twice(times),
+        }
     }
 
     /// The interpreter that is closing.

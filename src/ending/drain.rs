@@ -8,6 +8,7 @@ use super::closing::Closing;
 use super::error::DrainError;
 use super::options::{DrainOptions, Enough, Phase, Watch};
 use super::undrained::Undrained;
+use crate::events::{self, Pace};
 use crate::pending::{self, Left};
 use std::mem::ManuallyDrop;
 use std::time::Duration;
@@ -72,7 +73,15 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
 
     /// Waits until no guard is out (D0 to D3, and C2 first if it has not succeeded yet). Zero is final: what comes back may be
     /// handed over at any time.
-    pub(super) fn until_drained(mut self, watch: &mut Watch<'_>) -> Result<Self, DrainError<'r, T>> {
+    pub(super) fn until_drained(self, watch: &mut Watch<'_>) -> Result<Self, DrainError<'r, T>> {
+        let drained = self.wait(watch);
+        if let Err(error) = &drained {
+            error.tell();
+        }
+        drained
+    }
+
+    fn wait(mut self, watch: &mut Watch<'_>) -> Result<Self, DrainError<'r, T>> {
         if !self.confirm() {
             return Err(DrainError::Superseded(Undrained::new(self, watch.began)));
         }
@@ -87,6 +96,10 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
                 return Err(refused(Undrained::new(self, watch.began)));
             }
         }
+        if events::ON {
+            events::drain_begun(self.id, self.registry.name(self.id).as_deref(), self.outstanding());
+        }
+        let mut pace = Pace::new();
         while let Some(wake) = self.registry.table().wake(self.slot) {
             let seen = wake.value(); // D0
             pending::run_own(self.registry, self.id, &mut || watch.enough().is_none());
@@ -122,21 +135,32 @@ impl<'r, T: Send + Sync + 'static> Closing<'r, T> {
                     return Err(DrainError::Interrupted(Undrained::new(self, watch.began)));
                 }
             }
-            wake.wait_for_change(seen, watch.next_look(left == Left::ToOthers));
+            if let Some(waited) = pace.is_due() {
+                let out = u64::try_from(out).unwrap_or(0);
+                events::drain_waits(self.id, self.registry.name(self.id).as_deref(), out, waited);
+            }
+            wake.wait_for_change(seen, watch.next_look(left == Left::ToOthers, pace.until_due()));
         }
         Ok(self)
     }
 
     /// Takes the interpreter out and retires its ID. To be called with no guard out.
     pub(super) fn hand_over(self, watch: &mut Watch<'_>) -> Result<T, DrainError<'r, T>> {
+        self.tell_released_twice();
+        let name = if events::ON { self.registry.name(self.id) } else { None };
         match self.take() {
             Some(interpreter) => {
+                events::drain_done(self.id, name.as_deref(), watch.began.elapsed());
                 self.note(|stats| stats.drained(watch.began.elapsed()));
                 let closing = ManuallyDrop::new(self); // there is nothing left to give back
                 watch.tell(Phase::Finalized(closing.id));
                 Ok(interpreter)
             }
-            None => Err(DrainError::Superseded(Undrained::new(self, watch.began))),
+            None => {
+                let error = DrainError::Superseded(Undrained::new(self, watch.began));
+                error.tell();
+                Err(error)
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::closing::Closing;
 use super::report::Report;
 use super::undrained::Undrained;
+use crate::events::{self, Failure};
 use crate::registry::CloseError;
 use crate::threads;
 use std::error::Error;
@@ -37,6 +38,21 @@ impl<'r, T: Send + Sync + 'static> DrainError<'r, T> {
     pub(super) fn for_finalize(self) -> FinalizeError<'r, T> {
         self.undrained().closing.note_error_of(Some(threads::number()));
         FinalizeError::Drain(self)
+    }
+
+    /// Tells operators.
+    pub(super) fn tell(&self) {
+        if events::ON {
+            let (name, _, left) = self.parts();
+            left.closing.tell_released_twice();
+            let failure = match self {
+                Self::Timeout(_) => Failure::TimedOut,
+                Self::Unbalanced(_) => Failure::OverRelease,
+                _ => Failure::Other(name),
+            };
+            let called = left.holders().name();
+            events::drain_failed(left.closing.id, called, left.outstanding(), left.waited(), failure);
+        }
     }
 
     fn parts(&self) -> (&'static str, &'static str, &Undrained<'r, T>) {

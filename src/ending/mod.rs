@@ -1,4 +1,4 @@
-// May import: ledger, pending, registry, signal_safe, thread_state, threads, unwind.
+// May import: events, ledger, pending, registry, signal_safe, thread_state, threads, unwind.
 //! The end of an interpreter: closing it, draining its guards, handing it back.
 //!
 //! | file | concept |

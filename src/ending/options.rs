@@ -210,10 +210,15 @@ impl Watch<'_> {
         self.interrupt.is_some() && !self.interrupted
     }
 
-    /// The latest moment to look again, asleep until then; `None`: whenever woken. `soon`: also for what wakes nobody.
-    pub fn next_look(&self, soon: bool) -> Option<libc::timespec> {
+    /// The latest moment to look again, asleep until then; `None`: whenever woken. `soon`: also for what wakes nobody. `within`: not
+    /// later than that.
+    pub fn next_look(&self, soon: bool, within: Option<Duration>) -> Option<libc::timespec> {
         let poll = if soon || self.interrupt.is_some() { Deadline::after(POLL) } else { None };
-        [self.deadline, poll].into_iter().flatten().min().map(Deadline::timespec)
+        [self.deadline, poll, within.and_then(Deadline::after)]
+            .into_iter()
+            .flatten()
+            .min()
+            .map(Deadline::timespec)
     }
 
     /// The heavy fence, as long as the kernel lacks the memory for it, the waiting may go on, and that for no longer than

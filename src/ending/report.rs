@@ -43,6 +43,11 @@ impl Report {
         self.0.holders.interpreter()
     }
 
+    /// How long somebody waited.
+    pub(super) fn waited(&self) -> Duration {
+        self.0.waited
+    }
+
     /// How many guards were out when the drain gave up.
     ///
     /// ```

@@ -58,7 +58,8 @@
 //! it: it is dropped when that `with` has ended. Later calls of it say [`WithError::Ended`].
 //!
 //! A thread that ends while it is attached, because its handle was leaked, gives the lock back. The guard of that
-//! ensure stays out, and a drain reports it.
+//! ensure stays out, and a drain reports it. (One that was leaked at the very end, in the destructor of a thread-local
+//! that is dropped after the library's own, keeps the lock too, for good.)
 //!
 //! # In a forked child
 //!

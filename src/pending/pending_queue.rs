@@ -271,6 +271,12 @@ impl<'r, T: Send + Sync + 'static> PendingQueue<'r, T> {
         self.inner.queue.wake();
     }
 
+    /// Whoever ran its calls will not come again, though that thread may live: what is pushed from here on is for any
+    /// drain to run.
+    pub(crate) fn abandon(&self) {
+        self.inner.queue.keeper.abandon();
+    }
+
     /// While what comes back exists, the queue counts as served.
     pub(crate) fn serve(&self) -> impl Sized + use<'r, T> {
         Serving::new(self.inner.clone())

@@ -230,8 +230,8 @@ impl Worker {
         }
         // Not by `thread::current`: for a thread that Rust did not start, that makes a record which goes when the thread ends,
         // and until then a library that was loaded at run time cannot be unloaded.
-        // SAFETY: no requirements.
-        if thread.as_pthread_t() == unsafe { libc::pthread_self() } {
+        // SAFETY: no requirements. (A number, or, in musl, a pointer.)
+        if thread.as_pthread_t() as usize == unsafe { libc::pthread_self() } as usize {
             return Ran::default();
         }
         thread.join().unwrap_or_default() // it does not panic: calls' panics are contained

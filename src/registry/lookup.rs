@@ -1,9 +1,11 @@
 //! Lookups, and what else any context may ask of a registry.
 
+use super::known;
 use super::set::Registry;
 use crate::signal_safe::LookupError;
 use crate::signal_safe::guard::{Guard, GuardParts, RawGuard, View};
 use crate::signal_safe::ledger::Site;
+use crate::signal_safe::this_thread::this_thread;
 use crate::signal_safe::word::InterpreterId;
 
 /// From any context, a signal handler included.
@@ -89,6 +91,24 @@ impl<T: Send + Sync + 'static> Registry<T> {
     #[inline]
     pub fn main(&self) -> Option<InterpreterId> {
         self.table().main()
+    }
+
+    /// The interpreter attached on the calling thread, if an ensure of this registry has attached it.
+    #[inline]
+    pub(crate) fn attached_here(&self) -> Option<InterpreterId> {
+        let noted = this_thread().noted()?;
+        (noted.registry != 0 && noted.registry == self.table().serial()).then_some(noted.id)
+    }
+
+    /// The interpreter that a signal handler has interrupted: the one attached on the calling thread, or the main one where none of
+    /// this registry is. What a runtime has noted says nothing of a registry: it is of this one where there is no other.
+    #[inline]
+    pub(crate) fn interrupted_or_main(&self) -> Option<InterpreterId> {
+        let noted_by_its_runtime = || {
+            let noted = this_thread().noted().filter(|noted| noted.registry == 0)?;
+            known::is_alone().then_some(noted.id)
+        };
+        self.attached_here().or_else(noted_by_its_runtime).or_else(|| self.main())
     }
 
     /// Puts a guard together again that [`Guard::into_raw`] and [`RawGuard::into_parts`] took apart: for bindings, which

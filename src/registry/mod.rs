@@ -1,4 +1,4 @@
-// May import: platform, processes, signal_safe, threads.
+// May import: events, platform, processes, signal_safe, threads.
 //! The registry: keeps the table in sync, in normal context, under one mutex. Closing and finalizing are built on it:
 //! [`ending`](crate::ending).
 //!

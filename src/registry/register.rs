@@ -3,6 +3,7 @@
 use super::book::Book;
 use super::error::RegisterError;
 use super::set::Registry;
+use crate::events;
 use crate::signal_safe::LookupError;
 use crate::signal_safe::word::InterpreterId;
 use std::mem::ManuallyDrop;
@@ -115,11 +116,21 @@ impl<T: Send + Sync + 'static> Registry<T> {
         }
         let reserved = Reserved { id: self.reserve()?, registry: self };
         let interpreter = make(reserved.id);
+        let id = self.insert_reserved(reserved, interpreter)?;
+        events::registered(id, None);
+        Ok(id)
+    }
+
+    fn insert_reserved(
+        &self,
+        reserved: Reserved<'_, T>,
+        interpreter: T,
+    ) -> Result<InterpreterId, RegisterError<Option<T>>> {
         let mut book = self.lock();
         if self.is_shutting_down() {
             return Err(RegisterError::ShuttingDown(Some(interpreter)));
         }
-        let Some(book) = &mut *book else { unreachable!("set up above, once and for all") };
+        let Some(book) = &mut *book else { unreachable!("set up by the caller, once and for all") };
         let id = ManuallyDrop::new(reserved).id;
         book.unreserve(id);
         // SAFETY: (1) the mutex is held; (2) the ID was fresh when it was reserved, and nobody else is given one that
@@ -142,6 +153,18 @@ impl<T: Send + Sync + 'static> Registry<T> {
     }
 
     fn insert(
+        &self,
+        asked: Option<InterpreterId>,
+        name: Option<String>,
+        interpreter: T,
+    ) -> Result<InterpreterId, RegisterError<T>> {
+        let called = if events::ON { name.clone() } else { None };
+        let id = self.insert_untold(asked, name, interpreter)?;
+        events::registered(id, called.as_deref());
+        Ok(id)
+    }
+
+    fn insert_untold(
         &self,
         asked: Option<InterpreterId>,
         name: Option<String>,

@@ -1,8 +1,9 @@
-// May import: pending, processes, signal_safe.
+// May import: pending, processes, registry, signal_safe.
 //! Installing signal handlers that reach interpreters.
 //!
 //! [`on_signal`] is what most programs want: the handler looks one interpreter up and leaves a pending call, which a
-//! normal thread runs. [`in_handler`] runs code of the caller's own in the handler.
+//! normal thread runs. [`on_signal_current`] does so for the interpreter that was interrupted. [`in_handler`] runs code of the
+//! caller's own in the handler.
 //!
 //! Handlers are installed through [`signal-hook`](https://docs.rs/signal-hook), and share the process with everybody
 //! else who uses it: several handlers of one signal run one after the other, what was installed before them by other
@@ -33,6 +34,7 @@ mod inside;
 
 use crate::pending::{Call, PendingQueue, PushError};
 use crate::processes;
+use crate::registry::Registry;
 use crate::signal_safe::word::InterpreterId;
 use crate::signal_safe::{LookupError, process};
 use inside::Inside;
@@ -78,10 +80,71 @@ pub fn on_signal<T: Send + Sync + 'static>(
     call: Call<T>,
     data: usize,
 ) -> Result<Handler, SignalError> {
+    // SAFETY: it returns a number.
+    unsafe { leave(queue, signum, move |_| Some(id), call, data) }
+}
+
+/// As [`on_signal`], for the interpreter that the signal has interrupted: the one attached on the thread that gets the signal; the
+/// registry's [main](crate::Registry::main) interpreter where that thread has none of this registry attached.
+///
+/// The call's guard says which it was. A signal that interrupts an interpreter which is closing leaves nothing, and is counted
+/// so: it does not go to another interpreter.
+///
+/// Attached is what [`thread_state`](crate::thread_state) has attached, or a VM of [`bound`](crate::bound) that runs what it was
+/// sent. What a runtime has noted itself ([`note_attached`](crate::thread_state::note_attached)) counts too where the process has
+/// one registry; where it has several nobody can say whose the ID is, and the signal is for the main interpreter.
+///
+/// The kernel chooses the thread for a signal that is sent to the process (`kill`): any that does not block it. A thread's own
+/// timer, `pthread_kill` and `raise` choose it themselves.
+///
+/// Context: normal; not in a handler.
+///
+/// # Errors
+/// [`SignalError`].
+///
+/// ```
+/// use interp_guard::{Guard, Registry, locked::Locked, pending::PendingQueue, signal, thread_state};
+///
+/// static VMS: Registry<Locked<u32>> = Registry::new();
+/// let main = VMS.register(Locked::new(0))?;
+/// let other = VMS.register(Locked::new(0))?;
+/// let queue = PendingQueue::new(&VMS)?;
+/// let count = |vm: &Guard<'_, Locked<u32>>, _| vm.with(|vm| *vm += 1).expect("guarded");
+/// let handler = signal::on_signal_current(&queue, libc::SIGUSR1, count, 0)?;
+///
+/// signal_hook::low_level::raise(libc::SIGUSR1)?; // nothing is attached: for `main`
+/// let attached = thread_state::ensure_id(&VMS, other)?;
+/// signal_hook::low_level::raise(libc::SIGUSR1)?;
+/// drop(attached);
+/// queue.run_pending();
+/// assert_eq!((VMS.with(main, |vm| *vm)?, VMS.with(other, |vm| *vm)?), (1, 1));
+/// # handler.uninstall();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn on_signal_current<T: Send + Sync + 'static>(
+    queue: &PendingQueue<'static, T>,
+    signum: c_int,
+    call: Call<T>,
+    data: usize,
+) -> Result<Handler, SignalError> {
+    // SAFETY: it loads from the thread's static block, and from atomics.
+    unsafe { leave(queue, signum, Registry::interrupted_or_main, call, data) }
+}
+
+/// # Safety
+/// As for [`in_handler`], of `whose`.
+unsafe fn leave<T: Send + Sync + 'static>(
+    queue: &PendingQueue<'static, T>,
+    signum: c_int,
+    whose: impl Fn(&Registry<T>) -> Option<InterpreterId> + Send + Sync + 'static,
+    call: Call<T>,
+    data: usize,
+) -> Result<Handler, SignalError> {
     let tally = Arc::new(Tally::default());
     let (queue, counts) = (queue.clone(), tally.clone());
     let leave = move || {
-        let counter = match queue.registry().lookup(id) {
+        let registry = queue.registry();
+        let counter = match whose(registry).map_or(Err(LookupError::NotFound), |id| registry.lookup(id)) {
             Err(LookupError::NotFound) => &counts.not_found,
             Err(LookupError::Finalizing) => &counts.finalizing,
             Ok(guard) => match queue.push(guard, call, data) {
@@ -93,7 +156,7 @@ pub fn on_signal<T: Send + Sync + 'static>(
         // Relaxed: statistics.
         counter.fetch_add(1, Ordering::Relaxed);
     };
-    // SAFETY: lookup, push, the guard's drop and atomic additions are async-signal-safe; (1) to (4) hold.
+    // SAFETY: lookup, push, the guard's drop and atomic additions are async-signal-safe, and so is `whose`; (1) to (4) hold.
     unsafe { install(signum, leave, tally) }
 }
 
@@ -243,7 +306,7 @@ pub struct Handler {
     process: u64,
 }
 
-/// What came of the signals of one [`on_signal`].
+/// What came of the signals of one [`on_signal`] or [`on_signal_current`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counts {

@@ -244,6 +244,8 @@ pub struct Ledger {
     /// A bit per entry, set while it is in use.
     used: [Atomic<u64>; WORDS],
     entries: [Entry; ENTRIES],
+    /// How often a guard was struck out that was not there, since somebody last asked.
+    twice: Atomic<u64>,
 }
 
 impl Ledger {
@@ -282,13 +284,21 @@ impl Ledger {
     /// Context: any, async-signal-safe, wait-free.
     #[must_use]
     pub fn forget(&self, ticket: Ticket) -> bool {
-        let Some(entry) = self.entries.get(ticket.index()).filter(|_| ticket.sequence() & 1 == 1) else {
-            return false;
-        };
-        entry.retire(ticket.sequence()) && {
+        let entry = self.entries.get(ticket.index()).filter(|_| ticket.sequence() & 1 == 1);
+        let struck_out = entry.is_some_and(|entry| entry.retire(ticket.sequence()));
+        if struck_out {
             self.release_bit(ticket.index());
-            true
+        } else {
+            // Relaxed: a number, for people.
+            self.twice.fetch_add(1, Ordering::Relaxed);
         }
+        struck_out
+    }
+
+    /// How often [`forget`](Self::forget) said `false`, since this was asked last: to be told in normal context, wherever it
+    /// was found out.
+    pub fn take_twice(&self) -> u64 {
+        self.twice.swap(0, Ordering::Relaxed)
     }
 
     /// Calls `f` with what is known of each guard that is recorded when its entry is looked at.

@@ -21,11 +21,13 @@
 //! | [`process`] | which process this is: told apart from the one that forked it |
 //! | [`this_thread`] | what is attached on the calling thread |
 //! | [`sys`] | the raw system call |
+//! | [`arch`] | what is written in assembly, one file per architecture |
 //! | [`sync`] | the atomics |
 
 #![deny(clippy::std_instead_of_core, clippy::alloc_instead_of_core, clippy::indexing_slicing)]
 #![deny(clippy::panic, clippy::unwrap_used, clippy::expect_used)]
 
+pub mod arch;
 pub mod counters;
 pub mod gate;
 pub mod guard;

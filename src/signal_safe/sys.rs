@@ -3,7 +3,8 @@
 //! The C library's wrappers store failures in `errno`, which a signal handler would then have to save and restore.
 //! [`syscall`] returns the kernel's answer as it is and touches nothing else.
 
-use core::arch::asm;
+use super::arch;
+pub use super::arch::{stripe_offset, thread_pointer};
 use libc::{c_int, c_long, timespec};
 
 /// An error number as the kernel returned it; positive.
@@ -19,15 +20,8 @@ pub struct Errno(pub c_int);
 /// 2. The call does not end or replace this thread's stack or address space.
 #[inline(never)]
 unsafe fn syscall(number: c_long, args: [usize; 6]) -> Result<usize, Errno> {
-    let [a, b, c, d, e, f] = args;
-    let result: isize;
-    // SAFETY: the x86-64 Linux system-call convention: number in rax, arguments in rdi, rsi, rdx, r10, r8, r9; rcx
-    // and r11 are overwritten; the stack is not touched. What the call itself does is the caller's promise (1, 2).
-    unsafe {
-        asm!("syscall", inlateout("rax") number as isize => result,
-             in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d, in("r8") e, in("r9") f,
-             lateout("rcx") _, lateout("r11") _, options(nostack));
-    }
+    // SAFETY: the caller's promise.
+    let result = unsafe { arch::system_call(number, args) };
     if (-4095..0).contains(&result) { Err(Errno(-result as c_int)) } else { Ok(result as usize) }
 }
 
@@ -167,52 +161,4 @@ pub fn on_signal_stack() -> bool {
     // SAFETY: (1) a null first argument changes nothing, and `stack` is a valid stack_t to write to.
     let _ = unsafe { syscall(libc::SYS_sigaltstack, args) };
     stack.ss_flags & libc::SS_ONSTACK != 0
-}
-
-/// The thread pointer: one readable word per thread, distinct among living threads.
-#[inline(always)]
-pub fn thread_pointer() -> usize {
-    let pointer: usize;
-    // SAFETY: on x86-64 Linux the ABI puts the thread pointer itself at %fs:0, readable in every thread.
-    unsafe { asm!("mov {}, fs:[0]", out(reg) pointer, options(nostack, preserves_flags, readonly)) };
-    pointer
-}
-
-/// How many bytes behind stripe 0 the stripe of the current CPU lies, `1 << shift` for each. Where the CPU is not known, or has
-/// none of the `cpus` stripes, a hash of the thread pointer picks one: thread pointers are aligned and far apart, and a
-/// multiplication spreads them.
-///
-/// Context: any, async-signal-safe.
-///
-/// # Safety
-/// `rseq` is where the C library keeps `struct rseq`, relative to the thread pointer, or `NO_RSEQ`.
-#[inline(always)]
-pub unsafe fn stripe_offset(rseq: isize, cpus: u32, shift: u64) -> usize {
-    let offset: usize;
-    // SAFETY: only loads. `cpu_id` is the second u32 of the thread's `struct rseq`; a thread without registration has
-    // u32::MAX or the like there. With `NO_RSEQ` it is the upper half of the thread pointer, which the ABI keeps where it
-    // points to. Either way a number below `cpus` is a stripe, and any stripe will do.
-    unsafe {
-        asm!(
-            "mov {t:e}, dword ptr fs:[{rseq} + 4]",
-            "cmp {t:e}, {cpus:e}",
-            "jae 3f",
-            "2:",
-            "shl {t}, cl",
-            ".subsection 1",
-            "3:",
-            "mov {t:e}, dword ptr fs:[0]",
-            "imul {t:e}, {t:e}, -1640531535", // 2^32 divided by the golden ratio
-            "imul {t}, {cpus}",
-            "shr {t}, 32",
-            "jmp 2b",
-            ".subsection 0",
-            t = out(reg) offset,
-            rseq = in(reg) rseq,
-            cpus = in(reg) u64::from(cpus),
-            in("rcx") shift,
-            options(nostack, readonly),
-        );
-    }
-    offset
 }

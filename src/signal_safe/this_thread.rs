@@ -23,9 +23,10 @@
 //! reads one is in a thread where it stays attached until the handler returns. The registry is stored while no interpreter
 //! is, so that it is that interpreter's.
 
+use super::arch::{offset_in_thread, thread_pointer};
 use super::sync::{Atomic, Ordering, compiler_fence};
 use super::word::{InterpreterId, Word};
-use core::arch::{asm, global_asm};
+use core::arch::global_asm;
 use core::cell::Cell;
 
 /// One thread's words. All zero in a thread that was never here.
@@ -60,23 +61,13 @@ global_asm!(
     size = const size_of::<ThisThread>(),
 );
 
-/// Where a thread's words are, from its thread pointer; 0 until somebody has asked. (Never 0 then: on x86-64 the static block
-/// ends at the thread pointer.)
+/// Where a thread's words are, from its thread pointer; 0 until somebody has asked, and never then.
 static OFFSET: Atomic<usize> = Atomic::new(0);
 
 #[cold]
 #[inline(never)]
 fn find_offset() -> usize {
-    let offset: usize;
-    // SAFETY: one load, of what the loader put at GOTTPOFF; or, in an executable, a constant.
-    unsafe {
-        asm!(
-            "mov {offset}, qword ptr [rip + {name}.tls@GOTTPOFF]",
-            offset = out(reg) offset,
-            name = sym name,
-            options(pure, readonly, nostack, preserves_flags),
-        );
-    }
+    let offset = offset_in_thread!(name);
     // Relaxed, here and below: a number that is the same whoever finds it.
     OFFSET.store(offset, Ordering::Relaxed);
     offset
@@ -91,11 +82,7 @@ pub fn this_thread<'t>() -> &'t ThisThread {
         0 => find_offset(),
         offset => offset,
     };
-    let pointer: *const u8;
-    // SAFETY: on x86-64 Linux fs:0 holds the thread pointer, which never changes in a thread.
-    unsafe {
-        asm!("mov {}, fs:[0]", out(reg) pointer, options(pure, nomem, nostack, preserves_flags));
-    }
+    let pointer = thread_pointer() as *const u8;
     // SAFETY: the words lie there, in every thread. Zero bytes, or what was stored since, are a ThisThread.
     unsafe { &*pointer.wrapping_add(offset).cast::<ThisThread>() }
 }

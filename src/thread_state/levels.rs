@@ -105,6 +105,8 @@ impl LevelRef {
 pub(crate) struct Kind {
     /// The type's ID. (Which is no constant.)
     pub runtime: fn() -> TypeId,
+    /// Are handlers told what it attaches?
+    pub notes: bool,
     /// Releases the latest ensure of the innermost level, which is of this runtime and not busy. Its table is where it was.
     pub release: unsafe fn(LevelRef) -> Result<(), super::ReleaseError>,
 }
@@ -483,6 +485,17 @@ pub(crate) fn lose(registry: u64, id: InterpreterId) {
     all()
         .filter(|level| level.table.serial == registry && level.id == id)
         .for_each(|level| level.set(LOST, true));
+}
+
+/// Handlers were told `over` for a while, and before that `before`. The levels that began in that while, with serial
+/// numbers from `first` on, and outlive it, put back `before` in its place.
+pub(crate) fn told_for_a_while(first: u64, over: Words, before: Words) {
+    for level in all().take_while(|level| level.serial >= first).filter(|level| level.kind.notes) {
+        // SAFETY: written by `begin` where handlers are told.
+        if unsafe { level.noted_before.get().assume_init() } == over {
+            level.noted_before.set(MaybeUninit::new(before));
+        }
+    }
 }
 
 /// The guard, if any, by which a level of this thread keeps `id` from finalizing.

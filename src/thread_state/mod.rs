@@ -67,7 +67,7 @@ pub use parking::{park_for_good, parked};
 pub use runtime::{CreateError, Runtime};
 pub use token::{Token, allow_threads_begin, is_daemon, set_innermost_daemon};
 
-use crate::signal_safe::this_thread::{self, Noted, this_thread};
+use crate::signal_safe::this_thread::{self, Noted, ThisThread, Words, this_thread};
 use crate::{InterpreterId, Registry};
 
 /// The interpreter attached on the calling thread, if any: of whatever registry and runtime.
@@ -105,8 +105,7 @@ pub fn current_id() -> Option<InterpreterId> {
 /// ```
 #[inline]
 pub fn current_of<T: Runtime>(registry: &Registry<T>) -> Option<InterpreterId> {
-    let noted = this_thread().noted()?;
-    (noted.registry != 0 && noted.registry == registry.table().serial()).then_some(noted.id)
+    registry.attached_here()
 }
 
 /// For runtimes whose own operations attach and detach threads, so that [`current_id`] knows of those too: notes what is
@@ -131,4 +130,37 @@ pub fn note_attached(id: Option<InterpreterId>) -> Option<InterpreterId> {
         here.set_attached(noted);
     }
     before.map(|before| before.id)
+}
+
+/// Tells handlers that `noted` is attached while `f` runs; then, also where it unwinds, what they were told before.
+/// Where `f` has made an ensure that outlives it, or released one that was made before, that has told them what is
+/// attached, and it stays so.
+pub(crate) fn noted_while<R>(noted: Noted, f: impl FnOnce() -> R) -> R {
+    struct End {
+        told: Words,
+        before: Words,
+        /// The serial number of the innermost level, and of the next one.
+        innermost: Option<u64>,
+        next: u64,
+    }
+    fn innermost(here: &ThisThread) -> Option<u64> {
+        levels::top(here).map(|level| level.serial)
+    }
+    impl Drop for End {
+        fn drop(&mut self) {
+            let here = this_thread();
+            let is_as_it_was = innermost(here) == self.innermost;
+            if is_as_it_was || here.words() == self.told {
+                here.put_back(self.before);
+            }
+            if !is_as_it_was {
+                levels::told_for_a_while(self.next, self.told, self.before);
+            }
+        }
+    }
+    let here = this_thread();
+    let (told, before, innermost) = (Words::of(noted), here.words(), innermost(here));
+    let _end = End { told, before, innermost, next: here.next.get() };
+    here.set_attached(Some(noted));
+    f()
 }

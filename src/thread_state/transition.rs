@@ -78,7 +78,8 @@ pub(super) fn nest<T: Runtime>(table: &Table, is: impl FnOnce(&Level) -> bool) -
 struct KindOf<T>(PhantomData<T>);
 
 impl<T: Runtime> KindOf<T> {
-    const KIND: &'static Kind = &Kind { runtime: TypeId::of::<T>, release: release_where_it_was::<T> };
+    const KIND: &'static Kind =
+        &Kind { runtime: TypeId::of::<T>, notes: T::NOTES, release: release_where_it_was::<T> };
 }
 
 /// Why a level was not entered, with what it was to hold: what the caller handed over, or what was counted in its place in a

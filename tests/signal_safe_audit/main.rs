@@ -3,7 +3,8 @@
 //! Builds `tests/fixtures/core_only` (the core by path, under `#![no_std]`) in release into a target folder of its own,
 //! decodes its object file, and walks it from the exported lookup, clone, drop, push and readers, restartable sequences' abort
 //! addresses included. Each broken twin is the same fixture with one forbidden thing on the path, by a patch of `twins`; the
-//! audit must object.
+//! audit must object. It decodes x86-64 only.
+#![cfg(target_arch = "x86_64")]
 
 mod code;
 mod paths;

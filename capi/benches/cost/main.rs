@@ -7,10 +7,12 @@
 #[allow(dead_code, reason = "the other benchmark uses more of it")]
 #[path = "../../../benches/peers/clock.rs"]
 mod clock;
+#[path = "../../../benches/peers/floors.rs"]
+mod floors;
 #[allow(dead_code, reason = "the tests use it")]
 #[path = "../../tests/support/header.rs"]
 mod header;
-#[allow(dead_code, reason = "as above")]
+#[allow(dead_code, reason = "the other benchmark uses more of it")]
 #[path = "../../../benches/peers/measure.rs"]
 mod measure;
 #[path = "../../../benches/peers/row.rs"]

@@ -29,7 +29,7 @@ impl Post {
     fn new(id: InterpreterId, phase: Phase) -> Self {
         Self((i64::from(id) as u64) << 2 | phase as u64)
     }
-    fn id(self) -> Option<InterpreterId> {
+    pub fn id(self) -> Option<InterpreterId> {
         InterpreterId::try_from((self.0 >> 2) as i64).ok()
     }
     fn phase(self) -> Phase {
@@ -55,8 +55,26 @@ impl Seat {
     pub fn post(&self, id: InterpreterId, phase: Phase) {
         self.0.store(Post::new(id, phase).0, Ordering::SeqCst);
     }
-    fn read(&self) -> Post {
+    pub fn read(&self) -> Post {
         Post(self.0.load(Ordering::SeqCst))
+    }
+
+    /// Checks an answer that was given since the seat said `before`. Async-signal-safe.
+    pub fn judge(&self, before: Post, answer: Result<(), LookupError>) {
+        let steady = self.read() == before;
+        match (before.phase(), answer) {
+            (Phase::Live, Err(LookupError::NotFound)) if steady => tally::violation(Violation::LiveNotFound),
+            (Phase::Live, Err(LookupError::Finalizing)) if steady => {
+                tally::violation(Violation::LiveFinalizing)
+            }
+            // Whatever happened meanwhile, these lookups began after close had returned.
+            (Phase::Closed | Phase::Gone, Ok(())) => tally::violation(Violation::GuardAfterClose),
+            (Phase::Closed, Err(LookupError::NotFound)) if steady => {
+                tally::violation(Violation::ClosingNotFound)
+            }
+            (Phase::Gone, Err(LookupError::Finalizing)) => tally::violation(Violation::GoneFinalizing),
+            _ => {}
+        }
     }
 }
 
@@ -123,21 +141,7 @@ impl Board {
     /// Looks up whoever sits in a seat, and checks the answer against what the seat says. Async-signal-safe.
     pub fn probe_seat(&self, registry: &'static Registry<Interpreter>, context: Context, random: usize) {
         let Some((seat, before, id)) = self.choose(random) else { return };
-        let answer = probe(registry, context, id);
-        let steady = seat.read() == before;
-        match (before.phase(), answer) {
-            (Phase::Live, Err(LookupError::NotFound)) if steady => tally::violation(Violation::LiveNotFound),
-            (Phase::Live, Err(LookupError::Finalizing)) if steady => {
-                tally::violation(Violation::LiveFinalizing)
-            }
-            // Whatever happened meanwhile, these lookups began after close had returned.
-            (Phase::Closed | Phase::Gone, Ok(())) => tally::violation(Violation::GuardAfterClose),
-            (Phase::Closed, Err(LookupError::NotFound)) if steady => {
-                tally::violation(Violation::ClosingNotFound)
-            }
-            (Phase::Gone, Err(LookupError::Finalizing)) => tally::violation(Violation::GoneFinalizing),
-            _ => {}
-        }
+        seat.judge(before, probe(registry, context, id));
     }
 
     /// Leaves the guard of whoever sits in a seat as a pending call. Async-signal-safe.

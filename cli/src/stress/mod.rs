@@ -6,6 +6,7 @@
 //! | [`canary`] | the interpreter: a canary in memory that is never given back |
 //! | [`handler`] | what SIGUSR1 and SIGUSR2 do: look up, check, clone, nest, leave pending calls |
 //! | [`threads`] | churners, holders, the sender |
+//! | [`vms`] | the same for VMs with a lock, or a thread, each |
 //! | [`tally`] | what was counted and measured |
 //! | [`report`] | the result, as a table or as JSON |
 
@@ -15,10 +16,13 @@ mod handler;
 mod report;
 mod tally;
 mod threads;
+mod vms;
 
 use canary::Interpreter;
 use clap::builder::RangedU64ValueParser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use interp_guard::bound::Bound;
+use interp_guard::locked::Locked;
 use interp_guard::{Counters, RegisterError, Registry};
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -28,6 +32,9 @@ use std::time::{Duration, Instant};
 
 #[derive(clap::Args, Clone)]
 pub struct Options {
+    /// Whose interpreters: the reference's, VMs with a lock each, or VMs with a thread each
+    #[arg(long, value_enum, default_value_t = Runtime::Reference)]
+    runtime: Runtime,
     /// How long to run
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: u64,
@@ -54,18 +61,76 @@ pub struct Options {
     json: bool,
 }
 
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq)]
+enum Runtime {
+    /// Canaries, looked up by handlers and by threads
+    Reference,
+    /// `interp_guard::locked`
+    Locked,
+    /// `interp_guard::bound`
+    Bound,
+}
+
+impl Runtime {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Reference => "reference",
+            Self::Locked => "locked",
+            Self::Bound => "bound",
+        }
+    }
+}
+
+/// Each is a thread of its own.
+const MOST_BOUND: usize = 1_000;
+
 /// How long a drain may take before it counts as a violation: nobody here holds a guard for long.
 const DRAIN_LIMIT: Duration = Duration::from_secs(20);
 
 pub fn run(options: &Options) -> ExitCode {
-    let mut registry = Registry::with_capacity(options.interpreters);
+    match options.runtime {
+        Runtime::Reference => run_reference(options),
+        Runtime::Locked => run_vms::<Locked<vms::Vm>>(options),
+        Runtime::Bound if options.interpreters > MOST_BOUND => {
+            eprintln!(
+                "error: --runtime bound has a thread for each VM: --interpreters {MOST_BOUND} at the most"
+            );
+            ExitCode::from(2)
+        }
+        Runtime::Bound => run_vms::<Bound<vms::AtHome>>(options),
+    }
+}
+
+/// For at least two interpreters, if one has to stay.
+fn registry<T: Send + Sync + 'static>(options: &Options, least: usize) -> &'static Registry<T> {
+    let mut registry = Registry::with_capacity(options.interpreters.max(least));
     if let Some(counters) = options.counters {
         registry = registry.counters(counters);
     }
     if options.ledger {
         registry = registry.ledger(true);
     }
-    let registry: &'static Registry<Interpreter> = Box::leak(Box::new(registry));
+    Box::leak(Box::new(registry))
+}
+
+fn run_vms<K: vms::Kind>(options: &Options) -> ExitCode {
+    let registry = registry::<K>(options, 2);
+    let stop = stop_on_ctrl_c();
+    let (began, clock) = (Instant::now(), tally::Clock::start());
+    let fleet = match vms::Fleet::launch(registry, options) {
+        Ok(fleet) => fleet,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    watch(options, &stop);
+    fleet.land();
+    conclude(report::Result::collect(registry, began.elapsed(), clock.stop(), options), options)
+}
+
+fn run_reference(options: &Options) -> ExitCode {
+    let registry = registry::<Interpreter>(options, 1);
     let board = match board::Board::set_up(registry, options.interpreters) {
         Ok(board) => board,
         Err(RegisterError::Unavailable(_, why)) => {
@@ -77,13 +142,8 @@ pub fn run(options: &Options) -> ExitCode {
             return ExitCode::from(1);
         }
     };
-    let stop = Arc::new(AtomicBool::new(false));
-    if let Err(error) = stop_on_ctrl_c(&stop) {
-        eprintln!("warning: Ctrl-C will not print the result: {error}");
-    }
-
-    let began = Instant::now();
-    let clock = tally::Clock::start();
+    let stop = stop_on_ctrl_c();
+    let (began, clock) = (Instant::now(), tally::Clock::start());
     let fleet = match threads::Fleet::launch(registry, board, options) {
         Ok(fleet) => fleet,
         Err(error) => {
@@ -94,7 +154,10 @@ pub fn run(options: &Options) -> ExitCode {
     watch(options, &stop);
     fleet.land();
     board.clear(registry);
-    let result = report::Result::collect(registry, began.elapsed(), clock.stop(), options);
+    conclude(report::Result::collect(registry, began.elapsed(), clock.stop(), options), options)
+}
+
+fn conclude(result: report::Result, options: &Options) -> ExitCode {
     if options.json {
         crate::print(&format!("{}\n", result.json()));
         eprintln!("{}", result.verdict());
@@ -104,8 +167,16 @@ pub fn run(options: &Options) -> ExitCode {
     if result.violations() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// The first Ctrl-C (or SIGTERM) sets `stop`; a second one ends the process with status 130.
-fn stop_on_ctrl_c(stop: &Arc<AtomicBool>) -> std::io::Result<()> {
+/// The first Ctrl-C (or SIGTERM) sets what this returns; a second one ends the process with status 130.
+fn stop_on_ctrl_c() -> Arc<AtomicBool> {
+    let stop = Arc::new(AtomicBool::new(false));
+    if let Err(error) = set_on_ctrl_c(&stop) {
+        eprintln!("warning: Ctrl-C will not print the result: {error}");
+    }
+    stop
+}
+
+fn set_on_ctrl_c(stop: &Arc<AtomicBool>) -> std::io::Result<()> {
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register_conditional_shutdown(signal, 130, stop.clone())?;
         signal_hook::flag::register(signal, stop.clone())?;

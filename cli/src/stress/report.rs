@@ -1,8 +1,7 @@
 //! The result of a run, for people and for programs.
 
-use super::Options;
-use super::canary::Interpreter;
 use super::tally::{self, Quantiles, Totals, VIOLATIONS, Violation};
+use super::{Options, Runtime};
 use interp_guard::{Counters, Registry};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -38,8 +37,8 @@ pub struct Result {
 
 impl Result {
     /// To be called when all threads have ended and nothing should be left.
-    pub fn collect(
-        registry: &Registry<Interpreter>,
+    pub fn collect<T: Send + Sync + 'static>(
+        registry: &Registry<T>,
         took: Duration,
         ns_per_tick: f64,
         options: &Options,
@@ -81,6 +80,7 @@ impl Result {
             "registered": self.totals.registered,
             "finalized": self.totals.finalized,
             "violations": self.violations(),
+            "runtime": self.options.runtime.name(),
             "counters": self.counters.name(),
             "ledger": self.options.ledger,
             "lookup_ns": quantiles(self.lookup),
@@ -98,6 +98,7 @@ impl Result {
             "counters",
             self.counters.to_string() + if self.options.ledger { ", with the ledger" } else { "" },
         );
+        row("runtime", self.options.runtime.name().to_owned());
         row("threads, interpreters", format!("{}, {}", self.options.threads, self.options.interpreters));
         row("seconds", format!("{:.1}", self.took.as_secs_f64()));
         row("SIGUSR1 delivered", grouped(self.totals.signals));
@@ -110,7 +111,9 @@ impl Result {
         row("  handed back, the queue was full", grouped(self.totals.handed_back));
         row("interpreters registered", grouped(self.totals.registered));
         row("interpreters finalized", grouped(self.totals.finalized));
-        row("lookup in a handler, p50 / p99 / max", nanoseconds(self.lookup));
+        if self.options.runtime == Runtime::Reference {
+            row("lookup in a handler, p50 / p99 / max", nanoseconds(self.lookup));
+        }
         row("close to drained, p50 / p99 / max", nanoseconds(self.drain));
         row("violations", grouped(self.violations()));
         for (count, what) in self.totals.violations.iter().zip(VIOLATIONS).filter(|(count, _)| **count > 0) {

@@ -2,6 +2,7 @@
 
 use hdrhistogram::Histogram;
 use interp_guard::LookupError;
+use interp_guard::signal::Counts;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -23,9 +24,12 @@ pub enum Violation {
     ErrnoChanged,
     PendingLost,
     Leak,
+    TwoInside,
+    WrongThread,
+    Refused,
 }
 
-pub const VIOLATIONS: [&str; 13] = [
+pub const VIOLATIONS: [&str; 16] = [
     "a guard's canary was dead or another's",
     "a guard had another ID than the one looked up",
     "a live interpreter was not found",
@@ -39,6 +43,9 @@ pub const VIOLATIONS: [&str; 13] = [
     "a lookup changed errno",
     "a pending call was lost, or ran twice",
     "something was left over at the end",
+    "two threads had a VM at a time",
+    "a VM was on another thread than its own",
+    "a VM was refused for a reason that there was not",
 ];
 
 const BUCKETS: usize = 64 * SUB;
@@ -125,6 +132,15 @@ pub fn pushed(accepted: bool) {
     add(if accepted { Count::Pushed } else { Count::HandedBack }, 1);
 }
 
+/// What handlers that the library installed have looked up and left.
+pub fn left_by_handlers(counts: Counts) {
+    add(Count::Hits, counts.left + counts.full);
+    add(Count::Finalizing, counts.finalizing);
+    add(Count::NotFound, counts.not_found);
+    add(Count::Pushed, counts.left);
+    add(Count::HandedBack, counts.full);
+}
+
 pub fn pending_run() {
     add(Count::PendingRun, 1);
 }
@@ -182,13 +198,25 @@ pub fn random() -> u64 {
     x.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 16
 }
 
-/// The processor's time-stamp counter: cheap enough to time one lookup in a handler.
+/// The processor's clock: cheap enough to time one lookup in a handler.
+#[cfg(target_arch = "x86_64")]
 pub fn now() -> u64 {
     // SAFETY: every x86-64 has it.
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
-/// Time-stamp ticks against the wall clock, over the whole run.
+/// The processor's clock, of which a tick may be as long as a lookup or longer.
+#[cfg(target_arch = "aarch64")]
+pub fn now() -> u64 {
+    let ticks: u64;
+    // SAFETY: Linux lets every program read it.
+    unsafe {
+        core::arch::asm!("mrs {}, cntvct_el0", out(reg) ticks, options(nomem, nostack, preserves_flags))
+    };
+    ticks
+}
+
+/// The clock's ticks against the wall clock, over the whole run.
 pub struct Clock(Instant, u64);
 
 impl Clock {

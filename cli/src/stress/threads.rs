@@ -28,13 +28,13 @@ pub struct Fleet {
     worker: Worker,
 }
 
-struct Stoppable {
+pub struct Stoppable {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
 impl Stoppable {
-    fn spawn(name: String, body: impl FnOnce(&AtomicBool) + Send + 'static) -> Self {
+    pub fn spawn(name: String, body: impl FnOnce(&AtomicBool) + Send + 'static) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let seen = stop.clone();
         let thread =
@@ -42,7 +42,7 @@ impl Stoppable {
         Self { stop, thread }
     }
 
-    fn join(self) {
+    pub fn join(self) {
         self.stop.store(true, Ordering::Relaxed);
         if self.thread.join().is_err() {
             tally::violation(Violation::DrainFailed);
@@ -85,14 +85,7 @@ impl Fleet {
             })
             .collect();
         let threads: Vec<Pthread> = reported.iter().take(targets.len()).collect();
-        let sender = Stoppable::spawn("sender".into(), move |stop| {
-            while !stop.load(Ordering::Relaxed) {
-                for &thread in &threads {
-                    // The targets outlive the sender: `land` joins it first.
-                    let _ = pthread_kill(thread, Signal::SIGUSR1);
-                }
-            }
-        });
+        let sender = fire_at(threads);
         Ok(Self { sender, targets, queue, worker })
     }
 
@@ -107,7 +100,18 @@ impl Fleet {
     }
 }
 
-fn timer_at_this_thread(period: Duration) -> Option<Timer> {
+/// Signals these threads again and again. They outlive the sender: it is joined first.
+pub fn fire_at(threads: Vec<Pthread>) -> Stoppable {
+    Stoppable::spawn("sender".into(), move |stop| {
+        while !stop.load(Ordering::Relaxed) {
+            for &thread in &threads {
+                let _ = pthread_kill(thread, Signal::SIGUSR1);
+            }
+        }
+    })
+}
+
+pub fn timer_at_this_thread(period: Duration) -> Option<Timer> {
     let thread_id = nix::unistd::gettid().as_raw();
     let notify = SigevNotify::SigevThreadId { signal: Signal::SIGUSR1, thread_id, si_value: 0 };
     let mut timer = Timer::new(nix::time::ClockId::CLOCK_MONOTONIC, SigEvent::new(notify)).ok()?;

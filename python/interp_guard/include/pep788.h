@@ -118,6 +118,11 @@ struct InterpGuard_API {
 /* One per shared object, whichever of its source files made the import call. */
 __attribute__((weak, visibility("hidden"))) struct InterpGuard_API const *InterpGuard_api;
 
+/* Two interpreters that import the extension at once both write it, the same. */
+static inline struct InterpGuard_API const *interp_guard_api(void) {
+    return __atomic_load_n(&InterpGuard_api, __ATOMIC_RELAXED);
+}
+
 /* Fills the function table and registers the interpreter that calls it. Belongs in an extension's Py_mod_exec, so that
  * it runs once in each interpreter that imports the extension. 0, or -1 with an exception set.
  * Context: attached. Nothing else in this header may be called before it has succeeded once in the process. */
@@ -142,52 +147,52 @@ static inline int import_interp_guard(void) {
                                            "extension was compiled with: in a newer checkout, pip install ./python");
         return -1;
     }
-    InterpGuard_api = table;
+    __atomic_store_n(&InterpGuard_api, table, __ATOMIC_RELAXED);
     return 0;
 }
 
 /* Takes a guard on the interpreter that has this ID. INTERP_GUARD_OK, and *out is a guard; INTERP_GUARD_NOT_FOUND or
  * INTERP_GUARD_FINALIZING, and *out is none (closing it is harmless). Wait-free.
  * Context: signal-safe. */
-static inline int InterpGuard_Lookup(int64_t id, InterpGuard *out) { return InterpGuard_api->lookup(id, out); }
+static inline int InterpGuard_Lookup(int64_t id, InterpGuard *out) { return interp_guard_api()->lookup(id, out); }
 
 /* Takes another guard of the same interpreter; succeeds also while that is closing. INTERP_GUARD_INVALID if there is no
  * guard in *guard, or if `out` is `guard`: then nothing has changed. Context: signal-safe. */
 static inline int InterpGuard_Dup(InterpGuard const *guard, InterpGuard *out) {
-    return InterpGuard_api->dup(guard, out);
+    return interp_guard_api()->dup(guard, out);
 }
 
 /* Gives the guard up and zeroes it. INTERP_GUARD_INVALID for one that is zeroed. Context: signal-safe. */
-static inline int InterpGuard_Close(InterpGuard *guard) { return InterpGuard_api->close(guard); }
+static inline int InterpGuard_Close(InterpGuard *guard) { return interp_guard_api()->close(guard); }
 
 /* The guarded interpreter; NULL if there is no guard in *guard. Context: signal-safe. */
 static inline PyInterpreterState *InterpGuard_Interpreter(InterpGuard const *guard) {
-    return InterpGuard_api->interpreter(guard);
+    return interp_guard_api()->interpreter(guard);
 }
 
 /* Its ID; -1 if there is no guard in *guard. Context: signal-safe. */
-static inline int64_t InterpGuard_GetID(InterpGuard const *guard) { return InterpGuard_api->id(guard); }
+static inline int64_t InterpGuard_GetID(InterpGuard const *guard) { return interp_guard_api()->id(guard); }
 
 /* The ID of the interpreter to which the calling thread is attached. Context: attached. */
-static inline int64_t InterpGuard_CurrentID(void) { return InterpGuard_api->current_id(); }
+static inline int64_t InterpGuard_CurrentID(void) { return interp_guard_api()->current_id(); }
 
 /* Attaches a thread state of the guarded interpreter to the calling thread, whatever was attached before: the same
  * interpreter, another one, or none. To be undone, on the same thread, by InterpGuard_Release. The guard stays the
  * caller's and may be closed at once: the token has one of its own. NULL if *guard is no guard, or no memory.
  * Context: normal. */
 static inline PyThreadStateToken *InterpGuard_Ensure(InterpGuard const *guard) {
-    return InterpGuard_api->ensure_guard(guard);
+    return interp_guard_api()->ensure_guard(guard);
 }
 
 /* The same by ID. NULL if there is no such interpreter or it is closing; inside an ensure of that interpreter it
  * succeeds also while that is closing. Context: normal. */
-static inline PyThreadStateToken *InterpGuard_EnsureID(int64_t id) { return InterpGuard_api->ensure_id(id); }
+static inline PyThreadStateToken *InterpGuard_EnsureID(int64_t id) { return interp_guard_api()->ensure_id(id); }
 
 /* Undoes the ensure that returned the token: what was attached before is attached again. Last in, first out:
  * INTERP_GUARD_INVALID, and nothing happens, if the token is not that of this thread's innermost ensure, or if its thread
  * state is not attached. Ensures of one interpreter inside each other may return the same token, once each: each release of it
  * undoes the latest that is left. Context: normal, attached as ensure left it. */
-static inline int InterpGuard_Release(PyThreadStateToken *token) { return InterpGuard_api->release_checked(token); }
+static inline int InterpGuard_Release(PyThreadStateToken *token) { return interp_guard_api()->release_checked(token); }
 
 /* Closes an interpreter for good and waits until nobody guards it; timeout_ns < 0: without limit. For the owner of a
  * subinterpreter that is about to be destroyed. Called attached, it then waits for threads that had a guard and are still in
@@ -196,7 +201,7 @@ static inline int InterpGuard_Release(PyThreadStateToken *token) { return Interp
  * In the main thread, Ctrl-C has the guards that are out reported, and a second one ends the process with status 130; where
  * the caller is attached to the main interpreter and Python code has set a handler, that is called once this returns.
  * Context: normal; blocks, with the GIL released. */
-static inline int InterpGuard_Drain(int64_t id, int64_t timeout_ns) { return InterpGuard_api->drain(id, timeout_ns); }
+static inline int InterpGuard_Drain(int64_t id, int64_t timeout_ns) { return interp_guard_api()->drain(id, timeout_ns); }
 
 /* Has `call(id, data)` called once when that interpreter closes: by its end, in the place of the package's atexit callback, or
  * by a drain. Nobody gets a guard any more then, and nobody waits yet for those that are out: so it can tell the threads that
@@ -207,7 +212,7 @@ static inline int InterpGuard_Drain(int64_t id, int64_t timeout_ns) { return Int
  * INTERP_GUARD_NOT_FOUND, INTERP_GUARD_FINALIZING, or INTERP_GUARD_INVALID for no function: then it is not called.
  * Context: attached, to any interpreter. */
 static inline int InterpGuard_OnClose(int64_t id, void (*call)(int64_t id, void *data), void *data) {
-    return InterpGuard_api->on_close(id, call, data);
+    return interp_guard_api()->on_close(id, call, data);
 }
 
 #ifdef __cplusplus
@@ -215,11 +220,11 @@ static inline int InterpGuard_OnClose(int64_t id, void (*call)(int64_t id, void 
 #endif
 
 /* The names of PEP 788's first version that mean nothing else in the final one; pep788_v1.h says what they do. */
-#define PyInterpreterState_Hold() (InterpGuard_api->v1_hold())
-#define PyInterpreterState_Lookup(id) (InterpGuard_api->v1_lookup(id))
-#define PyInterpreterState_Release(interpreter) (InterpGuard_api->v1_release(interpreter))
-#define PyThreadState_SetDaemon(is_daemon) (InterpGuard_api->v1_set_daemon(is_daemon))
-#define PyThreadState_GetDaemon() (InterpGuard_api->v1_get_daemon())
+#define PyInterpreterState_Hold() (interp_guard_api()->v1_hold())
+#define PyInterpreterState_Lookup(id) (interp_guard_api()->v1_lookup(id))
+#define PyInterpreterState_Release(interpreter) (interp_guard_api()->v1_release(interpreter))
+#define PyThreadState_SetDaemon(is_daemon) (interp_guard_api()->v1_set_daemon(is_daemon))
+#define PyThreadState_GetDaemon() (interp_guard_api()->v1_get_daemon())
 
 #endif /* INTERP_GUARD_TABLE_H */
 
@@ -241,15 +246,15 @@ typedef struct PyInterpreterView PyInterpreterView;
 #endif
 
 #if !defined(INTERP_GUARD_HAS_NATIVE) || defined(PEP788_USE_TABLE)
-#define PyInterpreterGuard_FromCurrent() ((PyInterpreterGuard *)InterpGuard_api->guard_from_current())
-#define PyInterpreterGuard_FromView(view) ((PyInterpreterGuard *)InterpGuard_api->guard_from_view(view))
-#define PyInterpreterGuard_Close(guard) (InterpGuard_api->guard_close(guard))
-#define PyInterpreterView_FromCurrent() ((PyInterpreterView *)InterpGuard_api->view_from_current())
-#define PyInterpreterView_FromMain() ((PyInterpreterView *)InterpGuard_api->view_from_main())
-#define PyInterpreterView_Close(view) (InterpGuard_api->view_close(view))
-#define PyThreadState_Ensure(guard) (InterpGuard_api->ensure(guard))
-#define PyThreadState_EnsureFromView(view) (InterpGuard_api->ensure_from_view(view))
-#define PyThreadState_Release(token) (InterpGuard_api->release(token))
+#define PyInterpreterGuard_FromCurrent() ((PyInterpreterGuard *)interp_guard_api()->guard_from_current())
+#define PyInterpreterGuard_FromView(view) ((PyInterpreterGuard *)interp_guard_api()->guard_from_view(view))
+#define PyInterpreterGuard_Close(guard) (interp_guard_api()->guard_close(guard))
+#define PyInterpreterView_FromCurrent() ((PyInterpreterView *)interp_guard_api()->view_from_current())
+#define PyInterpreterView_FromMain() ((PyInterpreterView *)interp_guard_api()->view_from_main())
+#define PyInterpreterView_Close(view) (interp_guard_api()->view_close(view))
+#define PyThreadState_Ensure(guard) (interp_guard_api()->ensure(guard))
+#define PyThreadState_EnsureFromView(view) (interp_guard_api()->ensure_from_view(view))
+#define PyThreadState_Release(token) (interp_guard_api()->release(token))
 #endif
 
 #endif /* INTERP_GUARD_PEP788_H */

@@ -65,17 +65,17 @@
 typedef struct PyInterpreterHandle PyInterpreterHandle;
 
 #ifdef PEP788_V1_CONSUME
-#define PyThreadState_Ensure(interpreter) (InterpGuard_api->v1_ensure((interpreter), 1))
+#define PyThreadState_Ensure(interpreter) (interp_guard_api()->v1_ensure((interpreter), 1))
 #else
-#define PyThreadState_Ensure(interpreter) (InterpGuard_api->v1_ensure((interpreter), 0))
+#define PyThreadState_Ensure(interpreter) (interp_guard_api()->v1_ensure((interpreter), 0))
 #endif
-#define PyThreadState_Release() (InterpGuard_api->v1_release_innermost())
+#define PyThreadState_Release() (interp_guard_api()->v1_release_innermost())
 
-#define PyInterpreterHandle_Create() ((PyInterpreterHandle *)InterpGuard_api->guard_from_current())
-#define PyInterpreterHandle_Lookup(id) ((PyInterpreterHandle *)InterpGuard_api->v1_handle_lookup(id))
-#define PyInterpreterHandle_Dup(handle) ((PyInterpreterHandle *)InterpGuard_api->v1_handle_dup(handle))
-#define PyInterpreterHandle_Close(handle) (InterpGuard_api->guard_close(handle))
-#define PyThreadState_EnsureFromHandle(handle) (InterpGuard_api->v1_handle_ensure(handle))
-#define PyInterpreterHandle_GetInterpreter(handle) (InterpGuard_api->v1_handle_interpreter(handle))
+#define PyInterpreterHandle_Create() ((PyInterpreterHandle *)interp_guard_api()->guard_from_current())
+#define PyInterpreterHandle_Lookup(id) ((PyInterpreterHandle *)interp_guard_api()->v1_handle_lookup(id))
+#define PyInterpreterHandle_Dup(handle) ((PyInterpreterHandle *)interp_guard_api()->v1_handle_dup(handle))
+#define PyInterpreterHandle_Close(handle) (interp_guard_api()->guard_close(handle))
+#define PyThreadState_EnsureFromHandle(handle) (interp_guard_api()->v1_handle_ensure(handle))
+#define PyInterpreterHandle_GetInterpreter(handle) (interp_guard_api()->v1_handle_interpreter(handle))
 
 #endif /* INTERP_GUARD_PEP788_V1_H */

@@ -108,14 +108,14 @@ pub static TABLE: Table = Table {
     on_close,
 };
 
-with_call_site!(guard_from_current() -> GuardPointer, "rdi", guard_from_current_at);
-with_call_site!(guard_from_view(ViewPointer) -> GuardPointer, "rsi", guard_from_view_at);
-with_call_site!(ensure(GuardPointer) -> TokenPointer, "rsi", ensure_at);
-with_call_site!(ensure_from_view(ViewPointer) -> TokenPointer, "rsi", ensure_from_view_at);
-with_call_site!(lookup(i64, *mut InterpGuard) -> c_int, "rdx", lookup_at);
-with_call_site!(dup(*const InterpGuard, *mut InterpGuard) -> c_int, "rdx", dup_at);
-with_call_site!(ensure_guard(*const InterpGuard) -> TokenPointer, "rsi", ensure_guard_at);
-with_call_site!(ensure_id(i64) -> TokenPointer, "rsi", ensure_id_at);
+with_call_site!(guard_from_current() -> GuardPointer, 0, guard_from_current_at);
+with_call_site!(guard_from_view(ViewPointer) -> GuardPointer, 1, guard_from_view_at);
+with_call_site!(ensure(GuardPointer) -> TokenPointer, 1, ensure_at);
+with_call_site!(ensure_from_view(ViewPointer) -> TokenPointer, 1, ensure_from_view_at);
+with_call_site!(lookup(i64, *mut InterpGuard) -> c_int, 2, lookup_at);
+with_call_site!(dup(*const InterpGuard, *mut InterpGuard) -> c_int, 2, dup_at);
+with_call_site!(ensure_guard(*const InterpGuard) -> TokenPointer, 1, ensure_guard_at);
+with_call_site!(ensure_id(i64) -> TokenPointer, 1, ensure_id_at);
 
 #[inline(always)]
 fn token(level: Option<Level>) -> TokenPointer {

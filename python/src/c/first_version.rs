@@ -169,13 +169,13 @@ unsafe fn id_of(state: *mut PyInterpreterState) -> Option<InterpreterId> {
     unsafe { registry::id_of(state) }
 }
 
-with_call_site!(pub hold() -> *mut PyInterpreterState, "rdi", hold_at);
-with_call_site!(pub lookup(i64) -> *mut PyInterpreterState, "rsi", lookup_at);
-with_call_site!(pub ensure(*mut PyInterpreterState, c_int) -> c_int, "rdx", ensure_at);
-with_call_site!(pub set_daemon(c_int) -> c_int, "rsi", set_daemon_at);
-with_call_site!(pub handle_ensure(GuardPointer) -> c_int, "rsi", handle_ensure_at);
-with_call_site!(pub handle_lookup(i64) -> GuardPointer, "rsi", handle_lookup_at);
-with_call_site!(pub handle_dup(GuardPointer) -> GuardPointer, "rsi", handle_dup_at);
+with_call_site!(pub hold() -> *mut PyInterpreterState, 0, hold_at);
+with_call_site!(pub lookup(i64) -> *mut PyInterpreterState, 1, lookup_at);
+with_call_site!(pub ensure(*mut PyInterpreterState, c_int) -> c_int, 2, ensure_at);
+with_call_site!(pub set_daemon(c_int) -> c_int, 1, set_daemon_at);
+with_call_site!(pub handle_ensure(GuardPointer) -> c_int, 1, handle_ensure_at);
+with_call_site!(pub handle_lookup(i64) -> GuardPointer, 1, handle_lookup_at);
+with_call_site!(pub handle_dup(GuardPointer) -> GuardPointer, 1, handle_dup_at);
 
 unsafe extern "C" fn hold_at(caller: usize) -> *mut PyInterpreterState {
     // SAFETY: the header asks for an attached caller.

@@ -19,6 +19,7 @@
 //! - **C3** The owner is given up attached to its interpreter: `close` is called so, and a call ends inside its level
 //!   or with its guard. A call that has neither (see [`Callback::is_safe_without`]) leaves the owner for good.
 
+use super::arch::Default;
 use super::trampoline::{self, Frame, Gate};
 use crate::attach::{self, Level};
 use crate::end::state;
@@ -32,16 +33,6 @@ use pyo3_ffi::{self as ffi, PyMethodDef, PyObject};
 use std::ffi::{CStr, c_char, c_int};
 use std::ptr::{NonNull, null_mut};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
-
-/// What a refused call returns, and where.
-enum Default {
-    /// rax, rdx, xmm0, xmm1: whichever the caller looks at.
-    InRegisters([u64; 4]),
-    /// A `long double`.
-    OnX87([u8; 16]),
-    /// Where the caller says, by a hidden first argument.
-    InMemory(Box<[u8]>),
-}
 
 /// A C function pointer in front of another one.
 pub struct Callback {
@@ -203,7 +194,7 @@ fn is_not_the_threads_own() -> bool {
     static SAID: AtomicBool = AtomicBool::new(false);
     // SAFETY: reads a thread-specific value.
     let own = unsafe { ffi::PyGILState_GetThisThreadState() };
-    if !python::new_is_unsafe_across_fork() || own == python::unchecked() {
+    if !python::has_one_gil() || own == python::unchecked() {
         return false;
     }
     // Relaxed: one flag.
@@ -246,22 +237,14 @@ impl Gate for Callback {
         let frame = unsafe { &mut *frame };
         let callback = frame.gate;
         let pass = keeping_errno(|| callback.pass(caller));
-        frame.is_x87 = matches!(callback.default, Default::OnX87(_)).into();
+        frame.registers.will_return_as(&callback.default);
         if let Some(pass) = pass {
             frame.pass = pass.into_words();
             frame.words = callback.words;
             return callback.target;
         }
-        match &callback.default {
-            Default::InRegisters(words) => frame.result = *words,
-            Default::OnX87(bytes) => (frame.result, frame.x87) = ([0; 4], *bytes),
-            Default::InMemory(bytes) => {
-                let there = frame.integers[0];
-                // SAFETY: the hidden argument of a function that returns a value of this size: the caller's memory for it.
-                unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), there as *mut u8, bytes.len()) };
-                frame.result = [there, 0, 0, 0];
-            }
-        }
+        // SAFETY: `Callback` was made for the type of its target; the frame is that of a call of it.
+        unsafe { frame.registers.answer(&callback.default) };
         0
     }
 
@@ -291,21 +274,6 @@ pub static METHODS: Methods<2> = Methods([
 ]);
 
 const CAPSULE: &CStr = c"interp_guard.callback";
-
-/// The numbers of `_sysv.py`.
-const IN_REGISTERS: c_int = 0;
-const ON_X87: c_int = 1;
-const IN_MEMORY: c_int = 2;
-
-fn default_of(form: c_int, bytes: &[u8]) -> Option<Default> {
-    let word = |at: usize| Some(u64::from_ne_bytes(bytes.get(8 * at..8 * at + 8)?.try_into().ok()?));
-    match form {
-        IN_REGISTERS => Some(Default::InRegisters([word(0)?, word(1)?, word(2)?, word(3)?])),
-        ON_X87 => Some(Default::OnX87(bytes.try_into().ok()?)),
-        IN_MEMORY => Some(Default::InMemory(bytes.into())),
-        _ => None,
-    }
-}
 
 // SAFETY (both): called by Python, attached, with a module and an argument that are objects.
 
@@ -338,7 +306,7 @@ unsafe extern "C" fn callback(_: *mut PyObject, arguments: *mut PyObject) -> *mu
     let bytes = unsafe { std::slice::from_raw_parts(data.cast::<u8>(), length as usize) };
     // SAFETY: attached.
     let (_, id) = unsafe { registry::current() };
-    let (Some(default), Some(id)) = (default_of(form, bytes), id) else {
+    let (Some(default), Some(id)) = (Default::of(form, bytes), id) else {
         // SAFETY: attached.
         unsafe { ffi::PyErr_SetString(ffi::PyExc_ValueError, c"no such form of a result".as_ptr()) };
         return null_mut();

@@ -4,7 +4,9 @@
 //! | file | concept |
 //! |---|---|
 //! | `callbacks` | such pointers for ctypes and cffi |
-//! | `trampoline` | the machine code in front of them, which knows nothing of Python |
+//! | `trampoline` | what is in front of them, which knows nothing of Python |
+//! | `arch` | the machine code of that, one file per architecture |
 
+mod arch;
 pub mod callbacks;
 mod trampoline;

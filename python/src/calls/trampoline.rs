@@ -1,29 +1,27 @@
 //! Trampolines: C functions, made at run time, that ask before they pass a call on.
 //!
 //! A C function pointer carries no data. So each [`Gate`] has an entry of its own: sixteen bytes of code that find the
-//! sixteen bytes of data one page further on, and jump to [`thunk`], which all gates of a kind share.
+//! sixteen bytes of data one page further on, and jump to [`thunk`], which all gates of a kind share. The machine code is in `arch`.
 //!
 //! ```text
-//! code page, never writable    | endbr64; lea r11, [rip + PAGE]; jmp [r11] | the same        | ...
-//! data page, never executable  | thunk, gate                               | thunk, gate     | ...
+//! code page, never writable    | find the data, jump to the thunk | the same        | ...
+//! data page, never executable  | thunk, gate                      | thunk, gate     | ...
 //! ```
 //!
 //! The thunk saves the registers that carry arguments and asks [`Gate::enter`]. If that says no, it returns what `enter` put
 //! into the frame. Else it copies the arguments that are on the stack, calls the target with all registers as they
 //! were, keeps the result, and calls [`Gate::leave`]. It is a call with a frame of its own, not a jump with an exchanged
 //! return address: unwinders, debuggers and shadow stacks see nothing unusual. For that it has to know how many words
-//! are on the stack, which `interp_guard/_sysv.py` says.
+//! are on the stack, which `interp_guard/_sysv.py` says, or `_aapcs64.py`.
 //!
 //! Entries are never given back: native code may call one at any time, for as long as the process lives.
 
-use std::arch::naked_asm;
+use super::arch::{self, CODE, PAGE, Registers};
 use std::ffi::c_void;
 use std::io;
 use std::mem::offset_of;
 use std::ptr::{copy_nonoverlapping, null_mut};
 use std::sync::{Mutex, PoisonError};
-
-const PAGE: usize = 4096;
 
 /// Who is asked.
 pub trait Gate: Sized + Sync + 'static {
@@ -54,26 +52,10 @@ struct Entry {
 
 const ENTRIES: usize = PAGE / size_of::<Entry>();
 
-/// The code of one entry. The data is at the same place in the next page; `lea` counts from its own end, at 11.
-const CODE: [u8; size_of::<Entry>()] = {
-    let [a, b, c, d] = (PAGE as u32 - 11).to_le_bytes();
-    // endbr64; lea r11, [rip + PAGE - 11]; jmp [r11]; int3; int3
-    [0xF3, 0x0F, 0x1E, 0xFA, 0x4C, 0x8D, 0x1D, a, b, c, d, 0x41, 0xFF, 0x23, 0xCC, 0xCC]
-};
-
 /// One call, on the stack of the thread that makes it.
 #[repr(C, align(16))]
 pub struct Frame<G: Gate> {
-    /// rdi, rsi, rdx, rcx, r8, r9, as the caller left them.
-    pub integers: [u64; 6],
-    /// The lower halves of xmm0 to xmm7: no argument that is supported uses more.
-    floats: [u64; 8],
-    /// What returns to the caller: rax, rdx, xmm0, xmm1.
-    pub result: [u64; 4],
-    /// What returns on the x87 stack, if `is_x87`.
-    pub x87: [u8; 16],
-    /// 1 for a `long double`, else 0.
-    pub is_x87: u64,
+    pub registers: Registers,
     /// How many words of arguments are on the stack; written by `enter` where it lets the call pass.
     pub words: u64,
     pub gate: &'static G,
@@ -81,98 +63,10 @@ pub struct Frame<G: Gate> {
     pub pass: G::Pass,
 }
 
-/// What every entry jumps to, with its [`Entry`] in r11.
+/// What every entry jumps to.
 #[unsafe(naked)]
 unsafe extern "C" fn thunk<G: Gate>() {
-    naked_asm!(
-        ".cfi_startproc",
-        "endbr64",
-        "push rbp",
-        ".cfi_def_cfa_offset 16",
-        ".cfi_offset rbp, -16",
-        "mov rbp, rsp",
-        ".cfi_def_cfa_register rbp",
-        "sub rsp, {frame}",
-        "mov [rsp], rdi",
-        "mov [rsp + 8], rsi",
-        "mov [rsp + 16], rdx",
-        "mov [rsp + 24], rcx",
-        "mov [rsp + 32], r8",
-        "mov [rsp + 40], r9",
-        "movq [rsp + {floats}], xmm0",
-        "movq [rsp + {floats} + 8], xmm1",
-        "movq [rsp + {floats} + 16], xmm2",
-        "movq [rsp + {floats} + 24], xmm3",
-        "movq [rsp + {floats} + 32], xmm4",
-        "movq [rsp + {floats} + 40], xmm5",
-        "movq [rsp + {floats} + 48], xmm6",
-        "movq [rsp + {floats} + 56], xmm7",
-        "mov rax, [r11 + {entry_gate}]",
-        "mov [rsp + {gate}], rax",
-        "mov rdi, rsp",
-        "mov rsi, [rbp + 8]", // the caller, for the ledger
-        "call {enter}",
-        "test rax, rax",
-        "jz 2f",
-        // The arguments on the stack, in an area that keeps it aligned to 16 bytes.
-        "mov rcx, [rsp + {words}]",
-        "lea rdx, [rcx + 1]",
-        "and rdx, -2",
-        "shl rdx, 3",
-        "sub rsp, rdx",
-        "lea rsi, [rbp + 16]",
-        "mov rdi, rsp",
-        "rep movsq",
-        "mov rdi, [rbp - {frame}]",
-        "mov rsi, [rbp - {frame} + 8]",
-        "mov rdx, [rbp - {frame} + 16]",
-        "mov rcx, [rbp - {frame} + 24]",
-        "mov r8, [rbp - {frame} + 32]",
-        "mov r9, [rbp - {frame} + 40]",
-        "movq xmm0, [rbp - {frame} + {floats}]",
-        "movq xmm1, [rbp - {frame} + {floats} + 8]",
-        "movq xmm2, [rbp - {frame} + {floats} + 16]",
-        "movq xmm3, [rbp - {frame} + {floats} + 24]",
-        "movq xmm4, [rbp - {frame} + {floats} + 32]",
-        "movq xmm5, [rbp - {frame} + {floats} + 40]",
-        "movq xmm6, [rbp - {frame} + {floats} + 48]",
-        "movq xmm7, [rbp - {frame} + {floats} + 56]",
-        "call rax",
-        "lea rsp, [rbp - {frame}]",
-        "mov [rsp + {result}], rax",
-        "mov [rsp + {result} + 8], rdx",
-        "movq [rsp + {result} + 16], xmm0",
-        "movq [rsp + {result} + 24], xmm1",
-        "cmp qword ptr [rsp + {is_x87}], 0",
-        "je 3f",
-        "fstp tbyte ptr [rsp + {x87}]", // the stack of the x87 is empty at a call
-        "3:",
-        "mov rdi, rsp",
-        "call {leave}",
-        "2:",
-        "mov rax, [rsp + {result}]",
-        "mov rdx, [rsp + {result} + 8]",
-        "movq xmm0, [rsp + {result} + 16]",
-        "movq xmm1, [rsp + {result} + 24]",
-        "cmp qword ptr [rsp + {is_x87}], 0",
-        "je 4f",
-        "fld tbyte ptr [rsp + {x87}]",
-        "4:",
-        "leave",
-        ".cfi_def_cfa rsp, 8",
-        "ret",
-        ".cfi_endproc",
-        frame = const size_of::<Frame<G>>(),
-        floats = const offset_of!(Frame<G>, floats),
-        result = const offset_of!(Frame<G>, result),
-        x87 = const offset_of!(Frame<G>, x87),
-        is_x87 = const offset_of!(Frame<G>, is_x87),
-        words = const offset_of!(Frame<G>, words),
-        gate = const offset_of!(Frame<G>, gate),
-        entry_gate = const offset_of!(Entry, gate),
-        enter = sym G::enter,
-        leave = sym G::leave,
-    )
+    arch::thunk!(G)
 }
 
 /// The entries of the newest page that are not in use.
@@ -188,7 +82,7 @@ static FREE: Mutex<Free> = Mutex::new(Free { next: null_mut(), left: 0 });
 
 /// The thunk counts on it.
 const fn fits<G: Gate>() {
-    assert!(offset_of!(Frame<G>, integers) == 0 && align_of::<Frame<G>>() == 16);
+    assert!(offset_of!(Frame<G>, registers) == 0 && align_of::<Frame<G>>() == 16);
 }
 
 /// The address of a C function that passes calls on as `gate` says. It stays for the life of the process.
@@ -232,19 +126,20 @@ fn map_pages() -> io::Result<*mut Entry> {
     Ok(code.wrapping_byte_add(PAGE).cast())
 }
 
-const PAGE_OF_CODE: [[u8; size_of::<Entry>()]; ENTRIES] = [CODE; ENTRIES];
+static PAGE_OF_CODE: [[u8; size_of::<Entry>()]; ENTRIES] = [CODE; ENTRIES];
 
 /// Replaces the page by one of a file in memory, executable from the start. False with an error number.
 ///
 /// # Safety
 /// A page of a mapping that nobody else uses.
 unsafe fn map_code_from_file(page: *mut libc::c_void) -> bool {
+    // Not by its name in the C library, which glibc has had since 2.27 only.
     // SAFETY: a terminated name.
-    let file = unsafe { libc::memfd_create(c"interp_guard callbacks".as_ptr(), libc::MFD_CLOEXEC) };
-    if file < 0 {
-        return false;
-    }
-    let code = PAGE_OF_CODE;
+    let file = unsafe {
+        libc::syscall(libc::SYS_memfd_create, c"interp_guard callbacks".as_ptr(), libc::MFD_CLOEXEC)
+    };
+    let Ok(file @ 0..) = libc::c_int::try_from(file) else { return false };
+    let code = &PAGE_OF_CODE;
     // SAFETY: writes the array's bytes to a file of its own; the caller's promise; the error number is that of what
     // failed.
     unsafe {
@@ -264,7 +159,7 @@ unsafe fn map_code_from_file(page: *mut libc::c_void) -> bool {
 /// # Safety
 /// As for [`map_code_from_file`]; the page is writable, unless that function has replaced it in vain.
 unsafe fn write_code(page: *mut libc::c_void) -> bool {
-    let code = PAGE_OF_CODE;
+    let code = &PAGE_OF_CODE;
     let anonymous = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
     // SAFETY: the caller's promise. Mapped anew, since a failed MAP_FIXED may have unmapped it.
     unsafe {

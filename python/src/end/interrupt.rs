@@ -4,7 +4,7 @@
 //! `InterpGuard_Drain` waits, a handler of ours takes its place, if what is installed is CPython's and Python code has not
 //! set a handler of its own.
 
-use crate::ground::helpers::{installed, keeping_exception};
+use crate::ground::helpers::{installed, keeping_exception, object_of};
 use crate::ground::threads::in_main_thread;
 use pyo3_ffi as ffi;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -23,15 +23,6 @@ fn is_cpythons(action: &libc::sigaction) -> bool {
     const NEVER: libc::c_int = libc::SA_SIGINFO | libc::SA_RESTART | libc::SA_NODEFER;
     let python = object_of(ffi::PyErr_CheckSignals as *const () as usize);
     action.sa_flags & NEVER == 0 && python.is_some() && python == object_of(action.sa_sigaction)
-}
-
-/// Where the library or executable with the code at this address begins.
-fn object_of(address: usize) -> Option<usize> {
-    // SAFETY: plain data; zero is a valid value to write over.
-    let mut found: libc::Dl_info = unsafe { std::mem::zeroed() };
-    // SAFETY: takes any address, and only compares it; `found` is writable.
-    let known = unsafe { libc::dladdr(std::ptr::without_provenance(address), &mut found) };
-    (known != 0).then_some(found.dli_fbase as usize)
 }
 
 /// Is `signal.default_int_handler` what Python code has for SIGINT? To be called attached to the main interpreter; the caller's

@@ -51,8 +51,8 @@ struct Resident {
     visits: bool,
 }
 
-/// By the number that the thread's capsule has. Only ever taken with a GIL held, for a moment in which nothing else
-/// can run, so that `os.fork` does not find it taken.
+/// By the number that the thread's capsule has. Only attached threads lock it, and run no Python code meanwhile: no `os.fork` finds
+/// it locked.
 static RESIDENTS: Mutex<BTreeMap<usize, Resident>> = Mutex::new(BTreeMap::new());
 
 fn with<R>(f: impl FnOnce(&mut BTreeMap<usize, Resident>) -> R) -> R {

@@ -256,12 +256,18 @@ fn refuse_to_wait_alone(id: InterpreterId, out: &str, lines: &str) {
 pub unsafe fn end_process() -> ! {
     // SAFETY: attached; objects are checked for null and given back; the process then ends.
     unsafe {
+        let sys = ffi::PyImport_ImportModule(c"sys".as_ptr());
         for stream in [c"stdout", c"stderr"] {
-            let stream = ffi::PySys_GetObject(stream.as_ptr());
+            // A reference of its own: another thread may put another stream in place of it.
+            let stream = match sys.is_null() {
+                true => null_mut(),
+                false => ffi::PyObject_GetAttrString(sys, stream.as_ptr()),
+            };
             if !stream.is_null() {
                 ffi::Py_XDECREF(ffi::PyObject_CallMethod(stream, c"flush".as_ptr(), null()));
-                ffi::PyErr_Clear();
             }
+            ffi::Py_XDECREF(stream);
+            ffi::PyErr_Clear();
         }
         libc::_exit(1);
     }

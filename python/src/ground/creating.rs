@@ -1,6 +1,15 @@
-//! Up to CPython 3.11: no thread is inside `PyThreadState_New` while the process forks. That takes a lock of CPython's
-//! without the GIL, and the child would find it taken for ever. Later versions see to it themselves, and here nothing
-//! is done.
+//! No thread is inside `PyThreadState_New` while the process forks, where that would be the child's end.
+//!
+//! - *Up to CPython 3.11* that function takes a lock without the GIL, and the child would find it taken for ever.
+//! - *Free-threaded*, `os.fork` stops the threads that are attached, and whoever makes a thread state need not be. The child would
+//!   find the lock of the interpreter's bytecode indices taken, which CPython does not make anew, or a state of which only
+//!   half is there.
+//!
+//! With a GIL, later versions see to it themselves, and here nothing is done.
+//!
+//! Free-threaded, `PyThreadState_New` also stops all threads of *its* interpreter now and then (when there are more of them than
+//! ever). It does not detach for that. So two threads that go from one interpreter to another, each to the other's, would each
+//! wait for the other to stop: here a thread has let go of what it is attached to.
 
 use crate::ground::helpers::detached;
 use crate::ground::python;
@@ -11,12 +20,20 @@ static CREATING: AtomicU32 = AtomicU32::new(0);
 const FORKING: u32 = 1 << 31;
 
 /// Runs `PyThreadState_New` so that no `os.fork` falls into it. A thread that has to wait for one lets go of the GIL,
-/// which whoever forks needs.
+/// which whoever forks needs. Attached or not; what is attached is attached again in the end.
 #[inline(always)]
 pub fn creating<R>(new: impl FnOnce() -> R) -> R {
     if !python::new_is_unsafe_across_fork() {
         return new();
     }
+    if python::FREE_THREADED && !python::attached().is_null() {
+        return detached(|| uninterrupted(new));
+    }
+    uninterrupted(new)
+}
+
+#[inline(always)]
+fn uninterrupted<R>(new: impl FnOnce() -> R) -> R {
     loop {
         // Relaxed: the exchange decides.
         let seen = CREATING.load(Ordering::Relaxed);

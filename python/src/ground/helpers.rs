@@ -124,6 +124,15 @@ pub fn installed(signum: c_int) -> libc::sigaction {
     action
 }
 
+/// Where the library or executable with the code at this address begins.
+pub fn object_of(address: usize) -> Option<usize> {
+    // SAFETY: plain data; zero is a valid value to write over.
+    let mut found: libc::Dl_info = unsafe { std::mem::zeroed() };
+    // SAFETY: takes any address, and only compares it; `found` is writable.
+    let known = unsafe { libc::dladdr(std::ptr::without_provenance(address), &mut found) };
+    (known != 0).then_some(found.dli_fbase as usize)
+}
+
 /// Method definitions; CPython only reads them.
 pub struct Methods<const N: usize>(pub [PyMethodDef; N]);
 

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 // Exported by every libpython from 3.9 on, though not in the limited API's headers.
 unsafe extern "C" {
+    pub fn PyDict_SetDefault(dict: *mut PyObject, key: *mut PyObject, value: *mut PyObject) -> *mut PyObject;
     pub fn PyInterpreterState_ThreadHead(state: *mut PyInterpreterState) -> *mut PyThreadState;
     pub fn PyThreadState_DeleteCurrent();
     pub fn PyThreadState_GetInterpreter(state: *mut PyThreadState) -> *mut PyInterpreterState;
@@ -50,6 +51,76 @@ pub fn minor_version() -> u32 {
     // SAFETY: returns a static, terminated string; callable always.
     let version = unsafe { CStr::from_ptr(ffi::Py_GetVersion()) }.to_string_lossy();
     version.split('.').nth(1).and_then(|minor| minor.parse().ok()).unwrap_or(9)
+}
+
+/// Is this library for free-threaded Pythons, whose objects are laid out otherwise than the stable ABI's?
+pub const FREE_THREADED: bool = cfg!(Py_GIL_DISABLED);
+
+/// Why this library cannot be used by the Python that has loaded it, if it cannot.
+///
+/// Context: any; it needs nothing of how objects are laid out.
+pub fn misfit() -> Option<&'static str> {
+    // SAFETY: returns a static, terminated string; callable always.
+    let version = unsafe { CStr::from_ptr(ffi::Py_GetVersion()) }.to_string_lossy();
+    match (version.contains("free-threading build"), FREE_THREADED) {
+        (true, false) if minor_version() < 14 => Some(
+            "free-threaded CPython 3.13 is not supported: use 3.14 or later, or a build that has the GIL",
+        ),
+        (true, false) => Some(
+            "this is the package for Pythons that have the GIL, and a free-threaded one cannot load it: \
+             build it with this Python, in a checkout of its repository, by pip install ./python",
+        ),
+        (false, true) => Some(
+            "this is the package for a free-threaded Python, and this one has the GIL: \
+             build it with this Python, in a checkout of its repository, by pip install ./python",
+        ),
+        _ => None,
+    }
+}
+
+/// Runs `f` while no other thread does so with the same object. Where there is a GIL, that is by itself so.
+///
+/// `f` lets go of no thread state and runs no Python code: CPython would let others in meanwhile.
+///
+/// # Safety
+/// Attached; `object` is an object, and stays one.
+#[inline(always)]
+pub unsafe fn alone_with<R>(object: *mut PyObject, f: impl FnOnce() -> R) -> R {
+    #[cfg(Py_GIL_DISABLED)]
+    {
+        struct Section(ffi::PyCriticalSection);
+        impl Drop for Section {
+            fn drop(&mut self) {
+                // SAFETY: begun below, on this thread; what was begun since has ended.
+                unsafe { ffi::PyCriticalSection_End(&mut self.0) }
+            }
+        }
+        // SAFETY: a struct of a number and a pointer, which `Begin` writes.
+        let mut section = Section(unsafe { std::mem::zeroed() });
+        // SAFETY: the caller's promise. The section stays where it is until it is dropped, right here.
+        unsafe { ffi::PyCriticalSection_Begin(&mut section.0, object) };
+        f()
+    }
+    #[cfg(not(Py_GIL_DISABLED))]
+    {
+        let _ = object;
+        f()
+    }
+}
+
+/// The value that a dict has for a key, once `value` has been put there unless another was; borrowed. Of two threads one is first,
+/// and both get its value. Null with an exception set.
+///
+/// # Safety
+/// Attached; `dict` is a dict, and `value` an object.
+pub unsafe fn first_in(dict: *mut PyObject, key: &CStr, value: *mut PyObject) -> *mut PyObject {
+    // SAFETY: the caller's promise; the key is checked for null and given back.
+    unsafe {
+        let key = ffi::PyUnicode_FromString(key.as_ptr());
+        let kept = if key.is_null() { null_mut() } else { PyDict_SetDefault(dict, key, value) };
+        ffi::Py_XDECREF(key);
+        kept
+    }
 }
 
 /// Looks up what the limited API does not name. To be called before anything else here.
@@ -117,10 +188,17 @@ pub unsafe fn is_alone() -> bool {
     }
 }
 
-/// Does `PyThreadState_New` take a lock that `os.fork` neither waits for nor repairs in the child? Up to 3.11.
+/// Is there one GIL for all interpreters? Up to 3.11.
+#[inline(always)]
+pub fn has_one_gil() -> bool {
+    THREAD_ID.load(Ordering::Relaxed) != 0 // a constant once resolved
+}
+
+/// Does `PyThreadState_New` take a lock that `os.fork` neither waits for nor repairs in the child? Up to 3.11, and where
+/// there is no GIL.
 #[inline(always)]
 pub fn new_is_unsafe_across_fork() -> bool {
-    THREAD_ID.load(Ordering::Relaxed) != 0 // a constant once resolved
+    FREE_THREADED || has_one_gil()
 }
 
 /// The thread state attached on this thread, or null.

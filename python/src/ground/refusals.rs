@@ -30,15 +30,15 @@ pub unsafe fn add(module: *mut PyObject) -> bool {
             if made.is_null() {
                 return false;
             }
-            let failed = dict.is_null() || ffi::PyDict_SetItemString(dict, CLASSES.as_ptr(), made) != 0;
+            // Never replaced, so that what is borrowed stays.
+            classes = if dict.is_null() { null_mut() } else { python::first_in(dict, CLASSES, made) };
             ffi::Py_DecRef(made); // the dict has it
-            if failed {
+            if classes.is_null() {
                 if ffi::PyErr_Occurred().is_null() {
                     ffi::PyErr_SetString(ffi::PyExc_RuntimeError, c"this interpreter has no dict".as_ptr());
                 }
                 return false;
             }
-            classes = kept();
         }
         NAMES.iter().zip(0..).all(|(name, at)| {
             let class = ffi::PyTuple_GetItem(classes, at);

@@ -8,7 +8,8 @@ use pyo3_ffi::{self as ffi, PyObject};
 use std::collections::BTreeMap;
 use std::ffi::{CStr, c_long};
 use std::ptr::null_mut;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What a thread said.
 struct Said {
@@ -17,9 +18,25 @@ struct Said {
     began: Option<u64>,
 }
 
-/// By the kernel's thread ID. Nobody waits for it: in a forked child it may be taken for good. Then names are the
-/// kernel's.
+/// By the kernel's thread ID. In a forked child it may be taken for good: [`said`].
 static SAID: Mutex<BTreeMap<u32, Said>> = Mutex::new(BTreeMap::new());
+
+/// Is `SAID` taken for good, by a thread that this forked process does not have?
+static IS_LOST: AtomicBool = AtomicBool::new(false);
+
+/// In a forked child, by its only thread. If another thread of the parent had the names, names are the kernel's from here on.
+pub fn after_fork_child() {
+    // Relaxed: threads that come later see it by their beginning.
+    IS_LOST.store(SAID.try_lock().is_err(), Ordering::Relaxed);
+}
+
+/// The names that threads said. Whoever has them runs no Python code, and does not wait.
+fn said() -> Option<MutexGuard<'static, BTreeMap<u32, Said>>> {
+    if IS_LOST.load(Ordering::Relaxed) {
+        return None; // as in `after_fork_child`
+    }
+    Some(SAID.lock().unwrap_or_else(PoisonError::into_inner))
+}
 
 /// So many, and those whose threads have ended are forgotten.
 const MANY: usize = 4096;
@@ -28,14 +45,15 @@ const MANY: usize = 4096;
 ///
 /// Context: any, async-signal-safe.
 pub fn this_thread() -> u32 {
+    // Not by its name in the C library, which glibc has had since 2.30 only.
     // SAFETY: only asks.
-    unsafe { libc::gettid() as u32 }
+    unsafe { libc::syscall(libc::SYS_gettid) as u32 }
 }
 
 /// Is this the thread that the process began with?
 pub fn in_main_thread() -> bool {
-    // SAFETY: both calls only read numbers.
-    unsafe { libc::gettid() == libc::getpid() }
+    // SAFETY: only asks.
+    this_thread() == unsafe { libc::getpid() } as u32
 }
 
 /// When a thread of this process began. `None` if there is no such thread.
@@ -102,7 +120,7 @@ pub unsafe fn say_own_name() {
             name
         }
     };
-    let Ok(mut said) = SAID.try_lock() else { return };
+    let Some(mut said) = said() else { return };
     match name {
         Some(name)
             if said.get(&thread).is_some_and(|said| said.name == name && said.began == began(thread)) => {}
@@ -146,7 +164,7 @@ impl Names {
 
     /// Those that threads said themselves.
     pub fn said() -> Self {
-        let Ok(said) = SAID.try_lock() else { return Self(BTreeMap::new()) };
+        let Some(said) = said() else { return Self(BTreeMap::new()) };
         // Of a thread that has ended there is no saying when it began; it is the one that said it, unless another had
         // its ID.
         let is_it = |thread, said: &Said| began(thread).is_none_or(|began| said.began == Some(began));

@@ -2,6 +2,7 @@
 
 use crate::end::residents;
 use crate::ground::helpers::{integer, none, site_from};
+use crate::ground::python;
 use crate::ground::registry::{Interpreter, REGISTRY};
 use crate::ground::status::status_of;
 use crate::ground::threads;
@@ -79,13 +80,15 @@ unsafe fn note(id: InterpreterId, site: Site, records: bool) {
 }
 
 pub unsafe extern "C" fn release(_: *mut PyObject, capsule: *mut PyObject) -> *mut PyObject {
-    // SAFETY: attached, with an object; the GIL is held throughout, so that whoever takes the destructor away does this once.
+    // SAFETY: attached, with an object; nobody else is here with it, so that whoever takes the destructor away does this once.
     unsafe {
         let Some(word) = word_in(capsule) else { return null_mut() };
-        if ffi::PyCapsule_GetDestructor(capsule).is_some() {
-            ffi::PyCapsule_SetDestructor(capsule, None);
-            drop(word.into_guard());
-        }
+        python::alone_with(capsule, || {
+            if ffi::PyCapsule_GetDestructor(capsule).is_some() {
+                ffi::PyCapsule_SetDestructor(capsule, None);
+                drop(word.into_guard());
+            }
+        });
     }
     none()
 }
@@ -100,10 +103,16 @@ pub unsafe extern "C" fn duplicate(_: *mut PyObject, arguments: *mut PyObject) -
     let Some(word) = (unsafe { word_in(capsule) }) else { return null_mut() };
     // SAFETY: null or terminated, and alive as the arguments are.
     let (site, records) = unsafe { (site_from(site), !site.is_null()) };
-    // SAFETY: with its destructor, the capsule has the guard, and has it during the call: the GIL is held.
-    match unsafe { ffi::PyCapsule_GetDestructor(capsule).and_then(|_| word.borrow()) } {
-        Some(guard) => {
-            let another = guard.clone_at(site);
+    // SAFETY: attached, with an object. With its destructor the capsule has the guard, and has it until this is over: nobody else is
+    // here with it.
+    let another = unsafe {
+        python::alone_with(capsule, || {
+            let guard = ffi::PyCapsule_GetDestructor(capsule).and_then(|_| word.borrow());
+            guard.map(|guard| guard.clone_at(site))
+        })
+    };
+    match another {
+        Some(another) => {
             // From here on Python code may run, and close the one that was duplicated.
             // SAFETY: attached, with no exception set.
             unsafe { note(another.id, site, records) };

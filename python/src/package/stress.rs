@@ -15,6 +15,7 @@
 use crate::attach;
 use crate::ground::helpers::{detached, none, raise, runtime_error, text};
 use crate::ground::registry::{self, Interpreter, REGISTRY};
+use crate::ground::threads::this_thread;
 use interp_guard::signal::{self, Handler};
 use interp_guard::{Guard, InterpreterId, LookupError, Site};
 use pyo3_ffi::{self as ffi, PyObject, PyThreadState};
@@ -290,15 +291,14 @@ fn launch(threads: usize) -> Result<(Handler, Vec<JoinHandle<()>>), String> {
     for number in 0..threads {
         let tell = tell.clone();
         running.push(spawn(Box::new(move || {
-            // SAFETY: only asks.
-            let _ = tell.send(unsafe { libc::gettid() });
+            let _ = tell.send(this_thread() as i32);
             if number % 2 == 0 { hold_guards() } else { call_python() }
         }))?);
     }
     drop(tell);
     let mut ids: Vec<i32> = told.iter().take(threads).collect();
-    // SAFETY: only asks. The main thread, which makes and ends subinterpreters, gets signals too.
-    ids.push(unsafe { libc::gettid() });
+    // The main thread, which makes and ends subinterpreters, gets signals too.
+    ids.push(this_thread() as i32);
     running.push(spawn(Box::new(move || send_signals(&ids)))?);
     Ok((handler, running))
 }
@@ -340,7 +340,7 @@ unsafe fn get_up(seat: &Seat, sub: *mut PyThreadState) -> u64 {
     let announced = seat.announced.load(SeqCst) & !3;
     seat.announced.store(announced | ENDING, SeqCst);
     let began = Instant::now();
-    // SAFETY: the caller's promise; one GIL serves both interpreters, as `Py_NewInterpreter` makes them.
+    // SAFETY: the caller's promise; one GIL, or none, serves both interpreters, as `Py_NewInterpreter` makes them.
     unsafe {
         let main = ffi::PyThreadState_Swap(sub);
         ffi::Py_EndInterpreter(sub);

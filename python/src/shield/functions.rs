@@ -50,27 +50,27 @@ functions! {
     EXIT: c"pthread_exit", exit_entry, Python;
 }
 
-/// An exported-looking function with the registers of its caller's, and that caller's address in one that is free.
+/// An exported-looking function with the registers of its caller's, and that caller's address behind its so many arguments.
 macro_rules! entry {
-    ($name:ident, $register:literal, $body:path) => {
+    ($name:ident, $arguments:tt, $body:path) => {
         #[unsafe(naked)]
         unsafe extern "C" fn $name() {
-            jump_with_caller!($register, $body)
+            jump_with_caller!($arguments, $body)
         }
     };
 }
 
-entry!(ensure_entry, "rdi", ensure);
-entry!(release_entry, "rsi", release);
-entry!(restore_entry, "rsi", restore);
-entry!(acquire_entry, "rsi", acquire);
-entry!(save_entry, "rdi", save);
-entry!(release_thread_entry, "rsi", release_thread);
-entry!(delete_current_entry, "rdi", delete_current);
-entry!(new_entry, "rsi", new);
-entry!(delete_entry, "rsi", delete);
-entry!(join_entry, "rdx", join);
-entry!(exit_entry, "rsi", exit);
+entry!(ensure_entry, 0, ensure);
+entry!(release_entry, 1, release);
+entry!(restore_entry, 1, restore);
+entry!(acquire_entry, 1, acquire);
+entry!(save_entry, 0, save);
+entry!(release_thread_entry, 1, release_thread);
+entry!(delete_current_entry, 0, delete_current);
+entry!(new_entry, 1, new);
+entry!(delete_entry, 1, delete);
+entry!(join_entry, 2, join);
+entry!(exit_entry, 1, exit);
 
 type Ensure = unsafe extern "C-unwind" fn() -> c_int;
 type Release = unsafe extern "C-unwind" fn(c_int);
@@ -244,11 +244,32 @@ unsafe extern "C-unwind" fn delete_current(_caller: usize) {
     threads::here(Here::deletes);
 }
 
-/// `dlsym` looks at its caller, for `RTLD_NEXT` and for what that caller can see. So it is jumped to, after a look at
-/// what is
+/// `dlsym` looks at its caller, for `RTLD_NEXT` and for what that caller can see. So it is jumped to, after a look at what is
 /// asked for.
 #[unsafe(naked)]
 unsafe extern "C" fn dlsym_entry() {
+    #[cfg(target_arch = "aarch64")]
+    core::arch::naked_asm!(
+        "stp x29, x30, [sp, #-32]!",
+        "stp x0, x1, [sp, #16]",
+        "mov x29, sp",
+        "bl {look}",
+        "mov x9, x0",
+        "ldp x0, x1, [sp, #16]",
+        "ldp x29, x30, [sp], #32",
+        "cbz x9, 2f",
+        "mov x0, x9",
+        "ret",
+        "2:",
+        "adrp x9, {dlsym}",
+        "add x9, x9, :lo12:{dlsym}",
+        "ldr x9, [x9, {real}]",
+        "br x9",
+        look = sym before_dlsym,
+        dlsym = sym DLSYM,
+        real = const std::mem::offset_of!(Function, real),
+    );
+    #[cfg(target_arch = "x86_64")]
     core::arch::naked_asm!(
         "push rdi",
         "push rsi",
@@ -267,8 +288,7 @@ unsafe extern "C" fn dlsym_entry() {
     )
 }
 
-/// Redirects what has been loaded since: `dlopen` is followed by this for the first function that is wanted. Ours, if
-/// one of
+/// Redirects what has been loaded since: `dlopen` is followed by this for the first function that is wanted. Ours, if one of
 /// those is asked for that are redirected; else null.
 unsafe extern "C" fn before_dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void {
     redirect::what_was_loaded();
@@ -286,9 +306,8 @@ unsafe extern "C" fn before_dlsym(handle: *mut c_void, name: *const c_char) -> *
     if redirect::is_real(function, found) { function.ours as *mut c_void } else { null_mut() }
 }
 
-/// A thread that is parked for good will never end. Without us CPython would have ended it, or, from 3.14 on, stopped
-/// it as well.
-/// So somebody who joins it, such as a destructor that is run when the process exits, is told that it has ended.
+/// A thread that is parked for good will never end. Without us CPython would have ended it, or, from 3.14 on, stopped it as
+/// well. So somebody who joins it, such as a destructor that is run when the process exits, is told that it has ended.
 unsafe extern "C-unwind" fn join(thread: libc::pthread_t, value: *mut *mut c_void, _caller: usize) -> c_int {
     if !gate::is_closed() {
         // SAFETY: as the caller calls it.

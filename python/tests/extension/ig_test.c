@@ -276,6 +276,62 @@ static Wrong view_outlives_own_gil(void) { return view_outlives(1); }
 static Wrong crossing_own_gil(void) { return crossing(1); }
 #endif
 
+#if PY_VERSION_HEX >= 0x030C0000
+/* Two threads go to each other's interpreter at once, each from its own, and stay. There are more thread states each time: a
+ * free-threaded CPython stops all threads of an interpreter when there are more than ever. Each is attached when the other begins. */
+#define PAIRS 36
+
+static Sub each[2];
+static pthread_barrier_t both_attached, both_have_crossed, all_leave;
+
+static Wrong cross_over(int from) {
+    PyThreadStateToken *here = InterpGuard_EnsureID(each[from].id);
+    CHECK(here != NULL);
+    PyThreadState *state = PyThreadState_Get();
+    pthread_barrier_wait(&both_attached);
+    PyThreadStateToken *there = InterpGuard_EnsureID(each[!from].id);
+    CHECK(there != NULL && InterpGuard_CurrentID() == each[!from].id);
+    PyThreadState *saved = PyEval_SaveThread();
+    pthread_barrier_wait(&both_have_crossed);
+    pthread_barrier_wait(&all_leave);
+    PyEval_RestoreThread(saved);
+    PyThreadState_Release(there);
+    CHECK(PyThreadState_Get() == state);
+    PyThreadState_Release(here);
+    return NULL;
+}
+
+static Wrong cross_from_first(void) { return cross_over(0); }
+static Wrong cross_from_second(void) { return cross_over(1); }
+
+static Wrong cross_each_other(void) {
+    Wrong wrong = NULL;
+    for (int at = 0; at < 2; at++) {
+        if ((wrong = sub_begin(&each[at], 1))) return wrong;
+    }
+    pthread_barrier_init(&both_attached, NULL, 2);
+    pthread_barrier_init(&both_have_crossed, NULL, 3);
+    pthread_barrier_init(&all_leave, NULL, 2 * PAIRS + 1);
+    pthread_t threads[2 * PAIRS];
+    PyThreadState *state = PyEval_SaveThread();
+    for (int pair = 0; pair < PAIRS; pair++) {
+        CHECK(pthread_create(&threads[2 * pair], NULL, scenario_thread, (void *)cross_from_first) == 0);
+        CHECK(pthread_create(&threads[2 * pair + 1], NULL, scenario_thread, (void *)cross_from_second) == 0);
+        pthread_barrier_wait(&both_have_crossed);
+    }
+    pthread_barrier_wait(&all_leave);
+    for (int at = 0; at < 2 * PAIRS; at++) {
+        void *result = NULL;
+        pthread_join(threads[at], &result);
+        if (result != NULL) wrong = (Wrong)result;
+    }
+    PyEval_RestoreThread(state);
+    sub_end(&each[1]);
+    sub_end(&each[0]);
+    return wrong;
+}
+#endif
+
 /* While an interpreter is closing, who is inside it goes on; who is outside is refused; its drain says for whom. */
 static pthread_barrier_t inside, closed;
 
@@ -382,6 +438,7 @@ static const struct {
 #if PY_VERSION_HEX >= 0x030C0000
     {"view_outlives_own_gil", view_outlives_own_gil},
     {"crossing_own_gil", crossing_own_gil},
+    {"cross_each_other", cross_each_other},
 #endif
     {"closing", closing},
     {"thread_destructor", thread_destructor},
@@ -1108,6 +1165,9 @@ static PyModuleDef_Slot slots[] = {
     {Py_mod_exec, (void *)exec},
 #if PY_VERSION_HEX >= 0x030C0000
     {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#endif
+#if PY_VERSION_HEX >= 0x030D0000
+    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
 #endif
     {0, NULL},
 };

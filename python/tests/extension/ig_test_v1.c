@@ -178,7 +178,7 @@ static Wrong daemon_in_sub(void) {
     return NULL;
 }
 
-#define CONSUMING_ENSURE(interpreter) (InterpGuard_api->v1_ensure((interpreter), 1)) /* as with PEP788_V1_CONSUME */
+#define CONSUMING_ENSURE(interpreter) (interp_guard_api()->v1_ensure((interpreter), 1)) /* as with PEP788_V1_CONSUME */
 
 static Wrong consuming(void) {
     PyInterpreterState *main_interpreter = PyInterpreterState_Lookup(0);
@@ -385,6 +385,9 @@ static PyModuleDef_Slot slots[] = {
     {Py_mod_exec, (void *)exec},
 #if PY_VERSION_HEX >= 0x030C0000
     {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#endif
+#if PY_VERSION_HEX >= 0x030D0000
+    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
 #endif
     {0, NULL},
 };

@@ -23,11 +23,11 @@ with zipfile.ZipFile(os.path.join(folder, "dist", wheel)) as archive:
     archive.extractall(installed)
 
 
-def run(program, complaint=""):
+def run(program, complaint="", timeout=120):
     """It ends by itself, well, and says nothing but that."""
     ran = subprocess.run(
         [sys.executable, "-X", "faulthandler", "-W", "ignore::DeprecationWarning", "-c", program],
-        env=ways.environment(installed), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=120,
+        env=ways.environment(installed), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=timeout,
     )
     err = re.sub(r"^interp_guard: .* cannot end yet: .*\n(?:  .*\n)*", "", ran.stderr, flags=re.M)
     assert ran.returncode == 0 and (err == "" if complaint == "" else complaint in err), (program, ran)
@@ -104,7 +104,7 @@ assert enough.wait(60)
 rounds = 200 if LONG else 8
 for _ in range(rounds):
     run(FIRE)
-# A subinterpreter that ends, and the main one's calls that go on.
+# A subinterpreter that ends, and the main one's calls that go on, and have the GIL before each of its own: a second each time.
 run(INTERPRETERS + FIRE + f"""
 import interp_guard
 for _ in range({rounds}):
@@ -115,7 +115,7 @@ for _ in range({rounds}):
 calls.clear()
 enough.clear()
 assert enough.wait(60)
-""")
+""", timeout=15 * rounds)
 # A forked child has a pool of its own.
 run("""
 import callback_pool, os, threading

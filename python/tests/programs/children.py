@@ -1,5 +1,6 @@
 """multiprocessing's children wait for guarded work, however they were started and whatever they end with; nothing is said."""
 
+import _thread
 import atexit
 import os
 import subprocess
@@ -29,7 +30,7 @@ def deliver(path, guard=None):
                 time.sleep(0.001)
             write(path, 5)
 
-    threading.Thread(target=run, daemon=True).start()
+    _thread.start_new_thread(run, ())  # a subinterpreter of an executor has no daemon threads
 
 
 def write(path, count):

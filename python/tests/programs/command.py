@@ -63,6 +63,7 @@ for counters in ("per-cpu", "shared"):
     assert 0 < seen["lookup_ns"]["p50"] <= seen["lookup_ns"]["p99"] <= seen["lookup_ns"]["max"], seen
     assert 0 < seen["end_ns"]["p50"] <= seen["end_ns"]["max"] and seen["seconds"] >= 2, seen
     assert re.search(r"^\d+/\d+ s .* signals, ", err, re.M), err
+    assert err.splitlines()[-1].startswith(f"PASS: 0 violations in {seen['lookups']:,} lookups and "), err
     print(
         f"record: python -m interp_guard stress, {counters} | {seen['signals']} signals, {seen['lookups']} lookups, "
         f"{seen['ensures']} ensures, {seen['finalized']} subinterpreters, {seen['violations']} violations"
@@ -76,6 +77,8 @@ process.send_signal(signal.SIGINT)
 out, err = process.communicate(timeout=200)
 assert process.returncode == 0 and "stopped after" in err, (process.returncode, out, err)
 assert "SIGUSR1 delivered" in out and "violations" in out, out
+last = out.splitlines()[-1]
+assert re.fullmatch(r"PASS: 0 violations in [\d,]+ lookups and [\d,]+ ensures under [\d,]+ signals, [\d.]+ s", last), out
 
 # A violation is status 1, and is said: what the native part counts is what decides.
 program = """
@@ -90,4 +93,5 @@ ended = subprocess.run(
     [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=200, text=True
 )
 assert ended.returncode == 1 and "3 x something that must not be" in ended.stdout, ended
+assert ended.stdout.splitlines()[-1].startswith("FAIL: 3 violations in "), ended
 print("ok")

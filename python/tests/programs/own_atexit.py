@@ -2,6 +2,7 @@
 said what happened. At the end the hook runs as ever."""
 
 import os
+import sys
 
 from shared import INTERPRETERS, run_program
 
@@ -84,7 +85,9 @@ print("record: atexit._clear(), and then on | delivered at the end, and it is sa
 
 # Cleared by a callback at the end.
 said, err = run("atexit.register(atexit._clear)\nwork(closing)\n")
-assert said == ["delivered"] and "is closed here instead" in err, (said, err)
+assert said == ["delivered"], (said, err)
+# From 3.14 on CPython calls callbacks by a copy of its list, and the hook all the same.
+assert err == "" if sys.version_info >= (3, 14) else "is closed here instead" in err, err
 
 # The program's own callbacks are called as well.
 said, err = run("atexit.register(say, 'called')\natexit._run_exitfuncs()\nsay('on')\n")

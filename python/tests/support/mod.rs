@@ -24,11 +24,21 @@ fn environments() -> Option<PathBuf> {
     std::env::var_os("INTERP_GUARD_ENVIRONMENTS").map(PathBuf::from)
 }
 
-/// One CPython.
+/// Is the package installed in the Pythons that are used?
+pub fn are_installed() -> bool {
+    environments().is_some()
+}
+
+/// One CPython, and how it is run.
 #[derive(Clone)]
 pub struct Python {
     pub executable: PathBuf,
+    /// `3.14.7`; `3.14.7t` of a free-threaded one.
     pub version: String,
+    /// Of a free-threaded one: is it run with a GIL? `PYTHON_GIL` says so, whatever extensions ask for.
+    with_gil: Option<bool>,
+    /// What the name of an extension of its own ends with.
+    suffix: String,
     include: PathBuf,
 }
 
@@ -40,12 +50,28 @@ pub struct Output {
 }
 
 /// The first CPython from 3.9 on on `PATH`; with `INTERP_GUARD_PYTHONS=all` every one, the first of each version that is found, and the
-/// others are named. Those of the virtual environments, if there are such.
+/// others are named; or those whose executables it names, as `PATH` names folders. Those of the virtual environments, if there are
+/// such. A free-threaded one is there twice, without the GIL and with it.
 pub fn find_pythons() -> Vec<Python> {
+    let pythons = find_executables();
+    let ways = |python: Python| match python.with_gil {
+        None => vec![python],
+        Some(_) => [false, true].map(|with| Python { with_gil: Some(with), ..python.clone() }).into(),
+    };
+    pythons.into_iter().flat_map(ways).collect()
+}
+
+fn find_executables() -> Vec<Python> {
     let which = std::env::var("INTERP_GUARD_PYTHONS").unwrap_or_default();
+    if which.contains('/') {
+        let probe = |named: PathBuf| {
+            Python::probe(&named).unwrap_or_else(|| panic!("{} is not used", named.display()))
+        };
+        return std::env::split_paths(&which).map(probe).collect();
+    }
     assert!(
         matches!(&*which, "" | "all" | "first"),
-        "INTERP_GUARD_PYTHONS is `all` or `first`, not `{which}`"
+        "INTERP_GUARD_PYTHONS is `all`, `first`, or executables with their folders, not `{which}`"
     );
     let bin_folders =
         |of: PathBuf| fs::read_dir(of).into_iter().flatten().flatten().map(|entry| entry.path().join("bin"));
@@ -58,15 +84,16 @@ pub fn find_pythons() -> Vec<Python> {
             std::env::home_dir().into_iter().flat_map(|home| bin_folders(home.join(".pyenv/versions"))),
         );
     }
-    let names = ["python3".to_owned()].into_iter().chain((9..=15).map(|minor| format!("python3.{minor}")));
-    let names: Vec<_> = names.collect();
+    let names = ["python3".to_owned()].into_iter();
+    let names = names.chain((9..=15).map(|minor| format!("python3.{minor}")));
+    let names: Vec<_> = names.chain((13..=15).map(|minor| format!("python3.{minor}t"))).collect();
     let candidates = folders.iter().flat_map(|folder| names.iter().map(move |name| folder.join(name)));
     let mut found = BTreeMap::new();
     let mut first = None;
     for executable in candidates.filter(|candidate| candidate.is_file()) {
         if let Some(python) = Python::probe(&executable) {
             first.get_or_insert(python.version.clone());
-            found.entry(sort_key(&python.version)).or_insert(python);
+            found.entry((sort_key(&python.version), python.with_gil)).or_insert(python);
         }
     }
     if environments().is_some() {
@@ -93,7 +120,7 @@ pub fn find_pythons() -> Vec<Python> {
 }
 
 fn sort_key(version: &str) -> Vec<u32> {
-    version.split('.').filter_map(|part| part.parse().ok()).collect()
+    version.trim_end_matches('t').split('.').filter_map(|part| part.parse().ok()).collect()
 }
 
 impl Python {
@@ -101,28 +128,55 @@ impl Python {
     fn probe(executable: &Path) -> Option<Self> {
         let script = "import sys, sysconfig, platform\n\
                       print(platform.python_implementation(), platform.python_version(), sys.executable, \
-                      sysconfig.get_path('include'), sysconfig.get_config_var('Py_GIL_DISABLED') or 0, sep='\\n')";
+                      sysconfig.get_path('include'), sysconfig.get_config_var('Py_GIL_DISABLED') or 0, \
+                      sysconfig.get_config_var('EXT_SUFFIX'), sep='\\n')";
         let output = Command::new(executable).args(["-I", "-c", script]).output().ok()?;
         let text = String::from_utf8(output.stdout).ok()?;
         let lines: Vec<&str> = text.lines().collect();
-        let [implementation, version, real, include, no_gil] = lines[..] else { return None };
-        let key = sort_key(version);
-        if implementation != "CPython" || key.as_slice() < [3, 9].as_slice() || no_gil != "0" {
-            eprintln!("not used: {implementation} {version} at {} (no GIL: {no_gil})", executable.display());
+        let [implementation, version, real, include, no_gil, suffix] = lines[..] else { return None };
+        let (key, free_threaded) = (sort_key(version), no_gil != "0");
+        let earliest = if free_threaded { [3, 14] } else { [3, 9] };
+        if implementation != "CPython" || key.as_slice() < earliest.as_slice() {
+            let kind = if free_threaded { ", free-threaded," } else { "" };
+            eprintln!("not used: {implementation} {version}{kind} at {}", executable.display());
             return None;
         }
         if !Path::new(include).join("Python.h").is_file() {
             eprintln!("not used: CPython {version} at {}: no Python.h in {include}", executable.display());
             return None;
         }
-        Some(Self { executable: real.into(), version: version.into(), include: include.into() })
+        Some(Self {
+            executable: real.into(),
+            version: if free_threaded { format!("{version}t") } else { version.into() },
+            with_gil: free_threaded.then_some(false),
+            suffix: suffix.into(),
+            include: include.into(),
+        })
+    }
+
+    /// For a test's name: `3.14.7`, `3.14.7t`, `3.14.7t-with-gil`.
+    pub fn name(&self) -> String {
+        self.version.clone() + if self.with_gil == Some(true) { "-with-gil" } else { "" }
+    }
+
+    pub fn is_free_threaded(&self) -> bool {
+        self.with_gil.is_some()
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.executable);
+        if let Some(with_gil) = self.with_gil {
+            command.env("PYTHON_GIL", if with_gil { "1" } else { "0" });
+        }
+        command
     }
 
     /// Runs a program of `tests/programs` to its end, or kills it and says so.
     pub fn run(&self, program: &str, path: &[PathBuf]) -> Result<Output, String> {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs").join(format!("{program}.py"));
         let path = std::env::join_paths(path).map_err(|error| error.to_string())?;
-        let mut child = Command::new(&self.executable)
+        let mut child = self
+            .command()
             .args(["-X", "faulthandler", "-W", "error::ResourceWarning"])
             .arg(file)
             .current_dir(env!("CARGO_TARGET_TMPDIR")) // `-c` in a program looks for modules here first
@@ -198,7 +252,7 @@ impl Package {
     pub fn find(pythons: &[Python], as_in_the_wheel: bool) -> Self {
         match pythons.first().filter(|_| environments().is_some()) {
             Some(python) => Self::installed(python),
-            None => Self::stage(as_in_the_wheel),
+            None => Self::stage(pythons, as_in_the_wheel),
         }
     }
 
@@ -210,26 +264,40 @@ impl Package {
         Self { root: working_folder(), path: None, headers: said.into(), extensions: Arc::default() }
     }
 
-    fn stage(as_in_the_wheel: bool) -> Self {
+    fn stage(pythons: &[Python], as_in_the_wheel: bool) -> Self {
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("interp_guard");
         let root = working_folder();
         let package = root.join("interp_guard");
         copy_folder(&sources, &package);
-        // `cargo test` does not build a library that no test links: a target folder of its own, beside what it holds.
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("library");
-        // The wheel's is what pyproject.toml says.
-        let (profile, folder) = if as_in_the_wheel { ("c-library", "c-library") } else { ("dev", "debug") };
-        let built = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--package", env!("CARGO_PKG_NAME"), "--lib"])
-            .args(["--profile", profile, "--target-dir"])
-            .arg(&target)
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .status()
-            .expect("cargo runs");
-        assert!(built.success(), "the library does not build");
-        let library = target.join(folder).join("libinterp_guard_native.so");
-        fs::copy(library, package.join("_native.abi3.so")).expect("stage the library");
+        let library = build_library(None, as_in_the_wheel);
+        fs::copy(library, package.join(STABLE_ABI)).expect("stage the library");
+        for python in pythons.iter().filter(|python| python.with_gil == Some(false)) {
+            let library = build_library(Some(python), as_in_the_wheel);
+            let name = format!("_native{}", python.suffix);
+            fs::copy(library, package.join(name)).expect("stage the library");
+        }
         Self { path: Some(root.clone()), root, headers: package.join("include"), extensions: Arc::default() }
+    }
+
+    /// Imports a package that has nothing for this Python, which is free-threaded, but the stable-ABI library: forced, as by
+    /// `pip --platform`. That fails, and says why and what to do.
+    pub fn check_stable_abi(&self, python: &Python) -> Result<(), String> {
+        let path = self.path.as_ref().ok_or("nothing is staged")?;
+        let folder = self.root.join(format!("stable-abi-{}", python.name()));
+        let package = folder.join("interp_guard");
+        copy_folder(&Path::new(env!("CARGO_MANIFEST_DIR")).join("interp_guard"), &package);
+        fs::copy(path.join("interp_guard").join(STABLE_ABI), package.join(STABLE_ABI))
+            .expect("stage the library");
+        let output = python.command().args(["-c", "import interp_guard"]).env("PYTHONPATH", &folder).output();
+        let output = output.expect("Python runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        let last = said.lines().last().unwrap_or_default();
+        let told = last.starts_with("ImportError: interp_guard: ") && last.ends_with("pip install ./python");
+        if output.status.code() == Some(1) && told {
+            Ok(())
+        } else {
+            Err(format!("{}: {said}", output.status))
+        }
     }
 
     /// For `PYTHONPATH`: what has the package, and what is built on it.
@@ -284,29 +352,31 @@ impl Package {
         Ok(folder)
     }
 
-    /// The folder that has the examples of `python/pyo3`, stable-ABI modules for all Pythons, built on first use.
-    pub fn pyo3_examples(&self) -> Result<PathBuf, String> {
+    /// The folder that has the examples of `python/pyo3`, built on first use: stable-ABI modules for all Pythons that have a GIL, or
+    /// modules for this one.
+    pub fn pyo3_examples(&self, python: &Python) -> Result<PathBuf, String> {
+        let python = Some(python).filter(|python| python.is_free_threaded());
         let mut extensions = self.extensions.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        extensions.entry("PyO3".to_owned()).or_insert_with(|| self.build_pyo3_examples()).clone()
+        let name = python.map_or("PyO3".to_owned(), |python| format!("PyO3-{}", python.version));
+        extensions.entry(name.clone()).or_insert_with(|| self.build_pyo3_examples(python, &name)).clone()
     }
 
-    fn build_pyo3_examples(&self) -> Result<PathBuf, String> {
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("library");
-        let built = Command::new(env!("CARGO"))
+    fn build_pyo3_examples(&self, python: Option<&Python>, name: &str) -> Result<PathBuf, String> {
+        let target = target_for(python);
+        let built = cargo_for(python)
             .args(["build", "--quiet", "--package", "interp-guard-pyo3", "--examples", "--target-dir"])
             .arg(&target)
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
             .output()
             .map_err(|error| error.to_string())?;
         if !built.status.success() {
             return Err(format!("the PyO3 examples: {}", String::from_utf8_lossy(&built.stderr)));
         }
-        let folder = self.root.join("pyo3");
+        let folder = self.root.join(name);
         fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
         for name in ["attach_pool", "with_pyo3"] {
             let library = target.join(format!("debug/examples/lib{name}.so"));
-            fs::copy(library, folder.join(name).with_extension("abi3.so"))
-                .map_err(|error| error.to_string())?;
+            let file = name.to_owned() + python.map_or(".abi3.so", |python| &python.suffix);
+            fs::copy(library, folder.join(file)).map_err(|error| error.to_string())?;
         }
         Ok(folder)
     }
@@ -322,7 +392,9 @@ impl Package {
             languages.extend([("c++", "c++", "c++11"), ("c++", "c++", "c++20")]);
         }
         for (compiler, language, standard) in languages {
-            for limited in [None, Some("-DPy_LIMITED_API=0x03090000"), Some("-DPy_LIMITED_API")] {
+            let all = [None, Some("-DPy_LIMITED_API=0x03090000"), Some("-DPy_LIMITED_API")];
+            // A free-threaded Python has no limited API of an earlier one.
+            for limited in if python.is_free_threaded() { &all[..1] } else { &all } {
                 let compile = |source: &str, headers: &Path| {
                     Command::new(compiler)
                         .args(["-x", language, &format!("-std={standard}")])
@@ -408,6 +480,41 @@ impl Package {
         }
         Ok(folder)
     }
+}
+
+/// What the library is called in the wheel for all Pythons that have a GIL.
+const STABLE_ABI: &str = "_native.abi3.so";
+
+/// Builds the library, for a free-threaded Python or for all others.
+fn build_library(python: Option<&Python>, as_in_the_wheel: bool) -> PathBuf {
+    // `cargo test` does not build a library that no test links: a target folder of its own, beside what it holds.
+    let target = target_for(python);
+    // The wheel's is what pyproject.toml says.
+    let (profile, folder) = if as_in_the_wheel { ("c-library", "c-library") } else { ("dev", "debug") };
+    let built = cargo_for(python)
+        .args(["build", "--quiet", "--package", env!("CARGO_PKG_NAME"), "--lib"])
+        .args(["--profile", profile, "--target-dir"])
+        .arg(&target)
+        .status()
+        .expect("cargo runs");
+    assert!(built.success(), "the library does not build");
+    target.join(folder).join("libinterp_guard_native.so")
+}
+
+fn target_for(python: Option<&Python>) -> PathBuf {
+    let name = python.map_or("library".to_owned(), |python| format!("library-{}", python.version));
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
+}
+
+/// `cargo`, which compiles for a free-threaded Python or for all others, whichever is on `PATH`.
+fn cargo_for(python: Option<&Python>) -> Command {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
+    match python {
+        Some(python) => cargo.env("PYO3_PYTHON", &python.executable).env_remove("PYO3_NO_PYTHON"),
+        None => cargo.env("PYO3_NO_PYTHON", "1").env_remove("PYO3_PYTHON"),
+    };
+    cargo
 }
 
 fn working_folder() -> PathBuf {

@@ -1,4 +1,4 @@
-// May import: signal_safe/state, signal_safe/sync, signal_safe/sys.
+// May import: signal_safe/arch, signal_safe/state, signal_safe/sync, signal_safe/sys.
 //! Counting the guards that are out: two monotonic counters per stripe and slot.
 //!
 //! | file | concept |

@@ -8,10 +8,10 @@ use core::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum Counters {
-    /// A plain increment in a restartable sequence on the lookup's side, `membarrier` on the finalizer's. Needs Linux
-    /// on x86-64, restartable sequences registered by the C library (glibc 2.35 or later), and `membarrier`.
+    /// A plain increment in a restartable sequence on the lookup's side, `membarrier` on the finalizer's. Needs
+    /// restartable sequences registered by the C library (glibc 2.35 or later), a kernel that aborts them, and `membarrier`.
     PerCpu = 0,
-    /// A locked add, which is its own fence. Works everywhere.
+    /// An atomic add, which is its own fence. Works everywhere.
     Shared = 1,
 }
 
