@@ -1,14 +1,18 @@
 //! The objects of the process, and their tables: which words of an object hold the address of a function that it calls.
 //!
-//! All from memory, by the dynamic segment, which stripping leaves alone. The relocations are those of a call through
-//! the
-//! procedure linkage table (`JUMP_SLOT`, bound at the first call or at once), of a call through the global offset table
-//! (`GLOB_DAT`), and of a pointer in data (`64`).
+//! All from memory, by the dynamic segment, which stripping leaves alone. The relocations are those of a call through the
+//! procedure linkage table ([`JUMP_SLOT`], bound at the first call or at once), of a call through the global offset table
+//! ([`GLOB_DAT`]), and of a pointer in data ([`POINTER`]).
 
 use object::NativeEndian as NE;
 use object::elf::{self, Dyn64, ProgramHeader64, Rela64, Sym64};
 use std::ffi::{CStr, CString, c_int, c_void};
 use std::ptr::{null, null_mut};
+
+#[cfg(target_arch = "aarch64")]
+use elf::{R_AARCH64_ABS64 as POINTER, R_AARCH64_GLOB_DAT as GLOB_DAT, R_AARCH64_JUMP_SLOT as JUMP_SLOT};
+#[cfg(target_arch = "x86_64")]
+use elf::{R_X86_64_64 as POINTER, R_X86_64_GLOB_DAT as GLOB_DAT, R_X86_64_JUMP_SLOT as JUMP_SLOT};
 
 /// An object, as the dynamic linker lists it.
 #[derive(Clone, PartialEq, Eq)]
@@ -192,9 +196,9 @@ impl Object {
             for relocation in table {
                 let info = relocation.r_info.get(NE);
                 let kind = elf::RelocationType(info as u32);
-                let is_lazy = kind == elf::R_X86_64_JUMP_SLOT;
-                let is_data = kind == elf::R_X86_64_64 && relocation.r_addend.get(NE) == 0;
-                if !is_lazy && !is_data && kind != elf::R_X86_64_GLOB_DAT {
+                let is_lazy = kind == JUMP_SLOT;
+                let is_data = kind == POINTER && relocation.r_addend.get(NE) == 0;
+                if !is_lazy && !is_data && kind != GLOB_DAT {
                     continue;
                 }
                 // SAFETY: the relocation's own symbol, which the linker has read, and its name, which is terminated.
