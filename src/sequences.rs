@@ -1,4 +1,4 @@
-// May import: signal_safe.
+// May import: signal_safe, threads.
 //! Does the kernel abort the restartable sequences that it interrupts? By its version, or by trying.
 //!
 //! Per-CPU mode rests on it: a sequence that goes on after another thread has counted on the same CPU loses a count, and a lost
@@ -20,8 +20,10 @@ use crate::signal_safe::arch::{self, system_call};
 use crate::signal_safe::process;
 use crate::signal_safe::sync::{Atomic, Ordering};
 use crate::signal_safe::sys;
+use crate::threads;
 use libc::{c_int, c_long, c_void};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use nix::sys::signal::SigSet;
 use std::cell::UnsafeCell;
 use std::num::NonZeroUsize;
 use std::ptr;
@@ -148,8 +150,9 @@ fn try_it() -> Option<Sequences> {
         ground.as_ref()
     };
     let (first, second) = (start.as_ptr().wrapping_add(STACK), start.as_ptr().wrapping_add(2 * STACK));
-    let (ticker, trier) =
-        with_signals_blocked(|| (start_task(tick, first, ground), start_task(watch, second, ground)));
+    let mask = threads::swap_signal_mask(&SigSet::all()); // what is started has them blocked, too
+    let (ticker, trier) = (start_task(tick, first, ground), start_task(watch, second, ground));
+    threads::swap_signal_mask(&mask);
     let mut left: Vec<c_int> = [ticker, trier].into_iter().filter(|&task| task > 0).collect();
     while left.len() == 2 && ground.found.load(Ordering::Relaxed) == 0 && sys::monotonic_nanos() < until {
         let soon = sys::monotonic_nanos() + 5_000_000;
@@ -168,17 +171,6 @@ fn try_it() -> Option<Sequences> {
         let _ = unsafe { munmap(start.cast(), length.get()) };
     } // else it is theirs: they get no time on that CPU, not even to die
     found
-}
-
-/// Runs `f` with all signals blocked: what it starts has them blocked, too.
-fn with_signals_blocked<R>(f: impl FnOnce() -> R) -> R {
-    use nix::sys::signal::{SigSet, SigmaskHow};
-    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
-    let result = f();
-    if let Ok(before) = before {
-        let _ = before.thread_set_mask(); // fails for no set
-    }
-    result
 }
 
 /// Starts a task with this process's memory, files and directory; not with its signal handlers, of which it has a copy, and not in

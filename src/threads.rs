@@ -5,6 +5,7 @@
 //! whenever that thread does. `procfs` tells both from a thread that lives: it says when a thread began, and which are zombies.
 
 use crate::signal_safe::{process, sys};
+use nix::sys::signal::{SigSet, SigmaskHow};
 use std::cell::Cell;
 use std::fs::File;
 use std::io::Read;
@@ -22,6 +23,11 @@ pub(crate) fn number() -> u64 {
         NUMBER.set(DRAWN.fetch_add(1, Ordering::Relaxed) + 1);
     }
     NUMBER.get()
+}
+
+/// Sets the calling thread's signal mask and returns the one it had.
+pub(crate) fn swap_signal_mask(mask: &SigSet) -> SigSet {
+    mask.thread_swap_mask(SigmaskHow::SIG_SETMASK).expect("SIG_SETMASK is a way to set a mask")
 }
 
 /// A thread of this process: the kernel's ID, and when it began.

@@ -79,6 +79,24 @@ fn started(registry: &'static Vms, dropped: &Arc<AtomicUsize>) -> bound::Thread<
     bound::start(registry, WorkerOptions::new(), move |_| Vm::new(&dropped)).expect("started")
 }
 
+/// Has the VM's thread wait inside a job until it is told to go on, and then do that. It is there when this returns.
+fn occupied(
+    registry: &'static Vms,
+    id: InterpreterId,
+    then: impl FnOnce(&mut Vm) + Send + 'static,
+) -> mpsc::Sender<()> {
+    let (began, has_begun) = mpsc::channel();
+    let (go, may_go) = mpsc::channel();
+    let job = move |vm: &mut Vm| {
+        began.send(()).expect("somebody waits");
+        may_go.recv().expect("somebody says so");
+        then(vm);
+    };
+    registry.post(id, job).expect("there is room");
+    has_begun.recv().expect("it runs");
+    go
+}
+
 fn end<V>(registry: &'static Registry<Bound<V>>, id: InterpreterId) {
     drop(registry.finalize(id, LONG).expect("finalized"));
 }
@@ -290,15 +308,7 @@ fn a_drain_waits_for_jobs_and_names_their_queue() {
     let (registry, dropped) = vms();
     let thread = started(registry, &dropped);
     let id = thread.id();
-    let (began, has_begun) = mpsc::channel();
-    let (go, may_go) = mpsc::channel::<()>();
-    let job = move |vm: &mut Vm| {
-        began.send(()).expect("somebody waits");
-        may_go.recv().expect("somebody says so");
-        vm.run();
-    };
-    registry.post(id, job).expect("there is room");
-    has_begun.recv().expect("it runs");
+    let go = occupied(registry, id, |vm| _ = vm.run());
     let guard = registry.lookup(id).expect("live");
     guard.post(|vm| _ = vm.run()).expect("there is room");
     let refused = registry.finalize(id, NOW).map(drop).expect_err("two jobs and a guard are out");
@@ -358,14 +368,7 @@ fn whoever_meddles_with_the_queue_loses_jobs_and_no_more() {
     let (registry, dropped) = vms();
     let thread = started(registry, &dropped);
     let (id, queue) = (thread.id(), thread.queue().clone());
-    let (began, has_begun) = mpsc::channel();
-    let (go, may_go) = mpsc::channel::<()>();
-    let busy = move |_: &mut Vm| {
-        began.send(()).expect("somebody waits");
-        may_go.recv().expect("somebody says so");
-    };
-    registry.post(id, busy).expect("there is room");
-    has_begun.recv().expect("it runs");
+    let go = occupied(registry, id, |_| ());
     let call = move || thread::spawn(move || registry.call(id, |vm| vm.run()));
     // Run on a thread that is not its own.
     let caller = call();
@@ -467,14 +470,7 @@ fn what_a_job_throws_that_is_dropped_goes_no_further() {
     let (registry, dropped) = vms();
     let thread = started(registry, &dropped);
     let id = thread.id();
-    let (began, has_begun) = mpsc::channel();
-    let (go, may_go) = mpsc::channel::<()>();
-    let busy = move |_: &mut Vm| {
-        began.send(()).expect("somebody waits");
-        may_go.recv().expect("somebody says so");
-    };
-    registry.post(id, busy).expect("there is room");
-    has_begun.recv().expect("it runs");
+    let go = occupied(registry, id, |_| ());
     post_throwing(registry, id);
     thread.queue().discard();
     go.send(()).expect("it waits");

@@ -9,7 +9,7 @@
 use super::book::Book;
 use super::known;
 use crate::threads;
-use nix::sys::signal::{SigSet, SigmaskHow};
+use nix::sys::signal::SigSet;
 use std::cell::{Cell, UnsafeCell};
 use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -39,7 +39,7 @@ pub(crate) fn begin() {
         Some(around) => Around { registries: around.registries + 1, ..around },
         None => {
             // Signals first: a handler that forks, wrongly, waits for the lock with us and not for us.
-            let mask = swap_mask(&SigSet::all());
+            let mask = threads::swap_signal_mask(&SigSet::all());
             let lock = ManuallyDrop::new(FORKING.lock().unwrap_or_else(PoisonError::into_inner));
             known::hold();
             Around { lock, mask, registries: 1 }
@@ -57,7 +57,7 @@ pub(crate) fn end() {
         Some(Around { lock, mask, .. }) => {
             known::let_go();
             drop(ManuallyDrop::into_inner(lock));
-            swap_mask(&mask);
+            threads::swap_signal_mask(&mask);
         }
         None => {}
     }
@@ -138,9 +138,4 @@ impl Drop for Fork {
             end();
         }
     }
-}
-
-/// Sets the calling thread's signal mask and returns the one it had.
-fn swap_mask(mask: &SigSet) -> SigSet {
-    mask.thread_swap_mask(SigmaskHow::SIG_SETMASK).expect("SIG_SETMASK is a way to set a mask")
 }

@@ -298,7 +298,7 @@ impl Ledger {
     /// How often [`forget`](Self::forget) said `false`, since this was asked last: to be told in normal context, wherever it
     /// was found out.
     pub fn take_twice(&self) -> u64 {
-        self.twice.swap(0, Ordering::Relaxed)
+        self.twice.swap(0, Ordering::Relaxed) // Relaxed: a number, by which nothing is read
     }
 
     /// Calls `f` with what is known of each guard that is recorded when its entry is looked at.

@@ -24,6 +24,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use interp_guard::bound::Bound;
 use interp_guard::locked::Locked;
 use interp_guard::{Counters, RegisterError, Registry};
+use std::fmt::Display;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -115,18 +116,7 @@ fn registry<T: Send + Sync + 'static>(options: &Options, least: usize) -> &'stat
 
 fn run_vms<K: vms::Kind>(options: &Options) -> ExitCode {
     let registry = registry::<K>(options, 2);
-    let stop = stop_on_ctrl_c();
-    let (began, clock) = (Instant::now(), tally::Clock::start());
-    let fleet = match vms::Fleet::launch(registry, options) {
-        Ok(fleet) => fleet,
-        Err(error) => {
-            eprintln!("error: {error}");
-            return ExitCode::from(2);
-        }
-    };
-    watch(options, &stop);
-    fleet.land();
-    conclude(report::Result::collect(registry, began.elapsed(), clock.stop(), options), options)
+    fire(registry, options, || vms::Fleet::launch(registry, options), vms::Fleet::land)
 }
 
 fn run_reference(options: &Options) -> ExitCode {
@@ -142,9 +132,23 @@ fn run_reference(options: &Options) -> ExitCode {
             return ExitCode::from(1);
         }
     };
+    let launch = || threads::Fleet::launch(registry, board, options);
+    fire(registry, options, launch, |fleet: threads::Fleet| {
+        fleet.land();
+        board.clear(registry);
+    })
+}
+
+/// From the launch of a fleet to what came of it.
+fn fire<T: Send + Sync + 'static, F, E: Display>(
+    registry: &Registry<T>,
+    options: &Options,
+    launch: impl FnOnce() -> Result<F, E>,
+    land: impl FnOnce(F),
+) -> ExitCode {
     let stop = stop_on_ctrl_c();
     let (began, clock) = (Instant::now(), tally::Clock::start());
-    let fleet = match threads::Fleet::launch(registry, board, options) {
+    let fleet = match launch() {
         Ok(fleet) => fleet,
         Err(error) => {
             eprintln!("error: {error}");
@@ -152,8 +156,7 @@ fn run_reference(options: &Options) -> ExitCode {
         }
     };
     watch(options, &stop);
-    fleet.land();
-    board.clear(registry);
+    land(fleet);
     conclude(report::Result::collect(registry, began.elapsed(), clock.stop(), options), options)
 }
 

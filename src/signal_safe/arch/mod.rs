@@ -33,10 +33,9 @@ mod aarch64;
 mod x86_64;
 
 #[cfg(target_arch = "aarch64")]
-pub(super) use aarch64::offset_in_thread;
-#[cfg(target_arch = "aarch64")]
-pub use aarch64::{SIGNATURE, count_here, stripe_offset, system_call, thread_pointer, watch};
+use aarch64 as this;
 #[cfg(target_arch = "x86_64")]
-pub(super) use x86_64::offset_in_thread;
-#[cfg(target_arch = "x86_64")]
-pub use x86_64::{SIGNATURE, count_here, stripe_offset, system_call, thread_pointer, watch};
+use x86_64 as this;
+
+pub(super) use this::offset_in_thread;
+pub use this::{SIGNATURE, count_here, stripe_offset, system_call, thread_pointer, watch};

@@ -7,11 +7,9 @@ mod aarch64;
 mod x86_64;
 
 #[cfg(target_arch = "aarch64")]
-pub use aarch64::*;
+use aarch64 as this;
 #[cfg(target_arch = "x86_64")]
-pub use x86_64::*;
+use x86_64 as this;
 
-#[cfg(target_arch = "aarch64")]
-pub(super) use aarch64::thunk;
-#[cfg(target_arch = "x86_64")]
-pub(super) use x86_64::thunk;
+pub(super) use this::thunk;
+pub use this::*;
