@@ -46,7 +46,8 @@ unsafe extern "C" fn install(_: *mut PyObject, arguments: *mut PyObject) -> *mut
     }
     last::set_grace(Duration::try_from_secs_f64(grace).unwrap_or(Duration::MAX));
     hook::at_the_last(last::moment);
-    // SAFETY: attached to the main interpreter, which is not ending. The gate is open before anybody is sent there.
+    // SAFETY: attached to the main interpreter, which is not ending. The gate is open before anybody is sent
+    // there.
     let installed = unsafe { gate::open().and_then(|()| redirect::install(&FUNCTIONS)) };
     if let Err(why) = installed {
         gate::stand_open();
@@ -88,8 +89,8 @@ unsafe fn strings<'a>(words: impl Iterator<Item = &'a str>) -> *mut PyObject {
 unsafe extern "C" fn status(_: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
     redirect::what_was_loaded();
     let objects = redirect::objects();
-    // SAFETY: attached; every object is checked for null and given back, or taken over by `N`, which takes null for
-    // an error.
+    // SAFETY: attached; every object is checked for null and given back, or taken over by `N`, which takes null
+    // for an error.
     unsafe {
         let rows = ffi::PyList_New(0);
         for object in &objects {

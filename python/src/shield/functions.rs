@@ -7,14 +7,12 @@
 //! | `PyThreadState_New`, `PyThreadState_Delete`, by a thread that is not attached | the same | given up |
 //! | `PyGILState_Release` of such an ensure, `PyEval_SaveThread`, `PyEval_ReleaseThread`, `PyThreadState_DeleteCurrent` | | the guard is given up |
 //!
-//! CPython ends threads elsewhere, too: those that take the GIL again in the middle of Python code, for which the end
-//! has waited in
-//! vain, or which nobody waits for. It calls `pthread_exit` for that, and that call is redirected as well: they are
-//! parked.
+//! CPython ends threads elsewhere, too: those that take the GIL again in the middle of Python code, for which
+//! the end has waited in vain, or which nobody waits for. It calls `pthread_exit` for that, and that call is
+//! redirected as well: they are parked.
 //!
-//! Where it cannot be, CPython may end a thread that is inside its function. That unwinds through ours: they have
-//! nothing to drop
-//! then, and are `C-unwind`.
+//! Where it cannot be, CPython may end a thread that is inside its function. That unwinds through ours: they
+//! have nothing to drop then, and are `C-unwind`.
 
 use super::table::{Callers, Function};
 use super::threads::{self, Here};
@@ -50,7 +48,8 @@ functions! {
     EXIT: c"pthread_exit", exit_entry, Python;
 }
 
-/// An exported-looking function with the registers of its caller's, and that caller's address behind its so many arguments.
+/// An exported-looking function with the registers of its caller's, and that caller's address behind its so
+/// many arguments.
 macro_rules! entry {
     ($name:ident, $arguments:tt, $body:path) => {
         #[unsafe(naked)]
@@ -82,8 +81,8 @@ type Join = unsafe extern "C-unwind" fn(libc::pthread_t, *mut *mut c_void) -> c_
 type Exit = unsafe extern "C-unwind" fn(*mut c_void) -> !;
 type Dlsym = unsafe extern "C" fn(*mut c_void, *const c_char) -> *mut c_void;
 
-/// The real function, which has this type: safe, since `redirect` has found it under the name for which the C headers
-/// say so.
+/// The real function, which has this type: safe, since `redirect` has found it under the name for which the C
+/// headers say so.
 macro_rules! real {
     ($function:ident as $type:ty) => {
         std::mem::transmute::<*mut c_void, $type>($function.real())
@@ -184,9 +183,8 @@ unsafe fn attach(state: *mut PyThreadState, caller: usize, real: Attach, note: i
     }
 }
 
-/// Guarded for as long as the call takes. So attaches a thread that ends, in a destructor of what it alone has, and
-/// has nothing of
-/// ours any more.
+/// Guarded for as long as the call takes. So attaches a thread that ends, in a destructor of what it alone has,
+/// and has nothing of ours any more.
 #[cold]
 #[inline(never)]
 fn guarded<R>(call: impl FnOnce() -> R) -> R {
@@ -196,9 +194,8 @@ fn guarded<R>(call: impl FnOnce() -> R) -> R {
     result
 }
 
-/// Neither needs the GIL, and both need an interpreter that is not being taken apart: `PyThreadState_New` is what
-/// comes before
-/// `PyEval_AcquireThread`, and `PyThreadState_Delete` after `PyEval_ReleaseThread`.
+/// Neither needs the GIL, and both need an interpreter that is not being taken apart: `PyThreadState_New` is
+/// what comes before `PyEval_AcquireThread`, and `PyThreadState_Delete` after `PyEval_ReleaseThread`.
 unsafe extern "C-unwind" fn new(interpreter: *mut PyInterpreterState, _caller: usize) -> *mut PyThreadState {
     // SAFETY: as the caller calls it.
     let new = || unsafe { real!(NEW as New)(interpreter) };
@@ -244,8 +241,8 @@ unsafe extern "C-unwind" fn delete_current(_caller: usize) {
     threads::here(Here::deletes);
 }
 
-/// `dlsym` looks at its caller, for `RTLD_NEXT` and for what that caller can see. So it is jumped to, after a look at what is
-/// asked for.
+/// `dlsym` looks at its caller, for `RTLD_NEXT` and for what that caller can see. So it is jumped to, after a
+/// look at what is asked for.
 #[unsafe(naked)]
 unsafe extern "C" fn dlsym_entry() {
     #[cfg(target_arch = "aarch64")]
@@ -288,8 +285,8 @@ unsafe extern "C" fn dlsym_entry() {
     )
 }
 
-/// Redirects what has been loaded since: `dlopen` is followed by this for the first function that is wanted. Ours, if one of
-/// those is asked for that are redirected; else null.
+/// Redirects what has been loaded since: `dlopen` is followed by this for the first function that is wanted.
+/// Ours, if one of those is asked for that are redirected; else null.
 unsafe extern "C" fn before_dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void {
     redirect::what_was_loaded();
     if name.is_null() || handle == libc::RTLD_NEXT || !gate::is_kept() {
@@ -306,8 +303,9 @@ unsafe extern "C" fn before_dlsym(handle: *mut c_void, name: *const c_char) -> *
     if redirect::is_real(function, found) { function.ours as *mut c_void } else { null_mut() }
 }
 
-/// A thread that is parked for good will never end. Without us CPython would have ended it, or, from 3.14 on, stopped it as
-/// well. So somebody who joins it, such as a destructor that is run when the process exits, is told that it has ended.
+/// A thread that is parked for good will never end. Without us CPython would have ended it, or, from 3.14 on,
+/// stopped it as well. So somebody who joins it, such as a destructor that is run when the process exits, is
+/// told that it has ended.
 unsafe extern "C-unwind" fn join(thread: libc::pthread_t, value: *mut *mut c_void, _caller: usize) -> c_int {
     if !gate::is_closed() {
         // SAFETY: as the caller calls it.
@@ -334,9 +332,8 @@ unsafe extern "C-unwind" fn join(thread: libc::pthread_t, value: *mut *mut c_voi
     }
 }
 
-/// CPython ends the calling thread. If that is because Python ends, it is parked: what is above CPython on its stack
-/// may not be
-/// unwound. (Up to 3.12 every thread of `_thread` ends with this call as well.)
+/// CPython ends the calling thread. If that is because Python ends, it is parked: what is above CPython on its
+/// stack may not be unwound. (Up to 3.12 every thread of `_thread` ends with this call as well.)
 unsafe extern "C-unwind" fn exit(value: *mut c_void, _caller: usize) -> ! {
     gate::park_if_python_ends();
     // SAFETY: as the caller calls it.

@@ -1,12 +1,12 @@
 //! The gate: who may attach to Python, and who comes too late.
 //!
-//! A registry with one interpreter, the main one: whoever attaches has a guard of it. It is closed at the last moment
-//! (`last`). Then a thread that comes waits, detached, until CPython says that it finalizes, and from there on for
-//! good.
+//! A registry with one interpreter, the main one: whoever attaches has a guard of it. It is closed at the last
+//! moment (`last`). Then a thread that comes waits, detached, until CPython says that it finalizes, and from
+//! there on for good.
 //!
-//! Python may go on after all: a forked child without the thread that was ending it, a program that ran its `atexit`
-//! callbacks itself. So a thread that has waited for a while, when the end does not any more, is let past, as without
-//! us.
+//! Python may go on after all: a forked child without the thread that was ending it, a program that ran its
+//! `atexit` callbacks itself. So a thread that has waited for a while, when the end does not any more, is let
+//! past, as without us.
 
 use super::locked::Locked;
 use crate::ground::python;
@@ -76,7 +76,8 @@ fn me() -> u64 {
 /// # Safety
 /// Attached to the main interpreter, which is not ending.
 pub unsafe fn open() -> Result<(), String> {
-    // Relaxed, all of them: with the GIL held; whoever is let in asks the registry, whose own edges order the rest.
+    // Relaxed, all of them: with the GIL held; whoever is let in asks the registry, whose own edges order the
+    // rest.
     if OPENED.load(Ordering::Relaxed) == NONE || IS_GONE.load(Ordering::Relaxed) {
         // SAFETY: attached.
         let main = Main { state: unsafe { ffi::PyInterpreterState_Get() } };
@@ -100,8 +101,8 @@ pub fn is_kept() -> bool {
     CURRENT.load(Ordering::Relaxed) != NONE // as in `open`
 }
 
-/// A guard for a thread that is about to attach. `None` if it may pass without. Does not return where it comes too
-/// late.
+/// A guard for a thread that is about to attach. `None` if it may pass without. Does not return where it comes
+/// too late.
 ///
 /// Context: normal, detached.
 #[inline(always)]
@@ -192,7 +193,8 @@ pub fn wait_is_over() {
     OVER_SINCE.store(now(), Ordering::Release); // pairs with the Acquire in `wait_where_too_late`
 }
 
-/// Is the gate closed, so that threads may be parked? Asked by the thread that ends Python, or by nobody who minds.
+/// Is the gate closed, so that threads may be parked? Asked by the thread that ends Python, or by nobody who
+/// minds.
 pub fn is_closed() -> bool {
     is_kept() && OVER_SINCE.load(Ordering::Relaxed) != 0 && !is_another_python()
 }
@@ -225,8 +227,8 @@ pub fn after_fork_parent() {
 /// # Safety
 /// In the child, on the thread that called [`before_fork`].
 pub unsafe fn after_fork_child() {
-    // SAFETY: the caller's promise. The guards of other threads are never used again: they are in those threads' own
-    // storage.
+    // SAFETY: the caller's promise. The guards of other threads are never used again: they are in those
+    // threads' own storage.
     unsafe { GATE.after_fork_child(&mut []) };
     PARKED.give_back();
     PARKED.with(Vec::clear);

@@ -1,9 +1,11 @@
-//! A lock that is held for moments only, and that a forking thread can take in one function and give back in another.
+//! A lock that is held for moments only, and that a forking thread can take in one function and give back in
+//! another.
 
 use std::cell::UnsafeCell;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Whoever has it calls neither the dynamic linker nor Python, so that nobody who waits for it waits for either.
+/// Whoever has it calls neither the dynamic linker nor Python, so that nobody who waits for it waits for
+/// either.
 pub struct Locked<T> {
     taken: AtomicBool,
     value: UnsafeCell<T>,

@@ -1,11 +1,9 @@
 // May import: end, ground.
 //! The shield: extensions that nobody changed are kept from being ended in `PyGILState_Ensure`.
 //!
-//! Up to 3.13 CPython ends the thread (`pthread_exit`) that attaches while Python finalizes, which unwinds through
-//! whatever
-//! called it; C++ then ends the process. So what other objects of the process call to attach and to detach is
-//! redirected to
-//! functions of ours, in their global offset tables.
+//! Up to 3.13 CPython ends the thread (`pthread_exit`) that attaches while Python finalizes, which unwinds
+//! through whatever called it; C++ then ends the process. So what other objects of the process call to attach
+//! and to detach is redirected to functions of ours, in their global offset tables.
 //!
 //! | file | concept |
 //! |---|---|
@@ -20,23 +18,18 @@
 //! | `face` | the functions under `interp_guard.shield` |
 //! | `locked` | a lock that a fork can be waited with |
 //!
-//! *The last moment.* The gate does not close with the interpreter (`end::closing`), in the middle of the `atexit`
-//! callbacks:
-//! those that come later may join threads that still have to attach, as they could without us. It closes when
-//! `atexit` drops
-//! its callbacks, after all of them have run, and CPython says next that it finalizes. Whoever is refused from then
-//! on would
-//! have been ended or stopped by CPython. For the same reason the gate is a registry of its own.
+//! *The last moment.* The gate does not close with the interpreter (`end::closing`), in the middle of the
+//! `atexit` callbacks: those that come later may join threads that still have to attach, as they could without
+//! us. It closes when `atexit` drops its callbacks, after all of them have run, and CPython says next that it
+//! finalizes. Whoever is refused from then on would have been ended or stopped by CPython. For the same reason
+//! the gate is a registry of its own.
 //!
-//! *Nobody is caught between check and attach.* A thread attaches with a guard of the gate; the end, having closed
-//! it, waits
-//! until none is out.
+//! *Nobody is caught between check and attach.* A thread attaches with a guard of the gate; the end, having
+//! closed it, waits until none is out.
 //!
-//! *No deadlock that was not there.* The end waits for a limited time, detached. Who comes too late waits detached.
-//! Somebody who
-//! joins such a thread is told that it has ended, as it would have. No lock of ours is held in a call of the dynamic
-//! linker or
-//! of Python.
+//! *No deadlock that was not there.* The end waits for a limited time, detached. Who comes too late waits
+//! detached. Somebody who joins such a thread is told that it has ended, as it would have. No lock of ours is
+//! held in a call of the dynamic linker or of Python.
 
 mod face;
 mod functions;

@@ -1,8 +1,9 @@
-//! The objects of the process, and their tables: which words of an object hold the address of a function that it calls.
+//! The objects of the process, and their tables: which words of an object hold the address of a function that
+//! it calls.
 //!
-//! All from memory, by the dynamic segment, which stripping leaves alone. The relocations are those of a call through the
-//! procedure linkage table ([`JUMP_SLOT`], bound at the first call or at once), of a call through the global offset table
-//! ([`GLOB_DAT`]), and of a pointer in data ([`POINTER`]).
+//! All from memory, by the dynamic segment, which stripping leaves alone. The relocations are those of a call
+//! through the procedure linkage table ([`JUMP_SLOT`], bound at the first call or at once), of a call through
+//! the global offset table ([`GLOB_DAT`]), and of a pointer in data ([`POINTER`]).
 
 use object::NativeEndian as NE;
 use object::elf::{self, Dyn64, ProgramHeader64, Rela64, Sym64};
@@ -55,13 +56,12 @@ pub fn changes() -> Changes {
     found
 }
 
-/// All of them. Looks no further: the dynamic linker has one of its locks here, and to take the other inside it would
-/// be the
-/// opposite order of a `dlopen`.
+/// All of them. Looks no further: the dynamic linker has one of its locks here, and to take the other inside it
+/// would be the opposite order of a `dlopen`.
 pub fn list() -> Vec<Listed> {
     unsafe extern "C" fn collect(info: *mut libc::dl_phdr_info, _: usize, list: *mut c_void) -> c_int {
-        // SAFETY: called by dl_iterate_phdr with a valid info and with the pointer given below; the name is null or
-        // terminated.
+        // SAFETY: called by dl_iterate_phdr with a valid info and with the pointer given below; the name is
+        // null or terminated.
         unsafe {
             let (info, list) = (&*info, &mut *list.cast::<Vec<Listed>>());
             let name = if info.dlpi_name.is_null() { c"" } else { CStr::from_ptr(info.dlpi_name) };
@@ -98,8 +98,8 @@ pub struct Object {
 impl Object {
     /// `None` if it is gone, or none that `dlopen` knows, such as what the kernel adds.
     ///
-    /// Waits for other threads that load objects, as `dlopen` and `dlsym` do: so it is not in the middle of being
-    /// relocated.
+    /// Waits for other threads that load objects, as `dlopen` and `dlsym` do: so it is not in the middle of
+    /// being relocated.
     pub fn open(listed: &Listed) -> Option<Self> {
         let name = if listed.name.is_empty() { null() } else { listed.name.as_ptr() };
         // SAFETY: null or a terminated name; loads nothing.
@@ -135,9 +135,8 @@ impl Object {
     }
 
     fn headers(&self) -> &[ProgramHeader64<NE>] {
-        // SAFETY: mapped, since the object is loaded, and read-only; the linker says how many there are. The type has
-        // no
-        // alignment of its own to keep beyond what the file has.
+        // SAFETY: mapped, since the object is loaded, and read-only; the linker says how many there are. The
+        // type has no alignment of its own to keep beyond what the file has.
         unsafe {
             std::slice::from_raw_parts(
                 std::ptr::with_exposed_provenance(self.listed.headers),
@@ -169,7 +168,8 @@ impl Object {
     /// The words that hold addresses of functions from elsewhere, with the functions' names.
     pub fn slots(&self) -> Vec<Slot<'_>> {
         let value = |tag| self.entries().find(|(found, _)| *found == tag).map_or(0, |(_, value)| value);
-        // The linker has made most of these addresses in this process; the others are from the object's beginning.
+        // The linker has made most of these addresses in this process; the others are from the object's
+        // beginning.
         let address = |tag| match value(tag) {
             0 => 0,
             at if at < self.listed.base => at + self.listed.base,
@@ -201,7 +201,8 @@ impl Object {
                 if !is_lazy && !is_data && kind != GLOB_DAT {
                     continue;
                 }
-                // SAFETY: the relocation's own symbol, which the linker has read, and its name, which is terminated.
+                // SAFETY: the relocation's own symbol, which the linker has read, and its name, which is
+                // terminated.
                 let name = unsafe {
                     let symbol = &*symbols.add((info >> 32) as usize);
                     CStr::from_ptr(strings.add(symbol.st_name.get(NE) as usize))
@@ -233,16 +234,14 @@ impl Object {
     /// Writes a word, whatever protects its page. False if that cannot be done.
     ///
     /// # Safety
-    /// The word is one of [`slots`](Self::slots), and `value` the address of a function that does what its callers
-    /// expect. One
-    /// thread at a time.
+    /// The word is one of [`slots`](Self::slots), and `value` the address of a function that does what its
+    /// callers expect. One thread at a time.
     pub unsafe fn write(&self, slot: usize, value: usize) -> bool {
         let Some(is_read_only) = self.protection(slot) else { return false };
         let start = page(slot as u64) as usize;
         let protect = |how| {
-            // SAFETY: a page of the object's data that holds addresses of functions, and that nobody writes to but
-            // the linker
-            // while it binds, which is over where the page is read-only.
+            // SAFETY: a page of the object's data that holds addresses of functions, and that nobody writes to
+            // but the linker while it binds, which is over where the page is read-only.
             unsafe { libc::mprotect(std::ptr::with_exposed_provenance_mut(start), PAGE as usize, how) == 0 }
         };
         if is_read_only && !protect(libc::PROT_READ | libc::PROT_WRITE) {
@@ -277,7 +276,8 @@ pub struct Slot<'o> {
 
 impl Slot<'_> {
     pub fn value(&self) -> usize {
-        // SAFETY: mapped, as long as the object that it was found in is borrowed; aligned; others write it as a whole.
+        // SAFETY: mapped, as long as the object that it was found in is borrowed; aligned; others write it as a
+        // whole.
         let word = unsafe {
             std::sync::atomic::AtomicUsize::from_ptr(std::ptr::with_exposed_provenance_mut(self.at))
         };

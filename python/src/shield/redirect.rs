@@ -1,12 +1,11 @@
 //! Pointing the objects' tables to our functions, and back.
 //!
-//! Ours is left as it is. So is CPython's own, but for two calls: by `dlsym` it finds the `PyInit` of a module that
-//! it has loaded,
-//! and what the module calls is redirected before that runs; with `pthread_exit` it ends threads.
+//! Ours is left as it is. So is CPython's own, but for two calls: by `dlsym` it finds the `PyInit` of a module
+//! that it has loaded, and what the module calls is redirected before that runs; with `pthread_exit` it ends
+//! threads.
 //!
 //! A word that leads to neither the real function nor to the object's own code is somebody else's, a profiler's
-//! perhaps. It is
-//! left alone, and named.
+//! perhaps. It is left alone, and named.
 
 use super::locked::Locked;
 use super::objects::{self, Changes, Listed, Object};
@@ -141,7 +140,8 @@ fn redirect_in(object: &Object, listed: &Listed) -> Redirected {
         } else {
             DONE.with(|done| {
                 let write = done.wanted && !leads_to_ours;
-                // SAFETY: a slot of this object; ours does what callers of the function expect; the lock is held.
+                // SAFETY: a slot of this object; ours does what callers of the function expect; the lock is
+                // held.
                 let failed = write && !unsafe { object.write(slot.at, function.ours as usize) };
                 failed.then(|| format!("{name}: the table cannot be written to"))
             })
@@ -168,9 +168,8 @@ fn function_named(name: &std::ffi::CStr) -> Option<&'static Function> {
     functions().find(|function| function.name == name)
 }
 
-/// Does this address lead to the real function? In an executable that is not position-independent, the address of a
-/// function
-/// may be that of code of the executable's own that leads there.
+/// Does this address lead to the real function? In an executable that is not position-independent, the address
+/// of a function may be that of code of the executable's own that leads there.
 pub fn is_real(function: &Function, address: *mut c_void) -> bool {
     // SAFETY: dlsym with a terminated name.
     address == function.real()

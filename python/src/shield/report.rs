@@ -1,4 +1,5 @@
-//! What is said: who is still inside when the end has waited in vain, and, where that is asked for, what was prevented.
+//! What is said: who is still inside when the end has waited in vain, and, where that is asked for, what was
+//! prevented.
 
 use super::{gate, threads};
 use crate::end::report::lines;

@@ -28,7 +28,8 @@ pub struct Here {
     is_guarded: Cell<bool>,
     /// How many ensures have attached this thread, and are not released.
     levels: Cell<u32>,
-    /// The thread state with which it was attached, and detached, without a guard: its own, if Python started it.
+    /// The thread state with which it was attached, and detached, without a guard: its own, if Python started
+    /// it.
     own: Cell<*mut PyThreadState>,
     /// Has it called anything of ours before?
     is_known: Cell<bool>,
@@ -55,9 +56,8 @@ pub fn here<R>(f: impl FnOnce(&Here) -> R) -> Option<R> {
 }
 
 impl Here {
-    /// It ends a section without the GIL. If that is the first that is known of it, it began the section before there
-    /// was a
-    /// shield, with a state of its own.
+    /// It ends a section without the GIL. If that is the first that is known of it, it began the section before
+    /// there was a shield, with a state of its own.
     #[inline(always)]
     pub fn restores(&self, state: *mut PyThreadState) {
         if !self.is_known.replace(true) {
@@ -132,8 +132,7 @@ impl Here {
     }
 
     /// Is it inside for as long as `state` is attached? Not if that is its own: then it is a thread that Python
-    /// started, and
-    /// whoever ends Python waits for such threads or does not, as they are daemons or not.
+    /// started, and whoever ends Python waits for such threads or does not, as they are daemons or not.
     #[inline(always)]
     pub fn comes_to_call(&self, state: *mut PyThreadState) -> bool {
         self.levels.get() > 0 || self.own.get() != state
