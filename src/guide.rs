@@ -2,7 +2,7 @@
 //! Guides, and the repository's other documents, page by page.
 //!
 //! Guides: [a runtime's core](own_runtime), [a VM in C](c_vm), [a Python extension](python_extension), [profilers and
-//! watchdogs](handlers), [shutting down](shutdown), [event loops](event_loops), [fork], [plugins]. A VM that somebody else wrote, and that knows nothing of
+//! watchdogs](handlers), [a Python program that crashes at its exit](shield), [shutting down](shutdown), [event loops](event_loops), [fork], [plugins]. A VM that somebody else wrote, and that knows nothing of
 //! threads: [vms].
 //!
 //! Not among them, since they belong to packages of their own: `capi/README.md` for C and C++, `python/README.md` and
@@ -55,6 +55,11 @@ pub mod plugins {}
 ///
 #[doc = include_str!("../docs/guide/python_extension.md")]
 pub mod python_extension {}
+
+/// [python-extension]: crate::guide::python_extension
+///
+#[doc = include_str!("../docs/guide/shield.md")]
+pub mod shield {}
 
 #[doc = include_str!("../docs/guide/shutdown.md")]
 pub mod shutdown {}

@@ -17,6 +17,7 @@
 //! [python-extension]: guide::python_extension
 //! [python-limits]: guide
 //! [questions]: guide::questions
+//! [shield]: guide::shield
 //! [shutdown]: guide::shutdown
 //! [vms]: guide::vms
 //! [`Registry::finalize_all`]: Registry::finalize_all

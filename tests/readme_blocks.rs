@@ -67,8 +67,11 @@ fn guides() -> Vec<String> {
 }
 
 /// Guides whose programs another test builds and runs, and that test.
-const IN_OTHER_LANGUAGES: [(&str, &str); 2] =
-    [("c_vm.md", "capi/tests/installed/main.rs"), ("python_extension.md", "python/tests/programs/guide.py")];
+const IN_OTHER_LANGUAGES: [(&str, &str); 3] = [
+    ("c_vm.md", "capi/tests/installed/main.rs"),
+    ("python_extension.md", "python/tests/programs/guide.py"),
+    ("shield.md", "python/tests/programs/shield.py"),
+];
 
 /// Runs it, and gives what it printed.
 fn output(command: &mut Command) -> String {

@@ -264,7 +264,10 @@ from ._callbacks import Callback, callback  # noqa: E402
 from ._on_close import cancel_on_close, on_close  # noqa: E402
 from ._signals import SignalHandler, on_signal  # noqa: E402  these need what is above
 
+from . import shield  # noqa: E402, F401
+
 if current() == main():
     from . import _multiprocessing
 
     _multiprocessing.arrange()
+    shield._from_environment()

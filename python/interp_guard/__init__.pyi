@@ -16,6 +16,8 @@ from typing import (
     final,
 )
 
+from . import shield as shield
+
 __version__: str
 _Call = TypeVar("_Call", bound=Callable[[], Any])
 

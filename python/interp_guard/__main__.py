@@ -1,4 +1,5 @@
-"""``python -m interp_guard``: what this machine offers; ``python -m interp_guard stress``: see it hold under real signals."""
+"""``python -m interp_guard``: what this machine offers; ``python -m interp_guard stress``: see it hold under real signals;
+``python -m interp_guard run``: run a program under the shield."""
 
 import argparse
 import json
@@ -6,7 +7,7 @@ import platform
 import sys
 
 import interp_guard
-from . import _native, _stress
+from . import _native, _stress, shield
 
 _EPILOG = """exit status: 0, 1 if the stress found a violation or no interpreter can be registered here, 2 on bad usage.
 Ctrl-C stops the stress early and still prints the result; a second one ends at once."""
@@ -21,6 +22,25 @@ def _in(first, last):
 
     parse.__name__ = "int"
     return parse
+
+
+def _grace(text):
+    try:
+        return shield._seconds(float(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _arguments(arguments):
+    """Those that are ours, and those of the program that ``run`` runs: from its name on."""
+    if arguments[:1] != ["run"]:
+        return arguments, None
+    at = 1
+    while at < len(arguments) and arguments[at].startswith("-") and arguments[at] != "-":
+        at += 2 if arguments[at] == "--grace" else 1
+        if arguments[at - 1] == "-m":
+            break
+    return arguments[:at], arguments[at:]
 
 
 def _parser():
@@ -52,6 +72,18 @@ def _parser():
     stress.add_argument(
         "--interpreters", type=_in(1, 64), default=6, help="subinterpreters at a time (default: 6)"
     )
+    run = commands.add_parser(
+        "run",
+        help="run a program under the shield: extensions that nobody changed do not crash at its exit",
+        usage="python -m interp_guard run [--grace S] [--report] script | -m module ...",
+    )
+    run.set_defaults(run=shield._run, parser=run)
+    run.add_argument(
+        "--grace", type=_grace, default=shield._GRACE, metavar="S",
+        help="how many seconds the end waits for native threads that are in a call into Python (default: %(default)s)",
+    )
+    run.add_argument("--report", action="store_true", help="say at exit, on standard error, what was prevented")
+    run.add_argument("-m", dest="is_module", action="store_true", help="what follows is a module")
     for command in (doctor, stress):
         command.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="as above")
     return parser
@@ -76,5 +108,10 @@ def _doctor(options):
 
 
 if __name__ == "__main__":
-    options = _parser().parse_args()
+    ours, theirs = _arguments(sys.argv[1:])
+    options = _parser().parse_args(ours)
+    if theirs is not None:
+        options.arguments = theirs
+        if not theirs:
+            options.parser.error("a script, or -m and a module")
     sys.exit(options.run(options))

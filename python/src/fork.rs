@@ -1,4 +1,4 @@
-// May import: c, end, ground, holding, signals.
+// May import: c, end, ground, holding, shield, signals.
 //! Forks: what a child finds.
 //!
 //! Two sets of hooks, which do different things and so may both run for one fork. The C library's (`pthread_atfork`) touch
@@ -12,7 +12,7 @@ use crate::ground::creating;
 use crate::ground::helpers::{Methods, no_arguments, none, say};
 use crate::ground::registry::REGISTRY;
 use crate::ground::threads;
-use crate::{holding, signals};
+use crate::{holding, shield, signals};
 use pyo3_ffi::{self as ffi, PyObject};
 use std::ptr::null_mut;
 use std::sync::Once;
@@ -87,16 +87,21 @@ pub unsafe fn install_at_python() -> bool {
 
 extern "C" fn prepare() {
     REGISTRY.before_fork();
+    shield::before_fork();
 }
 
 extern "C" fn parent() {
+    shield::after_fork_parent();
     REGISTRY.after_fork_parent();
 }
 
 extern "C" fn child() {
     // SAFETY: called by fork in the child, on its only thread, which called `before_fork`. Guards that are not kept are not
     // dereferenced: `GuardWord::borrow` refuses them, and no level of another thread is ever looked at again.
-    unsafe { REGISTRY.after_fork_child(&mut []) };
+    unsafe {
+        shield::after_fork_child();
+        REGISTRY.after_fork_child(&mut []);
+    }
     first_version::after_fork_child();
     holding::after_fork_child();
     on_close::after_fork_child(true);

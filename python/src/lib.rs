@@ -14,6 +14,7 @@
 //! | `calls` | C function pointers for ctypes and cffi that ask before Python is entered |
 //! | `c` | what C sees: the function table behind `pep788.h`, and references by pointer |
 //! | `fork` | what a forked child finds |
+//! | `shield` | extensions that nobody changed are kept from being ended when Python is |
 //! | `registering` | how interpreters get into the registry |
 //! | `package` | the functions under the Python package |
 
@@ -28,6 +29,7 @@ mod inside;
 mod keeper;
 mod package;
 mod registering;
+mod shield;
 mod signals;
 
 use package::module;

@@ -1,4 +1,4 @@
-// May import: end, fork, ground, keeper.
+// May import: end, fork, ground, keeper, shield.
 //! How CPython's interpreters get into the registry, and what becomes of them when Python is gone.
 
 use crate::end::retire::retire;
@@ -8,7 +8,7 @@ use crate::ground::python;
 use crate::ground::registry::{
     self, Interpreter, MARK, REGISTRY, as_capsule, current, in_capsule, main_id, registered,
 };
-use crate::{fork, keeper};
+use crate::{fork, keeper, shield};
 use interp_guard::{InterpreterId, RegisterError};
 use pyo3_ffi::{self as ffi, PyInterpreterState};
 use std::ptr::null_mut;
@@ -160,6 +160,7 @@ extern "C" fn end_epoch() {
     state::begin_epoch();
     fork::begin_epoch();
     residents::begin_epoch();
+    shield::begin_epoch();
     EPOCH_ENDS.store(false, Ordering::Relaxed);
     registry::begin_epoch();
 }

@@ -43,6 +43,7 @@ const PROGRAMS: &[(&str, Needs)] = &[
     ("c_api", Needs::Extension),
     ("first_version", Needs::Extension),
     ("refused", Needs::Extension),
+    ("shield", Needs::Extension),
     ("stay", Needs::Extension),
     ("ends", Needs::Extension),
     ("forks", Needs::Extension),

@@ -11,7 +11,7 @@
 //!
 //! `multiprocessing` clears the list in its children, from 3.13 on; that is no news to the program.
 
-use super::closing;
+use super::{closing, state};
 use crate::attach;
 use crate::ground::helpers::{Methods, call, keeping_exception, no_arguments, none, say};
 use crate::ground::python;
@@ -23,7 +23,7 @@ use std::collections::BTreeSet;
 use std::ffi::{CStr, c_int, c_void};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// The name of the capsule that the callback owns. Its pointer is the interpreter's ID plus one.
 const HOOK: &CStr = c"interp_guard.hook";
@@ -115,6 +115,14 @@ fn is_live(id: InterpreterId) -> bool {
     !python::is_finalizing() && REGISTRY.lookup(id).is_ok()
 }
 
+/// What is called at the last moment.
+static AT_THE_LAST: OnceLock<unsafe fn()> = OnceLock::new();
+
+/// Has `call` called, attached, when the main interpreter ends and all of its `atexit` callbacks have run: CPython finalizes next.
+pub fn at_the_last(call: unsafe fn()) {
+    let _ = AT_THE_LAST.set(call); // there is one
+}
+
 /// The destructor: `atexit` has dropped the hook, which it does last of all at the end.
 unsafe extern "C" fn dropped(capsule: *mut PyObject) {
     // SAFETY: called by CPython, attached, with the capsule that `install` made; the exception that may be set stays.
@@ -122,6 +130,23 @@ unsafe extern "C" fn dropped(capsule: *mut PyObject) {
         let pointer = ffi::PyCapsule_GetPointer(capsule, HOOK.as_ptr());
         let Some(id) = registry::in_capsule(pointer) else { return };
         in_place().remove(&id);
+        close_or_restore(id, pointer);
+        if let Some(call) = AT_THE_LAST.get()
+            && !registry::is_sub(id)
+            && state::main_is_ending()
+        {
+            keeping_exception(|| call());
+        }
+    }
+}
+
+/// Where it is not the end, or the hook has not run, it is dropped too early.
+///
+/// # Safety
+/// Attached. An exception may be set, and stays.
+unsafe fn close_or_restore(id: InterpreterId, pointer: *mut c_void) {
+    // SAFETY: the caller's promise.
+    unsafe {
         if !is_live(id) {
             return;
         }

@@ -29,4 +29,4 @@ pub mod residents;
 pub mod retire;
 mod selfhold;
 pub mod state;
-mod wait;
+pub mod wait;

@@ -1,4 +1,4 @@
-// May import: attach, c, calls, end, ground, registering, signals.
+// May import: attach, c, calls, end, ground, registering, shield, signals.
 //! What is under the Python package `interp_guard`.
 //!
 //! | file | concept |

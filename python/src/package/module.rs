@@ -11,7 +11,7 @@ use crate::ground::helpers::{Methods, integer, method, no_arguments, raise, runt
 use crate::ground::python;
 use crate::ground::registry;
 use crate::ground::{refusals, status};
-use crate::{registering, signals};
+use crate::{registering, shield, signals};
 use pyo3_ffi::{self as ffi, PyMethodDef, PyObject};
 use std::ffi::{c_int, c_void};
 use std::ptr::null_mut;
@@ -73,6 +73,7 @@ pub unsafe extern "C" fn exec(module: *mut PyObject) -> c_int {
         }
         if ffi::PyModule_AddFunctions(module, METHODS.0.as_ptr().cast_mut()) != 0
             || ffi::PyModule_AddFunctions(module, callbacks::METHODS.0.as_ptr().cast_mut()) != 0
+            || ffi::PyModule_AddFunctions(module, shield::METHODS.0.as_ptr().cast_mut()) != 0
         {
             return -1;
         }

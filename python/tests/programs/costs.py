@@ -3,6 +3,8 @@
 import statistics
 
 import ig_test
+import interp_guard.shield
+import pool
 
 
 def median_of(rounds, number):
@@ -31,4 +33,15 @@ for subs in (1, 10, 100, 1000):
     each = (f"{name} {median_of(rounds, lambda ns: ns[i] / ns[0]):.2f}" for i, name in enumerate(names, 1))
     print(f"  among {subs:4} subinterpreters, in adds: {', '.join(each)}", flush=True)
 ig_test.end_many()
+
+# An extension's own calls, bare and under the shield, in turn.
+bare, shielded = [], []
+for _ in range(15):
+    bare.append(pool.costs())
+    interp_guard.shield.install()
+    shielded.append(pool.costs())
+    interp_guard.shield.uninstall()
+for at, name in enumerate(("nested", "attached again", "from nothing", "a section without the GIL")):
+    before, after = (statistics.median(one[at] for one in rounds) for rounds in (bare, shielded))
+    print(f"  under the shield, {name:26}{after:7.2f} ns  {after / before:5.2f} of the bare calls' {before:.2f}")
 print("ok")

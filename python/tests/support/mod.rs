@@ -440,6 +440,19 @@ impl Package {
         let folder = self.root.join(format!("extension-{}", python.version));
         fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/extension");
+        // As somebody who knows nothing of this package builds it.
+        let output = Command::new("c++")
+            .args(["-std=c++17", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-pthread"])
+            .arg("-isystem")
+            .arg(&python.include)
+            .arg(sources.join("pool.cpp"))
+            .arg("-o")
+            .arg(folder.join("pool.so"))
+            .output()
+            .map_err(|error| format!("c++: {error}"))?;
+        if !output.status.success() {
+            return Err(format!("pool.cpp: {}", String::from_utf8_lossy(&output.stderr)));
+        }
         for name in ["ig_test", "ig_test_v1", "calls"] {
             let output = Command::new("cc")
                 .args([
