@@ -232,7 +232,8 @@ impl fmt::Display for Holders {
         if !self.ledger {
             return write!(
                 f,
-                "  who holds them is not recorded; to record it, use Registry::ledger(true) or set INTERP_GUARD_LEDGER=1{attaching}",
+                "  who holds them is not recorded; to record it, set INTERP_GUARD_LEDGER=1, or make the registry with its ledger on: \
+                 Registry::ledger(true), in C IG_LEDGER{attaching}",
             );
         }
         let shown = if f.alternate() { self.holders.len() } else { ROWS };

@@ -103,7 +103,8 @@ typedef enum ig_status {
      */
     IG_TIMEOUT = 7,
     /**
-     * The calling thread itself is what the call would wait for.
+     * The calling thread itself is what the call would wait for: it is inside an ensure or a pending call. A guard from
+     * ig_lookup that the thread holds is not noticed so, and is waited for.
      */
     IG_WOULD_DEADLOCK = 8,
     /**
@@ -245,7 +246,8 @@ const char *ig_version(void);
  * Takes a guard on interpreter `id`, if it is live.
  *
  * Context: any, async-signal-safe, wait-free, O(1), re-entrant to any depth.
- * Returns: IG_OK; IG_FINALIZING if it is closing; IG_NOT_FOUND if it is gone or never was; IG_INVALID for a null argument.
+ * Returns: IG_OK; IG_FINALIZING if it is closing; IG_NOT_FOUND if it is gone or never was, also before anything was
+ * registered; IG_INVALID for a null argument.
  * Ownership: with IG_OK, `*out` is a guard that the caller owes one ig_guard_close; else it is zeroed. What `*out` held
  * before is overwritten, not closed.
  * Touches: the registry's table and `*out`; with the ledger on, that too, and the clock and the thread's ID by system
@@ -364,7 +366,8 @@ ig_status ig_registry_new_with(size_t capacity, unsigned int wishes, ig_registry
 ig_status ig_registry_free(ig_registry *registry);
 
 /**
- * Registers an interpreter under a fresh ID.
+ * Registers an interpreter under a fresh ID. These count up from 0, past those that were chosen by ig_register_with_id.
+ * No ID is negative: where none is known yet, -1 stands for nobody.
  *
  * Context: normal; allocates; takes the registry's mutex.
  * Returns: IG_OK; IG_FULL; IG_FINALIZING while ig_finalize_all runs; IG_UNAVAILABLE if the registry could not set
@@ -445,7 +448,9 @@ ig_status ig_close(ig_registry *registry, int64_t id);
  * the interpreter, or attached to it while a daemon attaches; IG_UNAVAILABLE if the kernel refuses the memory barrier; IG_INVALID
  * for a null argument, for an interpreter that is live (ig_close comes first), and if more guards were closed than taken: some
  * guard was closed twice through a copy, and nobody can say what is out.
- * Ownership: with IG_OK, `*interp` is the registered pointer, exclusively the caller's again; else it is NULL.
+ * Ownership: with IG_OK, `*interp` is the registered pointer, exclusively the caller's again: what was done under a guard
+ * before its ig_guard_close happens before this return, in C11's words, so that fields need not be atomic for it. (Thread
+ * sanitizers do not see that: the library's own accesses are not compiled for them.) Else it is NULL.
  */
 IG_MUST_USE ig_status ig_drain(ig_registry *registry, int64_t id, int64_t timeout_ns, void **interp);
 
@@ -466,6 +471,9 @@ IG_MUST_USE ig_status ig_finalize(ig_registry *registry, int64_t id, int64_t tim
  * `status` is IG_OK, and `interp` the registered pointer; or it says why not, as ig_drain does, and `interp` is NULL.
  * One that was closed already and left is taken up. One that another thread drains is left to it: IG_ALREADY_CLOSING.
  * What was not handed back stays closed, and ig_drain or another ig_finalize_all goes on with it.
+ *
+ * All are handed back when the last is drained: one guard that is never closed delays every one of them to the deadline.
+ * Whoever wants each as soon as it is drained calls ig_close for all, and then ig_drain for each.
  *
  * While the draining lasts, registering answers IG_FINALIZING. `each` is called when it is over, on this thread, in
  * normal context, with no lock held: it may make any call but ig_registry_free, and the registry is open again. It

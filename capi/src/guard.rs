@@ -70,7 +70,8 @@ pub unsafe fn borrow<'r>(guard: *const ig_guard) -> Option<ManuallyDrop<Guard<'r
 /// Takes a guard on interpreter `id`, if it is live.
 ///
 /// Context: any, async-signal-safe, wait-free, O(1), re-entrant to any depth.
-/// Returns: IG_OK; IG_FINALIZING if it is closing; IG_NOT_FOUND if it is gone or never was; IG_INVALID for a null argument.
+/// Returns: IG_OK; IG_FINALIZING if it is closing; IG_NOT_FOUND if it is gone or never was, also before anything was
+/// registered; IG_INVALID for a null argument.
 /// Ownership: with IG_OK, `*out` is a guard that the caller owes one ig_guard_close; else it is zeroed. What `*out` held
 /// before is overwritten, not closed.
 /// Touches: the registry's table and `*out`; with the ledger on, that too, and the clock and the thread's ID by system

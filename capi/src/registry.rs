@@ -123,7 +123,8 @@ pub unsafe extern "C" fn ig_registry_free(registry: *mut ig_registry) -> ig_stat
     })
 }
 
-/// Registers an interpreter under a fresh ID.
+/// Registers an interpreter under a fresh ID. These count up from 0, past those that were chosen by ig_register_with_id.
+/// No ID is negative: where none is known yet, -1 stands for nobody.
 ///
 /// Context: normal; allocates; takes the registry's mutex.
 /// Returns: IG_OK; IG_FULL; IG_FINALIZING while ig_finalize_all runs; IG_UNAVAILABLE if the registry could not set
@@ -278,7 +279,9 @@ pub unsafe extern "C" fn ig_close(registry: *mut ig_registry, id: i64) -> ig_sta
 /// the interpreter, or attached to it while a daemon attaches; IG_UNAVAILABLE if the kernel refuses the memory barrier; IG_INVALID
 /// for a null argument, for an interpreter that is live (ig_close comes first), and if more guards were closed than taken: some
 /// guard was closed twice through a copy, and nobody can say what is out.
-/// Ownership: with IG_OK, `*interp` is the registered pointer, exclusively the caller's again; else it is NULL.
+/// Ownership: with IG_OK, `*interp` is the registered pointer, exclusively the caller's again: what was done under a guard
+/// before its ig_guard_close happens before this return, in C11's words, so that fields need not be atomic for it. (Thread
+/// sanitizers do not see that: the library's own accesses are not compiled for them.) Else it is NULL.
 ///
 /// # Safety
 /// `registry` is null or not freed during the call; `interp` is null or may be written to.
@@ -329,6 +332,9 @@ pub unsafe extern "C" fn ig_finalize(
 /// `status` is IG_OK, and `interp` the registered pointer; or it says why not, as ig_drain does, and `interp` is NULL.
 /// One that was closed already and left is taken up. One that another thread drains is left to it: IG_ALREADY_CLOSING.
 /// What was not handed back stays closed, and ig_drain or another ig_finalize_all goes on with it.
+///
+/// All are handed back when the last is drained: one guard that is never closed delays every one of them to the deadline.
+/// Whoever wants each as soon as it is drained calls ig_close for all, and then ig_drain for each.
 ///
 /// While the draining lasts, registering answers IG_FINALIZING. `each` is called when it is over, on this thread, in
 /// normal context, with no lock held: it may make any call but ig_registry_free, and the registry is open again. It

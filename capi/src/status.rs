@@ -25,7 +25,8 @@ pub enum ig_status {
     IG_INVALID = 6,
     /// The time is over, and guards are still out or daemons attaching. The interpreter is closed and otherwise untouched.
     IG_TIMEOUT = 7,
-    /// The calling thread itself is what the call would wait for.
+    /// The calling thread itself is what the call would wait for: it is inside an ensure or a pending call. A guard from
+    /// ig_lookup that the thread holds is not noticed so, and is waited for.
     IG_WOULD_DEADLOCK = 8,
     /// The interpreter is closed already: ig_drain goes on with it. From ig_drain: another thread is draining it.
     IG_ALREADY_CLOSING = 9,

@@ -43,4 +43,6 @@ class Holders(int):
         return f"<interp_guard.Holders: {int(self)} out>"
 
     def __str__(self):
-        return self._report
+        if not self:
+            return self._report
+        return f"{int(self)} guard{' is' if self == 1 else 's are'} out\n{self._report}"

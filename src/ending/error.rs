@@ -185,7 +185,9 @@ impl<T: Send + Sync + 'static> fmt::Display for FinalizeError<'_, T> {
         match self {
             Self::NotFound => CloseError::NotFound.fmt(f),
             Self::AlreadyClosing => CloseError::AlreadyClosing.fmt(f),
-            Self::WouldDeadlock(report) => write!(f, "{WOULD_DEADLOCK}: {report}"),
+            Self::WouldDeadlock(report) => {
+                write!(f, "{WOULD_DEADLOCK}, and was not begun (release or detach first): {report}")
+            }
             Self::Drain(error) => error.fmt(f),
         }
     }

@@ -112,7 +112,7 @@ impl<T: Send + Sync + 'static> Registry<T> {
                 keeps_out()
             };
         if blocks && !self.is_taken(id, take_up) {
-            return Err(FinalizeError::WouldDeadlock(Report::new(self, id, Instant::now())));
+            return Err(FinalizeError::WouldDeadlock(Report::new(self, id, None)));
         }
         let closing = Closing::begin(self, id, take_up).map_err(FinalizeError::from)?;
         closing.drain_with(options).map_err(DrainError::for_finalize)

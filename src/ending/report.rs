@@ -13,19 +13,20 @@ use std::time::{Duration, Instant};
 pub struct Report(Box<Standing>);
 
 struct Standing {
-    waited: Duration,
+    /// `None`: nobody did.
+    waited: Option<Duration>,
     holders: Holders,
     pending: Vec<Waiting>,
 }
 
 impl Report {
-    /// How things stand with interpreter `id`, for which somebody has waited since `began`.
+    /// How things stand with interpreter `id`, for which somebody has waited since `began`; `None` if nobody did.
     pub(super) fn new<T: Send + Sync + 'static>(
         registry: &Registry<T>,
         id: InterpreterId,
-        began: Instant,
+        began: Option<Instant>,
     ) -> Self {
-        let waited = began.elapsed();
+        let waited = began.map(|began| began.elapsed());
         let (name, in_its_way, pending) = {
             let book = registry.lock();
             let book = book.as_ref();
@@ -45,7 +46,7 @@ impl Report {
 
     /// How long somebody waited.
     pub(super) fn waited(&self) -> Duration {
-        self.0.waited
+        self.0.waited.unwrap_or_default()
     }
 
     /// How many guards were out when the drain gave up.
@@ -123,15 +124,18 @@ impl fmt::Debug for Report {
         f.debug_struct("Report")
             .field("interpreter", &self.interpreter())
             .field("outstanding", &self.outstanding())
-            .field("waited", &self.0.waited)
+            .field("waited", &self.waited())
             .finish_non_exhaustive()
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (summary, waited) = (self.0.holders.summary(), self.0.waited.as_secs_f64());
-        writeln!(f, "{summary} after {waited:.3} s of draining")?;
+        f.write_str(&self.0.holders.summary())?;
+        if let Some(waited) = self.0.waited {
+            write!(f, " after {:.3} s of draining", waited.as_secs_f64())?;
+        }
+        writeln!(f)?;
         self.0.holders.fmt(f)?;
         self.0.pending.iter().try_for_each(|waiting| write!(f, "\n  {waiting}"))
     }

@@ -17,7 +17,7 @@ pub struct Undrained<'r, T: Send + Sync + 'static> {
 
 impl<'r, T: Send + Sync + 'static> Undrained<'r, T> {
     pub(super) fn new(closing: Closing<'r, T>, began: Instant) -> Self {
-        let report = Report::new(closing.registry, closing.id, began);
+        let report = Report::new(closing.registry, closing.id, Some(began));
         Self { closing, report }
     }
 

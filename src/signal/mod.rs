@@ -170,7 +170,8 @@ unsafe fn leave<T: Send + Sync + 'static>(
 /// # Safety
 /// `action` runs in a handler, on any thread, between any two instructions, and perhaps inside another run of itself. So
 /// it may load, store, use atomics, call what the C library lists as async-signal-safe, and of this crate what is
-/// documented as such: `lookup`, `view`, guards and views, `PendingQueue::push`. It
+/// documented as such: `lookup`, `view`, guards and views, `Registry::main`, `thread_state::current_id` and `current_of`,
+/// `PendingQueue::push`. (`docs/contexts.md` has the whole list.) It
 ///
 /// 1. allocates and frees nothing, locks nothing, prints nothing, and touches no thread-local variable;
 /// 2. does not panic and does not `siglongjmp`;

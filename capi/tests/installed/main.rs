@@ -126,19 +126,37 @@ fn programs_of(page: &str) -> Vec<String> {
 
 #[test]
 fn the_programs_of_the_readme() {
-    for program in &programs_of("README.md") {
-        for link in [Shared, Static] {
-            let compiled = installed().compile_text("readme", program, link);
-            assert_eq!(output(&mut Command::new(&compiled)), "seven is mine again, with 1 sample\n");
-        }
+    let programs = programs_of("README.md");
+    let [handler, end_of_all] = &programs[..] else { panic!("it shows two programs") };
+    for link in [Shared, Static] {
+        let compiled = installed().compile_text("readme", &until_the_end(handler), link);
+        assert_eq!(output(&mut Command::new(&compiled)), "seven is mine again, with 1 sample\n");
+        let compiled = installed().compile_text("end_of_all", end_of_all, link);
+        let ran = Command::new(&compiled).output().expect("it starts");
+        let (out, err) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
+        let late = "the time is over; guards are still out, or daemons are still attaching";
+        assert!(ran.status.success() && out == format!("{late}\nmail is mine again\n"), "{out}{err}");
+        assert!(
+            err.starts_with("interpreter 1 \"news\": 1 guard is out\n") && err.contains(" s  main+0x"),
+            "{err}"
+        );
     }
+}
+
+/// The program, with a signal after all else that it does: nobody may look up in a registry that is freed.
+fn until_the_end(program: &str) -> String {
+    let end = "    return ig_registry_free(registry) == IG_OK ? 0 : 1;\n";
+    let later = "    const int freed = ig_registry_free(registry);\n    raise(SIGUSR1);\n    return freed == IG_OK ? 0 : 1;\n";
+    let changed = program.replacen(end, later, 1);
+    assert_ne!(changed, program, "its last line is another");
+    changed
 }
 
 #[test]
 fn the_programs_of_the_guide() {
     let [program] = &programs_of("../docs/guide/c_vm.md")[..] else { panic!("it shows one program") };
     for link in [Shared, Static] {
-        let compiled = installed().compile_text("guide", program, link);
+        let compiled = installed().compile_text("guide", &until_the_end(program), link);
         assert_eq!(output(&mut Command::new(&compiled)), "at least 3 calls, 1 poke, and it is mine again\n");
     }
 }

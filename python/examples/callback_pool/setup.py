@@ -2,6 +2,7 @@ import interp_guard
 from setuptools import Extension, setup
 
 setup(
+    py_modules=[],  # what else lies in this folder is none of the package
     ext_modules=[
         Extension(
             "callback_pool",

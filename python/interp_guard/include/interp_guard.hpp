@@ -16,6 +16,10 @@
  *     }
  *
  * A static object with a destructor is gone before the last native thread has called: keep a view as above, for good.
+ * All threads may use one view. Threads that loop until they are refused are joined where the GIL is not held and Python is
+ * done with: in a static destructor or a function given to std::atexit. To have a thread that works under a guard told to
+ * stop there is InterpGuard_OnClose in pep788.h. It does not join.
+ *
  * What decrements a reference when it is destroyed (pybind11::object, a std::function around one) must not be destroyed
  * on a thread that was refused: release() it.
  */
@@ -64,7 +68,8 @@ class guard {
 };
 
 /* Attaches the calling thread, which the interpreter then waits for, until the end of the block; what was attached
- * before is attached again then. False: the interpreter is finalizing or gone, and nothing was done.
+ * before is attached again then. From a view: false if the interpreter is finalizing or gone, and nothing was done. From a
+ * guard it succeeds then, too: the interpreter waits for that guard.
  * Context: normal; waits for the GIL. */
 class attached {
     PyThreadStateToken *token;

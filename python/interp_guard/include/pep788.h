@@ -22,8 +22,8 @@
  * void PyInterpreterView_Close(PyInterpreterView *)
  *     Context: normal; signal-safe where the names are ours.
  * PyThreadStateToken *PyThreadState_Ensure(PyInterpreterGuard *)
- *     Attaches a thread state of the guarded interpreter to the calling thread, whatever was attached before. NULL on
- *     failure, no exception. Context: normal.
+ *     Attaches a thread state of the guarded interpreter to the calling thread, whatever was attached before, also while
+ *     that interpreter is closing and waits for the guard. NULL on failure, no exception. Context: normal.
  * PyThreadStateToken *PyThreadState_EnsureFromView(PyInterpreterView *)
  *     The same from a view; a guard is held until the release. NULL if the interpreter is finalizing or gone.
  *     Context: normal.
@@ -203,12 +203,14 @@ static inline int InterpGuard_Release(PyThreadStateToken *token) { return interp
  * Context: normal; blocks, with the GIL released. */
 static inline int InterpGuard_Drain(int64_t id, int64_t timeout_ns) { return interp_guard_api()->drain(id, timeout_ns); }
 
-/* Has `call(id, data)` called once when that interpreter closes: by its end, in the place of the package's atexit callback, or
- * by a drain. Nobody gets a guard any more then, and nobody waits yet for those that are out: so it can tell the threads that
- * hold one to come to an end. It should not wait for them. Of several, the latest is called first, Python's
- * interp_guard.on_close counted in. It is called on the thread that closes, attached to that interpreter; where the program
- * runs atexit._run_exitfuncs() itself, with the interpreter staying open. Never where the process ends without that, as by
- * _exit, or in a child of a raw fork(). An exception that it leaves set is shown.
+/* Has `call(id, data)` called once when that interpreter closes: by its end, in the place of the package's atexit
+ * callback, or by a drain. Nobody gets a guard any more then, and nobody waits yet for those that are out: so it can
+ * tell the threads that hold one to come to an end. It must not wait for them: it is called with the GIL held, which
+ * they may need to come to their end, and nobody reports such a wait or limits it. (Who has to join a thread here
+ * releases the GIL around it.) Of several, the latest is called first, Python's interp_guard.on_close counted in. It is
+ * called on the thread that closes, attached to that interpreter; where the program runs atexit._run_exitfuncs()
+ * itself, with the interpreter staying open. Never where the process ends without that, as by _exit, or in a child of a
+ * raw fork(). An exception that it leaves set is shown.
  * INTERP_GUARD_NOT_FOUND, INTERP_GUARD_FINALIZING, or INTERP_GUARD_INVALID for no function: then it is not called.
  * Context: attached, to any interpreter. */
 static inline int InterpGuard_OnClose(int64_t id, void (*call)(int64_t id, void *data), void *data) {

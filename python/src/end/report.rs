@@ -59,7 +59,7 @@ pub fn recorded(holders: &Holders, names: &Names, me: &str) -> String {
     if !holders.is_recorded() {
         let (it, was) = if out == 1 { ("it", "it was") } else { ("them", "they were") };
         return format!(
-            "\n  INTERP_GUARD_LEDGER=1 in the environment has a line here for each: \
+            "\n  with INTERP_GUARD_LEDGER=1 in the environment there is a line here for each: \
              who holds {it}, since when, and where {was} taken"
         );
     }

@@ -11,7 +11,8 @@ if os.environ.get("INTERP_GUARD_LEDGER") != "1":
     with interp_guard.lookup(0):
         found = interp_guard.holders(0)
         assert found == 1 == found.outstanding and found.details == () == tuple(found), found
-        assert "INTERP_GUARD_LEDGER=1" in str(found) and repr(found) == "<interp_guard.Holders: 1 out>", str(found)
+        assert str(found).startswith("1 guard is out\n") and "INTERP_GUARD_LEDGER=1" in str(found), str(found)
+        assert repr(found) == "<interp_guard.Holders: 1 out>", str(found)
     assert str(interp_guard.holders(0)).strip() == "no guard is out"
     try:
         interp_guard.holders(1 << 50)
@@ -43,7 +44,7 @@ with first, second, guards[0]:
     assert found.details[0].thread_id == threading.get_native_id() and not any(holder.in_handler for holder in found)
     ages = [holder.age for holder in found]
     assert ages == sorted(ages, reverse=True) and 0 < ages[-1] < 60, ages
-    assert f"{__file__}:{line}" in str(found), str(found)
+    assert str(found).startswith("3 guards are out\n") and f"{__file__}:{line}" in str(found), str(found)
     try:
         interp_guard.drain(0, timeout=0)
     except TimeoutError as report:
