@@ -9,7 +9,7 @@
 //! Lines `record: what | result` of the programs make the table that is printed at the end.
 //!
 //! Pythons are looked for on `PATH` and in `~/.pyenv/versions`. What is found is printed, and what is not used and why; a machine
-//! without any fails. Unless all are asked for, it is the first on `PATH` alone; or `INTERP_GUARD_PYTHONS` names executables. A
+//! without any fails. Unless all are asked for, it is the first on `PATH` alone, without the slow scenarios; or `INTERP_GUARD_PYTHONS` names executables. A
 //! free-threaded Python is used twice, by `PYTHON_GIL`: without the GIL, and with it. With `INTERP_GUARD_ENVIRONMENTS`, a folder of
 //! virtual environments that have the package installed, they are used as they are.
 
@@ -64,6 +64,21 @@ const PROGRAMS: &[(&str, Needs)] = &[
     ("with_uvloop", Needs::Libraries),
 ];
 
+/// Those that compile what others wrote, or run for minutes: where no Pythons are asked for, they are left out unless
+/// named on the command line with `--include-ignored`. `.ci/steps/70-python` has them all.
+const SLOW: &[&str] = &[
+    "pyo3",
+    "shield",
+    "with_cffi_source",
+    "with_cython",
+    "with_pybind11",
+    "with_nanobind",
+    "with_pyo3",
+    "guide",
+    "callback_pool",
+    "with_uvloop",
+];
+
 #[derive(Clone, Copy, PartialEq)]
 enum Needs {
     Package,
@@ -76,6 +91,7 @@ fn main() {
     let arguments = Arguments::from_args();
     let pythons = support::find_pythons();
     let package = Package::find(&pythons, support::is_long());
+    let all = support::are_named() || support::is_long();
     for python in &pythons {
         eprintln!("using CPython {} at {}", python.name(), python.executable.display());
     }
@@ -109,12 +125,13 @@ fn main() {
         for &(program, needs) in PROGRAMS {
             let (python, package, records) = (python.clone(), package.clone(), records.clone());
             let name = format!("{}::{program}", python.name());
-            trials.push(Trial::test(name, move || {
+            let trial = Trial::test(name, move || {
                 let said = run(&python, &package, program, needs)?;
                 let mut records = records.lock().unwrap_or_else(PoisonError::into_inner);
                 records.extend(said.lines().filter_map(|line| Record::read(line, &python.name())));
                 Ok(())
-            }));
+            });
+            trials.push(trial.with_ignored_flag(SLOW.contains(&program) && !all));
         }
     }
     let conclusion = libtest_mimic::run(&arguments, trials);

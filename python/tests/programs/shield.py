@@ -16,7 +16,7 @@ from shared import INTERPRETERS
 
 LONG = bool(os.environ.get("INTERP_GUARD_LONG"))
 ENDS_THREADS = sys.version_info < (3, 14)  # later versions stop them
-rounds = 200 if LONG else 8
+rounds = 200 if LONG else 4
 folder = tempfile.mkdtemp()
 # A shell starts background jobs with SIGINT ignored, and Python then leaves it so.
 signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -70,7 +70,7 @@ for way, what in WAYS.items():
     program = BAD.format(way=way)
     path = write("bad.py", program)
     ends = collections.Counter()
-    for _ in range(rounds if LONG else 4):
+    for _ in range(rounds if LONG else 2):
         ends[run(path)[0]] += 1
     for _ in range(400 if way == "g" and ENDS_THREADS else 0):
         if sum(ends[status] for status in ends if status != 0) > 0:
@@ -197,7 +197,7 @@ for ending, expected in (
     ("pool.end_inside()", 0),
     ("raise KeyboardInterrupt", -signal.SIGINT),
 ):
-    for _ in range(rounds // 4):
+    for _ in range(max(rounds // 4, 2)):
         status, out, err = shielded(WORKING + ending)
         assert (status, out) == (expected, "") and (status in (1, -2) or err == ""), (ending, status, out, err)
         assert status != 1 or err.endswith("\nValueError: mine\n"), err

@@ -29,6 +29,11 @@ pub fn are_installed() -> bool {
     environments().is_some()
 }
 
+/// Does `INTERP_GUARD_PYTHONS` say which Pythons are wanted?
+pub fn are_named() -> bool {
+    std::env::var_os("INTERP_GUARD_PYTHONS").is_some_and(|value| !value.is_empty())
+}
+
 /// One CPython, and how it is run.
 #[derive(Clone)]
 pub struct Python {
