@@ -75,6 +75,20 @@ pub fn ensure<'r, T: Runtime>(guard: &Guard<'r, T>) -> Result<Attached<'r, T>, E
 /// [`ensure`], in a level of its own.
 #[inline(never)]
 pub(super) fn enter<T: Runtime>(guard: &Guard<'_, T>, site: Site) -> Result<At, EnsureError> {
+    let (here, raw) = (this_thread(), guard.as_raw());
+    if levels::top(here).is_some() || !raw.is_counted() {
+        return enter_beside(guard, site);
+    }
+    let (table, parts) = (raw.table(), raw.clone_at(site).into_parts());
+    // SAFETY: (1) the guard's table and payload, guarded by `parts`; (2) handed over.
+    unsafe { transition::enter_first(here, table, raw.id(), &**guard, parts, site) }
+        // SAFETY: refused.
+        .map_err(|refused| unsafe { give_back(table, refused) })
+}
+
+/// [`enter`], inside another level, or with a guard that does not count.
+#[inline(never)]
+fn enter_beside<T: Runtime>(guard: &Guard<'_, T>, site: Site) -> Result<At, EnsureError> {
     let raw = guard.as_raw();
     let (table, id) = (raw.table(), raw.id());
     let hold = transition::cover(table, id, || match raw.is_counted() {

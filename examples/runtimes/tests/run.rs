@@ -2,9 +2,11 @@
 
 use std::process::Command;
 
+/// Built as this test is: by `--release`, or not.
 fn run(name: &str, arguments: &[&str]) -> String {
+    let profile = if cfg!(debug_assertions) { "dev" } else { "release" };
     let ran = Command::new(env!("CARGO"))
-        .args(["run", "--quiet", "--locked", "--release", "--package", name, "--"])
+        .args(["run", "--quiet", "--locked", "--profile", profile, "--package", name, "--"])
         .args(arguments)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
