@@ -242,17 +242,16 @@ fn kernel() -> String {
         .map_or("unknown".to_owned(), |text| text.trim().to_owned())
 }
 
+/// Not asked for by name at run time: in a program that glibc is linked into, `dlsym` finds nothing.
 fn c_library() -> String {
-    // SAFETY: the name is terminated; a null answer means that this C library is not glibc.
-    let symbol = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"gnu_get_libc_version".as_ptr()) };
-    if symbol.is_null() {
-        return "not glibc".to_owned();
+    #[cfg(target_env = "gnu")]
+    {
+        // SAFETY: no arguments; it returns a static, terminated string.
+        let version = unsafe { std::ffi::CStr::from_ptr(libc::gnu_get_libc_version()) };
+        format!("glibc {}", version.to_string_lossy())
     }
-    // SAFETY: glibc declares `const char *gnu_get_libc_version(void)`.
-    let version: extern "C" fn() -> *const libc::c_char = unsafe { std::mem::transmute(symbol) };
-    // SAFETY: it returns a static, terminated string.
-    let version = unsafe { std::ffi::CStr::from_ptr(version()) };
-    format!("glibc {}", version.to_string_lossy())
+    #[cfg(not(target_env = "gnu"))]
+    "not glibc".to_owned()
 }
 
 /// Where the C library does not know, it says 0 or -1.

@@ -21,7 +21,8 @@ pub struct Rseq {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Missing {
     /// The C library registered no restartable sequences: it is older than glibc 2.35 or not glibc, the tunable
-    /// `glibc.pthread.rseq` is 0, or the kernel (or valgrind) does not offer them.
+    /// `glibc.pthread.rseq` is 0, or the kernel (or valgrind) does not offer them. Or it is linked into the program, where
+    /// `dlsym` does not find them.
     Rseq,
     /// The kernel refused `membarrier(REGISTER_PRIVATE_EXPEDITED)` with this error number: it is older than Linux 4.14,
     /// or a seccomp filter forbids the call.
@@ -36,7 +37,7 @@ impl fmt::Display for Missing {
         match self {
             Self::Rseq => f.write_str(
                 "restartable sequences, registered by the C library (glibc 2.35 or later, \
-                 with glibc.pthread.rseq not 0, on a kernel that has them)",
+                 not linked into the program, with glibc.pthread.rseq not 0, on a kernel that has them)",
             ),
             Self::Membarrier(errno) => write!(
                 f,

@@ -1,5 +1,5 @@
-//! What is published builds by itself, and so does its documentation: as a registry and docs.rs get it, from the files that
-//! `include` in Cargo.toml names. Each link in the documentation leads to a page that is there.
+//! What is published builds by itself, and so does the library's documentation: as a registry and docs.rs get it, from the files
+//! that `include` in Cargo.toml names. Each link in the documentation leads to a page that is there.
 #![allow(missing_docs)]
 
 use std::collections::BTreeSet;
@@ -24,19 +24,37 @@ fn succeeds(command: &mut Command) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// What is published of this workspace.
+fn published() -> Vec<String> {
+    let metadata = succeeds(
+        Command::new(env!("CARGO"))
+            .args(["metadata", "--no-deps", "--format-version", "1", "--offline", "--quiet"])
+            .current_dir(env!("CARGO_MANIFEST_DIR")),
+    );
+    let metadata: serde_json::Value = serde_json::from_str(&metadata).expect("JSON");
+    let members = metadata["packages"].as_array().expect("packages").iter();
+    let published = members.filter(|package| package["publish"].is_null()); // `false` is an empty list there
+    published.map(|package| package["name"].as_str().expect("a name").to_owned()).collect()
+}
+
 /// The documentation of the package, unpacked: the folder with its pages.
 fn documentation() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let package = ["package", "--package", "interp-guard", "--allow-dirty"];
-    let listed = succeeds(cargo(root, &package).arg("--list"));
-    let files: BTreeSet<&str> = listed.lines().collect();
-    for file in ["README.md", "LICENSE-APACHE", "LICENSE-MIT", "src/lib.rs"] {
-        assert!(files.contains(file), "no {file} in\n{listed}");
+    let published = published();
+    assert_eq!(published, ["interp-guard", "interp-guard-pyo3"]);
+    let mut package = vec!["package", "--allow-dirty"];
+    for name in &published {
+        package.extend(["--package", name.as_str()]);
+        let listed = succeeds(&mut cargo(root, &["package", "--allow-dirty", "--list", "--package", name]));
+        let files: BTreeSet<&str> = listed.lines().collect();
+        for file in ["README.md", "LICENSE-APACHE", "LICENSE-MIT", "src/lib.rs"] {
+            assert!(files.contains(file), "{name}: no {file} in\n{listed}");
+        }
+        let foreign = ["python", "capi", "cli", "tests", "benches", ".ci", "models"];
+        let strays: Vec<_> =
+            files.iter().filter(|file| foreign.iter().any(|other| file.starts_with(other))).collect();
+        assert!(strays.is_empty(), "{name}: {strays:?}");
     }
-    let foreign = ["python", "capi", "cli", "tests", "benches", ".ci", "models"];
-    let strays: Vec<_> =
-        files.iter().filter(|file| foreign.iter().any(|other| file.starts_with(other))).collect();
-    assert!(strays.is_empty(), "{strays:?}");
 
     succeeds(&mut cargo(root, &package)); // builds what it has packed
     let unpacked = target().join("package").join(concat!("interp-guard-", env!("CARGO_PKG_VERSION")));

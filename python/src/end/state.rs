@@ -1,5 +1,6 @@
 //! How far the end has come, in this epoch.
 
+use crate::ground::python;
 use pyo3_ffi as ffi;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -9,7 +10,7 @@ static MAIN_IS_ENDING: AtomicBool = AtomicBool::new(false);
 /// Has the main interpreter's hook run? Then threads may be gone or stuck, and nothing may wait for them.
 static MAIN_IS_DRAINED: AtomicBool = AtomicBool::new(false);
 
-/// The thread on which the main interpreter's hook ran last, as `pthread_self` says, or 0.
+/// The thread on which the main interpreter's hook ran last, by `this_thread`, or 0.
 static MAIN_ENDS_ON: AtomicU64 = AtomicU64::new(0);
 
 /// Has an end gone on with guards out, as the application chose? It was said who has them.
@@ -29,8 +30,7 @@ pub fn begin_epoch() {
 pub fn main_begins_to_end() {
     MAIN_IS_ENDING.store(true, Ordering::Release);
     // Relaxed: see `main_ends_on_this_thread`.
-    // SAFETY: always callable.
-    MAIN_ENDS_ON.store(unsafe { libc::pthread_self() }, Ordering::Relaxed);
+    MAIN_ENDS_ON.store(python::this_thread(), Ordering::Relaxed);
 }
 
 /// Has the main interpreter begun to close all others?
@@ -42,9 +42,9 @@ pub fn main_is_ending() -> bool {
 /// and the interpreter cannot get any further before it returns.
 pub fn main_ends_on_this_thread() -> bool {
     // SAFETY: always callable.
-    let (me, initialized) = unsafe { (libc::pthread_self(), ffi::Py_IsInitialized() != 0) };
+    let initialized = unsafe { ffi::Py_IsInitialized() } != 0;
     // Relaxed: only what this thread has stored itself is of interest.
-    initialized && MAIN_ENDS_ON.load(Ordering::Relaxed) == me
+    initialized && MAIN_ENDS_ON.load(Ordering::Relaxed) == python::this_thread()
 }
 
 /// The main interpreter's hook has waited for everybody.

@@ -226,9 +226,15 @@ fn attached_if_mine(state: *mut PyThreadState, thread_id: usize) -> *mut PyThrea
         return state;
     }
     // Another thread's state may be freed at any moment: its memory is read by the kernel, which cannot fault.
+    if read_word(state as usize + thread_id) == Some(this_thread()) { state } else { null_mut() }
+}
+
+/// The calling thread, as CPython numbers it: its `pthread_t`, which is a number, or, in musl, an address.
+///
+/// Context: any, async-signal-safe.
+pub fn this_thread() -> u64 {
     // SAFETY: pthread_self is always callable.
-    let me = unsafe { libc::pthread_self() };
-    if read_word(state as usize + thread_id) == Some(me) { state } else { null_mut() }
+    unsafe { libc::pthread_self() as usize as u64 }
 }
 
 /// The word at an address that may not be mapped.
