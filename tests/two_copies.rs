@@ -109,7 +109,8 @@ fn a_panic_that_one_contains_ends_the_process_from_the_other() {
         return; // with status 0: it has not ended the process
     }
     let child = Command::new(std::env::current_exe().expect("this test"))
-        .args(["--exact", "a_panic_that_one_contains_ends_the_process_from_the_other", "--test-threads", "1"])
+        .args(["--exact", "a_panic_that_one_contains_ends_the_process_from_the_other"])
+        .args(["--include-ignored", "--test-threads", "1"])
         .env(CHILD, "1")
         .output()
         .expect("it runs");
