@@ -1,4 +1,4 @@
-//! AArch64. Built and run under an emulator, whose times say nothing: no figure of it is in `docs/benchmarks.md`.
+//! AArch64. Built, and not yet run: no figure of it is in `docs/benchmarks.md`.
 
 use crate::floors::{Line, Sequences};
 use std::arch::asm;
