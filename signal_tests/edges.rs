@@ -377,12 +377,22 @@ fn who_has_ended_without_a_proc_file_system() {
         let _lives = spawn("lives on", Some(end));
         let guards = [guards.recv().expect("sent"), guards.recv().expect("sent")];
         ended.join().expect("no panic");
-        for number in
-            [libc::SYS_statx, libc::SYS_stat, libc::SYS_lstat, libc::SYS_newfstatat, libc::SYS_access]
-        {
-            forbid(number, None, libc::ENOENT);
-        }
-        for number in [libc::SYS_open, libc::SYS_openat, libc::SYS_faccessat, libc::SYS_readlink] {
+        let calls = [
+            libc::SYS_statx,
+            libc::SYS_newfstatat,
+            libc::SYS_openat,
+            libc::SYS_faccessat,
+            libc::SYS_readlinkat,
+        ];
+        #[cfg(target_arch = "x86_64")] // which has older forms too
+        let calls = calls.into_iter().chain([
+            libc::SYS_stat,
+            libc::SYS_lstat,
+            libc::SYS_access,
+            libc::SYS_open,
+            libc::SYS_readlink,
+        ]);
+        for number in calls {
             forbid(number, None, libc::ENOENT);
         }
         assert!(!std::path::Path::new("/proc/self").exists(), "there is none");

@@ -638,7 +638,16 @@ fn a_worker_that_may_not_wait_runs_what_there_is_and_ends() {
     let queue = PendingQueue::with(registry, QueueOptions::new().name("SIGUSR1")).unwrap();
     let worker = queue.start_worker().unwrap();
     refuse(
-        &[libc::SYS_epoll_wait, libc::SYS_epoll_pwait, libc::SYS_epoll_pwait2, libc::SYS_poll],
+        &[
+            #[cfg(target_arch = "x86_64")]
+            libc::SYS_epoll_wait,
+            libc::SYS_epoll_pwait,
+            libc::SYS_epoll_pwait2,
+            #[cfg(target_arch = "x86_64")]
+            libc::SYS_poll,
+            #[cfg(not(target_arch = "x86_64"))]
+            libc::SYS_ppoll,
+        ],
         libc::EPERM,
     );
     // It is told to wait no more when it comes back from the wait in which it is.

@@ -1,7 +1,8 @@
-//! Time and opaqueness, as cheap and exact as the machine gives them. Linux on x86-64 only, as per-CPU counting is.
+//! Time and opaqueness, as cheap and exact as the machine gives them.
 
+use super::arch::raw_ticks;
+pub use super::arch::{answered, ticks, yardstick};
 use std::arch::asm;
-use std::arch::x86_64::{__rdtscp, _mm_lfence, _rdtsc};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -13,28 +14,15 @@ pub fn thread_cpu_ns() -> f64 {
     now.tv_sec as f64 * 1e9 + now.tv_nsec as f64
 }
 
-/// The time-stamp counter, after everything before it is done.
-pub fn ticks() -> u64 {
-    // SAFETY: x86-64 has all three instructions; they touch no memory but the local.
-    unsafe {
-        let mut cpu = 0;
-        let now = __rdtscp(&mut cpu);
-        _mm_lfence();
-        now
-    }
-}
-
 /// Nanoseconds per tick.
 pub fn tick_ns() -> f64 {
     static RATE: OnceLock<f64> = OnceLock::new();
     *RATE.get_or_init(|| {
-        // SAFETY: reads a register.
-        let (start, from) = (Instant::now(), unsafe { _rdtsc() });
+        let (start, from) = (Instant::now(), raw_ticks());
         while start.elapsed() < Duration::from_millis(50) {
             std::hint::spin_loop();
         }
-        // SAFETY: reads a register.
-        let ticks = unsafe { _rdtsc() } - from;
+        let ticks = raw_ticks() - from;
         start.elapsed().as_nanos() as f64 / ticks as f64
     })
 }
@@ -56,23 +44,4 @@ pub fn opaque<K: Copy>(key: K) -> K {
 pub fn used<T>(pointer: *const T) {
     // SAFETY: an empty instruction sequence.
     unsafe { asm!("/* {0} */", in(reg) pointer, options(nostack, preserves_flags)) };
-}
-
-/// Has the compiler produce the answer, without a detour through memory.
-#[inline(always)]
-pub fn answered(answer: bool) {
-    // SAFETY: an empty instruction sequence.
-    unsafe { asm!("/* {0} */", in(reg_byte) u8::from(answer), options(nostack, preserves_flags)) };
-}
-
-/// A fixed amount of work that fills every execution unit and touches no memory: how much of a core is ours right now.
-#[inline(never)]
-pub fn yardstick() {
-    for _ in 0..1500 {
-        // SAFETY: registers only.
-        unsafe {
-            asm!("add {a}, 1", "add {b}, 1", "add {c}, 1", "add {d}, 1", "add {a}, 1", "add {b}, 1", "add {c}, 1", "add {d}, 1",
-                a = out(reg) _, b = out(reg) _, c = out(reg) _, d = out(reg) _, options(nostack, nomem));
-        }
-    }
 }

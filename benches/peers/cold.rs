@@ -1,12 +1,12 @@
 //! Cold: what an operation costs when nothing of its data is in a cache.
 //!
-//! Before each single operation every present line of the process's heap and anonymous mappings is flushed (`clflush`),
+//! Before each single operation every present line of the process's heap and anonymous mappings is flushed,
 //! the tables, counters and maps of all candidates among them; stacks, thread-local data, globals and code stay. The
 //! time is that of one operation between two serialised time stamps, less the median for a candidate that does nothing.
 
+use super::arch::{flush, flushed};
 use super::clock::{tick_ns, ticks};
 use super::measure::Summary;
-use std::arch::x86_64::{_mm_clflush, _mm_mfence};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
@@ -15,9 +15,10 @@ const PAGE: usize = 4096;
 
 /// The pages of the heap and of anonymous mappings that are present and hold no stack or thread-local data.
 fn data_pages() -> Vec<usize> {
+    thread_local!(static OWN: u8 = const { 0 });
     let local = 0_u8;
     // Where this thread's stack and its thread-local data are.
-    let private = [&raw const local as usize, thread_pointer()];
+    let private = [&raw const local as usize, OWN.with(|own| std::ptr::from_ref(own) as usize)];
     let maps = std::fs::read_to_string("/proc/self/maps").expect("/proc/self/maps");
     let present = File::open("/proc/self/pagemap").expect("/proc/self/pagemap");
     let mut pages = Vec::new();
@@ -47,24 +48,14 @@ fn data_pages() -> Vec<usize> {
     pages
 }
 
-fn thread_pointer() -> usize {
-    let pointer: usize;
-    // SAFETY: the ABI keeps the thread pointer where it points to.
-    unsafe {
-        std::arch::asm!("mov {}, fs:[0]", out(reg) pointer, options(nostack, readonly, preserves_flags))
-    };
-    pointer
-}
-
-fn flush(pages: &[usize]) {
+fn flush_all(pages: &[usize]) {
     for &page in pages {
         for line in (page..page + PAGE).step_by(LINE) {
-            // SAFETY: the page is mapped; a flush changes nothing that a program can see but time.
-            unsafe { _mm_clflush(line as *const u8) };
+            // SAFETY: the page is mapped.
+            unsafe { flush(line as *const u8) };
         }
     }
-    // SAFETY: always available.
-    unsafe { _mm_mfence() };
+    flushed();
 }
 
 /// The median time of one operation of each candidate, flushed before every single one, in nanoseconds. The first
@@ -77,7 +68,7 @@ pub fn times(rounds: usize, operations: &[&dyn Fn()]) -> Vec<Summary> {
             // Twice warm first: code, translations and branch predictions are not what is asked about.
             operation();
             operation();
-            flush(&pages);
+            flush_all(&pages);
             let start = ticks();
             operation();
             times.push((ticks() - start) as f64 * tick_ns());

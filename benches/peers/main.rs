@@ -3,6 +3,7 @@
 //! One process, many short interleaved rounds; every figure is the median over the rounds, also as a ratio to the floor
 //! measured in the same round. `docs/benchmarks.md` says what was found.
 
+mod arch;
 mod churn;
 mod clock;
 mod cold;

@@ -8,6 +8,7 @@
 //! sequence that the fork interrupted goes on and commits. `rseq_fire` has the sequences at full speed.
 #![allow(missing_docs)]
 
+mod arch;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod shared;

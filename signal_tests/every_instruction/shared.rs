@@ -23,7 +23,7 @@ pub struct Shared {
     name: AtomicPtr<u8>,
     length: AtomicUsize,
     order: AtomicU32,
-    /// Address of a `syscall` instruction, for the tracer to fork the stepped process at.
+    /// Address of a system-call instruction, for the tracer to fork the stepped process at.
     pub fork_site: AtomicU64,
     /// Handlers stop at their end, so that nothing need watch their system calls for it.
     pub handlers_stop: AtomicBool,

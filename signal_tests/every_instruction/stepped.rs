@@ -1,5 +1,6 @@
 //! The stepped process: what it does, what its handler looks at, and what the handler may see at each point.
 
+use crate::arch::{fork_site, stop};
 use crate::shared::{Order, Shared};
 use interp_guard::bindings::RegistryExt as _;
 use interp_guard::pending::{PendingQueue, QueueOptions};
@@ -116,8 +117,7 @@ extern "C" fn handler(_: libc::c_int) {
     let after = unsafe { errno.read() };
     check!(-1, after == 0x5A || shared().order() == Order::Intrude);
     if STOPS.load(SeqCst) != 0 && shared().handlers_stop.load(SeqCst) {
-        // SAFETY: as in `step`.
-        unsafe { std::arch::asm!("int3") };
+        stop();
     }
 }
 
@@ -194,8 +194,7 @@ fn step<R>(name: &'static str, changes: &[(i64, Stage)], run: impl FnOnce() -> R
     }
     shared().begin(name);
     if STOPS.load(SeqCst) != 0 || shared().order() == Order::DropHeld {
-        // SAFETY: stops for the tracer, which lets it go on.
-        unsafe { std::arch::asm!("int3") };
+        stop();
     }
     let result = run();
     shared().end();
@@ -204,14 +203,6 @@ fn step<R>(name: &'static str, changes: &[(i64, Stage)], run: impl FnOnce() -> R
     }
     look_around();
     result
-}
-
-/// Where the tracer forks this process.
-fn fork_site() -> u64 {
-    let site: u64;
-    // SAFETY: computes an address; the system call is jumped over.
-    unsafe { std::arch::asm!("lea {}, [rip + 2f]", "jmp 3f", "2: syscall", "3:", out(reg) site) };
-    site
 }
 
 fn set_up(page: &'static Shared, counters: Counters, ledger: bool) {

@@ -1,5 +1,6 @@
 //! The process that steps: stops a child at each instruction of an operation and signals it there.
 
+use crate::arch;
 use crate::shared::{Order, Shared};
 use crate::stepped::STOPS;
 use libc::user_regs_struct;
@@ -66,6 +67,8 @@ fn stay() {
 
 /// Forks a process that does `work`, and steps the operations that it names.
 pub fn trace(page: &'static Shared, plan: Plan, work: impl FnOnce()) -> Covered {
+    // A kernel that has to be tried is tried here, for the child too: that takes tasks of its own, which are not to be stepped.
+    interp_guard::platform::sequences();
     stay();
     // SAFETY: this process has one thread.
     let stepped = match unsafe { fork() }.expect("fork") {
@@ -91,7 +94,11 @@ fn is_sampled(boundary: u64, nth: u64) -> bool {
 }
 
 fn wait(pid: Pid) -> WaitStatus {
-    waitpid(pid, Some(WaitPidFlag::__WALL)).expect("waitpid")
+    let status = waitpid(pid, Some(WaitPidFlag::__WALL)).expect("waitpid");
+    if status == WaitStatus::Stopped(pid, Signal::SIGTRAP) {
+        arch::step_over_stop(pid);
+    }
+    status
 }
 
 impl Tracer {
@@ -123,9 +130,9 @@ impl Tracer {
             let here = ptrace::getregs(self.stepped).expect("getregs");
             // The clock is read again if it ticked meanwhile, and with something done at each instruction it always has: each
             // instruction of that is visited once.
-            let mut is_due = |nth| {
-                is_sampled(boundary, nth) && (!self.vdso.contains(&here.rip) || visited.insert(here.rip))
-            };
+            let (next, _) = arch::place(&here);
+            let mut is_due =
+                |nth| is_sampled(boundary, nth) && (!self.vdso.contains(&next) || visited.insert(next));
             match self.plan {
                 Plan::Signal { nth, phase, nested } => {
                     if is_due(nth) {
@@ -189,17 +196,18 @@ impl Tracer {
         let go_on = if handlers_stop { ptrace::cont } else { ptrace::syscall };
         go_on(self.stepped, Some(Signal::SIGUSR1)).expect("goes on");
         loop {
-            match wait(self.stepped) {
+            let for_call = match wait(self.stepped) {
                 // Where a system call ends, a signal that is put in is sent, and the process stops to receive it.
                 WaitStatus::Stopped(_, Signal::SIGUSR1) => {
                     go_on(self.stepped, Some(Signal::SIGUSR1)).expect("goes on");
                     continue;
                 }
-                WaitStatus::Stopped(_, Signal::SIGTRAP) | WaitStatus::PtraceSyscall(_) => {}
+                WaitStatus::Stopped(_, Signal::SIGTRAP) => false,
+                WaitStatus::PtraceSyscall(_) => true,
                 other => self.fail(&format!("{other:?}")),
-            }
+            };
             let registers = ptrace::getregs(self.stepped).expect("getregs");
-            if registers.orig_rax == libc::SYS_rt_sigreturn as u64 {
+            if arch::calls_sigreturn(&registers, for_call) {
                 break;
             }
             ptrace::syscall(self.stepped, None).expect("syscall");
@@ -220,7 +228,7 @@ impl Tracer {
         assert_eq!(wait(self.stepped), WaitStatus::Stopped(self.stepped, Signal::SIGUSR1));
         for boundary in 0.. {
             let here = ptrace::getregs(self.stepped).expect("getregs");
-            if (here.rip, here.rsp) == (home.rip, home.rsp) {
+            if arch::place(&here) == arch::place(&home) {
                 return;
             }
             if boundary == 0 || is_sampled(boundary, nth) {
@@ -234,22 +242,17 @@ impl Tracer {
     /// Is the next instruction the system call in which a drain waits?
     fn would_sleep(&self, registers: &user_regs_struct) -> bool {
         let wait = (libc::FUTEX_WAIT_BITSET | libc::FUTEX_PRIVATE_FLAG) as u64;
-        registers.rax == libc::SYS_futex as u64
-            && registers.rsi == wait
+        let (next, _) = arch::place(registers);
+        arch::call_ahead(registers) == (libc::SYS_futex as u64, wait)
             && self.page.order() == Order::DropHeld
-            && ptrace::read(self.stepped, registers.rip as *mut _).expect("code") & 0xFFFF == 0x050F
+            && arch::is_call(ptrace::read(self.stepped, next as *mut _).expect("code"))
     }
 
     /// Forks the process where it stands, with the registers `here`. The child takes a signal there, or in the system call that comes next, and
     /// runs to its end.
     fn child(&mut self, mut here: user_regs_struct, asleep: bool) {
-        here.orig_rax = u64::MAX; // no system call to restart
-        let mut forking = here;
-        // A fork, but for whose child it is: this process's, so that the stepped one is sent no SIGCHLD.
-        forking.rax = libc::SYS_clone as u64;
-        forking.rdi = libc::CLONE_PARENT as u64;
-        (forking.rsi, forking.rdx, forking.r10, forking.r8) = (0, 0, 0, 0);
-        forking.rip = self.page.fork_site.load(SeqCst);
+        arch::forget_call(&mut here);
+        let forking = arch::forking(here, self.page.fork_site.load(SeqCst));
         ptrace::setregs(self.stepped, forking).expect("setregs");
         ptrace::step(self.stepped, None).expect("step");
         let event = wait(self.stepped);
@@ -307,7 +310,7 @@ impl Tracer {
 
     fn fail(&self, what: &str) -> ! {
         let operation = self.page.operation();
-        let at = ptrace::getregs(self.stepped).map(|registers| registers.rip);
+        let at = ptrace::getregs(self.stepped).map(|registers| arch::place(&registers).0);
         panic!("{what}; operation {operation:?}, at {at:x?}, boundary {}", self.covered.boundaries)
     }
 }
