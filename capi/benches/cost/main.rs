@@ -4,7 +4,10 @@
 //! once with the shared one (calls through the linkage table). `capi/README.md` says what was found.
 
 // The workspace's way to measure.
-#[allow(dead_code, reason = "the other benchmark uses more of it")]
+#[allow(dead_code, unused_imports, reason = "the other benchmark uses more of it")]
+#[path = "../../../benches/peers/arch/mod.rs"]
+mod arch;
+#[allow(dead_code, unused_imports, reason = "the other benchmark uses more of it")]
 #[path = "../../../benches/peers/clock.rs"]
 mod clock;
 #[path = "../../../benches/peers/floors.rs"]
