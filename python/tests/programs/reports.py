@@ -88,7 +88,7 @@ assert report[1].endswith(f"s  {here}/hold.py:3"), (report, here)
 
 # Without the ledger: how to get them. No advice that is for Rust.
 (first, second), _ = reports(HOLD + START.format("worker"), 2, INTERP_GUARD_LEDGER="0")
-assert first[1:] == second[1:] and len(first) == 2 and first[1].startswith("  INTERP_GUARD_LEDGER=1 in the environment "), first
+assert first[1:] == second[1:] and len(first) == 2 and first[1].startswith("  with INTERP_GUARD_LEDGER=1 in the environment "), first
 print("record: a report, without it |", first[0], "/", first[1].strip())
 for text in (first[1], str(interp_guard.holders(0)), interp_guard.__doc__):
     assert "Registry" not in text and "::" not in text, text

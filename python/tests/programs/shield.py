@@ -11,6 +11,7 @@ import sys
 import sysconfig
 import tempfile
 
+import interp_guard
 import pool
 from shared import INTERPRETERS
 
@@ -337,7 +338,9 @@ assert came.acquire(timeout=100)
 pool.start(int, "g", 4)
 while pool.calls() < 100: time.sleep(0.001)
 """
-search = os.pathsep.join(os.path.abspath(path) for path in os.environ["PYTHONPATH"].split(os.pathsep))
+# It does not find a virtual environment again.
+search = [os.path.dirname(os.path.dirname(interp_guard.__file__)), *os.environ["PYTHONPATH"].split(os.pathsep)]
+search = os.pathsep.join(os.path.abspath(path) for path in search)
 for threads in ("", "pool.start(int, 'g', 2)\n"):
     first = "import pool\npool.begin_again(PROGRAM)\n" + ("" if not threads else "pool.call_once(int)\n")
     status, out, err = shielded(first.replace("PROGRAM", repr(AGAIN.replace("SHIELD", "True"))), PYTHONPATH=search)
