@@ -8,9 +8,8 @@ use super::{DRAIN_LIMIT, Options};
 use interp_guard::pending::{PendingQueue, Worker};
 use interp_guard::{InterpreterId, RegisterError, Registry};
 use nix::sys::pthread::{Pthread, pthread_kill, pthread_self};
-use nix::sys::signal::{SigEvent, SigevNotify, Signal, raise};
-use nix::sys::time::TimeSpec;
-use nix::sys::timer::{Expiration, Timer, TimerSetTimeFlags};
+use nix::sys::signal::{Signal, raise};
+use nix::sys::timer::Timer;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::error::Error;
@@ -74,7 +73,7 @@ impl Fleet {
                     if index < churners { format!("churner {index}") } else { format!("holder {index}") };
                 Stoppable::spawn(name, move |stop| {
                     tally::enroll(seed.wrapping_add(index as u64));
-                    report.send(pthread_self()).expect("waited for");
+                    report.send(Target::this()).expect("waited for");
                     let _timer = timer_at_this_thread(timer);
                     if index < churners {
                         Churner::new(registry, board, index, churners, seed).run(stop);
@@ -84,7 +83,7 @@ impl Fleet {
                 })
             })
             .collect();
-        let threads: Vec<Pthread> = reported.iter().take(targets.len()).collect();
+        let threads: Vec<Target> = reported.iter().take(targets.len()).collect();
         let sender = fire_at(threads);
         Ok(Self { sender, targets, queue, worker })
     }
@@ -100,23 +99,45 @@ impl Fleet {
     }
 }
 
+/// A thread to signal. With musl a `pthread_t` is a pointer, which could not be sent.
+#[derive(Clone, Copy)]
+pub struct Target(usize);
+
+impl Target {
+    /// The calling thread.
+    pub fn this() -> Self {
+        Self(pthread_self() as usize)
+    }
+}
+
 /// Signals these threads again and again. They outlive the sender: it is joined first.
-pub fn fire_at(threads: Vec<Pthread>) -> Stoppable {
+pub fn fire_at(threads: Vec<Target>) -> Stoppable {
     Stoppable::spawn("sender".into(), move |stop| {
         while !stop.load(Ordering::Relaxed) {
             for &thread in &threads {
-                let _ = pthread_kill(thread, Signal::SIGUSR1);
+                let _ = pthread_kill(thread.0 as Pthread, Signal::SIGUSR1);
             }
         }
     })
 }
 
+/// Signals the calling thread every `period`, until it is dropped.
+#[cfg(target_env = "gnu")]
 pub fn timer_at_this_thread(period: Duration) -> Option<Timer> {
+    use nix::sys::signal::{SigEvent, SigevNotify};
+    use nix::sys::time::TimeSpec;
+    use nix::sys::timer::{Expiration, TimerSetTimeFlags};
     let thread_id = nix::unistd::gettid().as_raw();
     let notify = SigevNotify::SigevThreadId { signal: Signal::SIGUSR1, thread_id, si_value: 0 };
     let mut timer = Timer::new(nix::time::ClockId::CLOCK_MONOTONIC, SigEvent::new(notify)).ok()?;
     timer.set(Expiration::Interval(TimeSpec::from_duration(period)), TimerSetTimeFlags::empty()).ok()?;
     Some(timer)
+}
+
+/// nix names a thread to the kernel with glibc only. The sender and the threads themselves signal.
+#[cfg(not(target_env = "gnu"))]
+pub fn timer_at_this_thread(_period: Duration) -> Option<Timer> {
+    None
 }
 
 /// Looks up in normal context, and signals itself in between, so that many signals are delivered however few cores the

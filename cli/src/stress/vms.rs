@@ -8,7 +8,7 @@
 use super::board::{Phase, Seat};
 use super::canary::Interpreter;
 use super::tally::{self, Violation};
-use super::threads::{Stoppable, fire_at, timer_at_this_thread};
+use super::threads::{Stoppable, Target, fire_at, timer_at_this_thread};
 use super::{DRAIN_LIMIT, Options, handler};
 use interp_guard::bound::{self, Bound, CallError, Refused};
 use interp_guard::locked::{Locked, WithError};
@@ -16,7 +16,6 @@ use interp_guard::pending::{PendingQueue, Worker, WorkerOptions};
 use interp_guard::signal::{self, Handler};
 use interp_guard::thread_state::{self, EnsureError};
 use interp_guard::{Guard, InterpreterId, LookupError, Registry};
-use nix::sys::pthread::pthread_self;
 use nix::sys::signal::{Signal, raise};
 use std::error::Error;
 use std::rc::Rc;
@@ -245,7 +244,7 @@ impl<K: Kind> Fleet<K> {
             let kind = if index < churners { "churner" } else { "user" };
             Stoppable::spawn(format!("{kind} {index}"), move |stop| {
                 tally::enroll(seed.wrapping_add(index as u64));
-                report.send(pthread_self()).expect("waited for");
+                report.send(Target::this()).expect("waited for");
                 let _timer = timer_at_this_thread(period);
                 if index < churners {
                     churn(registry, seats, index, churners, stop);
