@@ -23,7 +23,7 @@ use super::arch::Default;
 use super::trampoline::{self, Frame, Gate};
 use crate::attach::{self, Level};
 use crate::end::state;
-use crate::ground::helpers::{Methods, method, raise, say, site_from};
+use crate::ground::helpers::{Methods, keeping_errno, method, raise, say, site_from};
 use crate::ground::python;
 use crate::ground::registry;
 use crate::ground::word::{GuardWord, Held};
@@ -214,18 +214,6 @@ fn release(level: Option<Level>) {
         // SAFETY: ends the process; callable always.
         unsafe { ffi::Py_FatalError(text.as_ptr()) }
     }
-}
-
-/// Runs `body` with the thread's error number left as it was.
-fn keeping_errno<R>(body: impl FnOnce() -> R) -> R {
-    // SAFETY: this thread's own.
-    let errno = unsafe { libc::__errno_location() };
-    // SAFETY: as above.
-    let before = unsafe { *errno };
-    let result = body();
-    // SAFETY: as above.
-    unsafe { *errno = before };
-    result
 }
 
 impl Gate for Callback {

@@ -17,6 +17,7 @@
 //! Entries are never given back: native code may call one at any time, for as long as the process lives.
 
 use super::arch::{self, CODE, PAGE, Registers};
+use crate::ground::helpers::keeping_errno;
 use std::ffi::c_void;
 use std::io;
 use std::mem::offset_of;
@@ -147,9 +148,7 @@ unsafe fn map_code_from_file(page: *mut libc::c_void) -> bool {
         let fixed = libc::MAP_PRIVATE | libc::MAP_FIXED;
         let mapped = written
             && libc::mmap(page, PAGE, libc::PROT_READ | libc::PROT_EXEC, fixed, file, 0) != libc::MAP_FAILED;
-        let why = *libc::__errno_location();
-        libc::close(file);
-        *libc::__errno_location() = why;
+        keeping_errno(|| libc::close(file));
         mapped
     }
 }

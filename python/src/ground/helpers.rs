@@ -175,3 +175,16 @@ pub unsafe fn site_from(text: *const c_char) -> Site {
     kept.insert(name, name);
     Site::named(name)
 }
+
+/// Runs `body` with the thread's error number left as it was.
+#[inline(always)]
+pub fn keeping_errno<R>(body: impl FnOnce() -> R) -> R {
+    // SAFETY: this thread's own.
+    let errno = unsafe { libc::__errno_location() };
+    // SAFETY: as above.
+    let before = unsafe { *errno };
+    let result = body();
+    // SAFETY: as above.
+    unsafe { *errno = before };
+    result
+}

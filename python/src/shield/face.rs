@@ -29,6 +29,9 @@ unsafe extern "C" fn install(_: *mut PyObject, arguments: *mut PyObject) -> *mut
     if unsafe { ffi::PyArg_ParseTuple(arguments, c"dp".as_ptr(), &raw mut grace, &raw mut reports) } == 0 {
         return null_mut();
     }
+    if cfg!(not(target_env = "gnu")) {
+        return raise(runtime_error(), "the shield needs glibc");
+    }
     // SAFETY: attached.
     let (_, id) = unsafe { registry::current() };
     if id.is_none() || id != registry::main_id() {

@@ -17,6 +17,7 @@
 use super::table::{Callers, Function};
 use super::threads::{self, Here};
 use super::{gate, redirect, report};
+use crate::ground::helpers::keeping_errno;
 use crate::ground::python;
 use interp_guard::jump_with_caller;
 use pyo3_ffi::{self as ffi, PyInterpreterState, PyThreadState};
@@ -147,9 +148,6 @@ unsafe extern "C-unwind" fn acquire(state: *mut PyThreadState, caller: usize) {
 /// `real` is a function that attaches `state`, which the caller may.
 #[inline(always)]
 unsafe fn attach(state: *mut PyThreadState, caller: usize, real: Attach, note: impl FnOnce(&Here)) {
-    // Whoever ends a section without the GIL still has the error number of what was in it.
-    // SAFETY: the calling thread's own.
-    let errno = unsafe { *libc::__errno_location() };
     // Until when is the guard kept?
     let begin = |here: &Here| {
         note(here);
@@ -167,20 +165,18 @@ unsafe fn attach(state: *mut PyThreadState, caller: usize, real: Attach, note: i
         }
         !stays
     };
-    let only_attaches = threads::here(begin);
     // SAFETY: the caller's promise.
-    unsafe {
-        match only_attaches {
-            Some(only_attaches) => {
-                real(state);
-                if only_attaches {
-                    threads::here(Here::give_up);
-                }
+    let real = || unsafe { real(state) };
+    // Whoever ends a section without the GIL still has the error number of what was in it.
+    keeping_errno(|| match threads::here(begin) {
+        Some(only_attaches) => {
+            real();
+            if only_attaches {
+                threads::here(Here::give_up);
             }
-            None => guarded(|| real(state)),
         }
-        *libc::__errno_location() = errno;
-    }
+        None => guarded(real),
+    });
 }
 
 /// Guarded for as long as the call takes. So attaches a thread that ends, in a destructor of what it alone has,
@@ -228,11 +224,7 @@ unsafe extern "C-unwind" fn release_thread(state: *mut PyThreadState, _caller: u
 
 #[inline(always)]
 fn detaches(state: *mut PyThreadState) {
-    // SAFETY: the calling thread's own.
-    let errno = unsafe { *libc::__errno_location() };
-    threads::here(|here| here.detaches(state));
-    // SAFETY: as above.
-    unsafe { *libc::__errno_location() = errno };
+    keeping_errno(|| threads::here(|here| here.detaches(state)));
 }
 
 unsafe extern "C-unwind" fn delete_current(_caller: usize) {
@@ -312,7 +304,7 @@ unsafe extern "C-unwind" fn join(thread: libc::pthread_t, value: *mut *mut c_voi
         return unsafe { real!(JOIN as Join)(thread, value) };
     }
     loop {
-        if gate::is_parked(thread) {
+        if gate::is_parked(thread as usize as u64) {
             report::note_join();
             // SAFETY: null, or writable, as the caller says.
             if let Some(value) = unsafe { value.as_mut() } {
@@ -322,8 +314,7 @@ unsafe extern "C-unwind" fn join(thread: libc::pthread_t, value: *mut *mut c_voi
         }
         let until = std::time::SystemTime::now() + Duration::from_millis(5);
         let until = until.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let until =
-            libc::timespec { tv_sec: until.as_secs() as libc::time_t, tv_nsec: until.subsec_nanos().into() };
+        let until = libc::timespec { tv_sec: until.as_secs() as _, tv_nsec: until.subsec_nanos().into() };
         // SAFETY: as the caller calls it; not joined before where it answers so.
         let answer = unsafe { libc::pthread_timedjoin_np(thread, value, &until) };
         if answer != libc::ETIMEDOUT {

@@ -9,7 +9,7 @@
 //! past, as without us.
 
 use super::locked::Locked;
-use crate::ground::python;
+use crate::ground::python::{self, this_thread};
 use interp_guard::{Closing, Guard, InterpreterId, Registry, thread_state};
 use pyo3_ffi::{self as ffi, PyInterpreterState};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -43,7 +43,7 @@ const NONE: i64 = -1;
 /// The gate of this epoch, kept while the shield is uninstalled.
 static OPENED: AtomicI64 = AtomicI64::new(NONE);
 
-/// The thread that ends Python, as `pthread_self` says; 0 before.
+/// The thread that ends Python, by `this_thread`; 0 before.
 static ENDS_ON: AtomicU64 = AtomicU64::new(0);
 
 /// When the end ceased to wait, in nanoseconds of the monotonic clock; 0 before.
@@ -52,7 +52,7 @@ static OVER_SINCE: AtomicU64 = AtomicU64::new(0);
 /// Has this epoch's Python been finalized?
 static IS_GONE: AtomicBool = AtomicBool::new(false);
 
-/// Threads that came too late, as `pthread_self` says.
+/// Threads that came too late, by `this_thread`.
 static PARKED: Locked<Vec<u64>> = Locked::new(Vec::new());
 
 /// How many threads have come too late, in this process.
@@ -65,11 +65,6 @@ const UNTIL_FINALIZING: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
 pub type Admission = Guard<'static, Main>;
-
-fn me() -> u64 {
-    // SAFETY: always callable.
-    unsafe { libc::pthread_self() }
-}
 
 /// Opens the gate of this epoch, if it is not open. Why not, if it cannot.
 ///
@@ -139,7 +134,7 @@ fn wait_where_too_late() {
 }
 
 fn park() -> ! {
-    PARKED.with(|parked| parked.push(me()));
+    PARKED.with(|parked| parked.push(this_thread()));
     thread_state::park_for_good()
 }
 
@@ -154,7 +149,7 @@ pub fn park_if_python_ends() {
 /// The thread that ends Python attaches as often as it likes; so does everybody in another Python.
 fn passes_always() -> bool {
     // Relaxed: only what this thread has stored itself is of interest.
-    ENDS_ON.load(Ordering::Relaxed) == me() || is_another_python()
+    ENDS_ON.load(Ordering::Relaxed) == this_thread() || is_another_python()
 }
 
 /// Has Python been initialised anew, without a shield?
@@ -183,7 +178,7 @@ pub fn now() -> u64 {
 /// Closes the gate: the calling thread ends Python. `None` if that has been done, or there is no gate.
 pub fn close() -> Option<Closing<'static, Main>> {
     let id = InterpreterId::try_from(CURRENT.load(Ordering::Relaxed)).ok()?; // as in `open`
-    ENDS_ON.store(me(), Ordering::Relaxed); // see `passes_always`
+    ENDS_ON.store(this_thread(), Ordering::Relaxed); // see `passes_always`
     OVER_SINCE.store(0, Ordering::Relaxed); // it has not begun to wait
     GATE.close(id).ok()
 }

@@ -21,15 +21,14 @@ impl<T> Locked<T> {
 
     pub fn with<R>(&self, f: impl FnOnce(&mut T) -> R) -> R {
         /// Gives it back, also where `f` panics.
-        struct Back<'l>(&'l dyn Fn());
-        impl Drop for Back<'_> {
+        struct Back<'l, T>(&'l Locked<T>);
+        impl<T> Drop for Back<'_, T> {
             fn drop(&mut self) {
-                (self.0)();
+                self.0.give_back();
             }
         }
         self.take();
-        let give_back = || self.give_back();
-        let _back = Back(&give_back);
+        let _back = Back(self);
         // SAFETY: taken, by this thread, which does not take it again inside `f`.
         f(unsafe { &mut *self.value.get() })
     }

@@ -8,7 +8,7 @@
 use object::NativeEndian as NE;
 use object::elf::{self, Dyn64, ProgramHeader64, Rela64, Sym64};
 use std::ffi::{CStr, CString, c_int, c_void};
-use std::ptr::{null, null_mut};
+use std::ptr::null;
 
 #[cfg(target_arch = "aarch64")]
 use elf::{R_AARCH64_ABS64 as POINTER, R_AARCH64_GLOB_DAT as GLOB_DAT, R_AARCH64_JUMP_SLOT as JUMP_SLOT};
@@ -80,6 +80,12 @@ pub fn list() -> Vec<Listed> {
     list
 }
 
+// musl has it too, and `libc` only glibc's.
+const RTLD_DI_LINKMAP: c_int = 2;
+unsafe extern "C" {
+    fn dlinfo(handle: *mut c_void, request: c_int, answer: *mut c_void) -> c_int;
+}
+
 /// What `dlinfo` tells of an object: the beginning of `struct link_map`.
 #[repr(C)]
 struct LinkMap {
@@ -109,7 +115,7 @@ impl Object {
         }
         let mut map: *const LinkMap = null();
         // SAFETY: a handle; a pointer is written.
-        let known = unsafe { libc::dlinfo(handle, libc::RTLD_DI_LINKMAP, (&raw mut map).cast()) } == 0;
+        let known = unsafe { dlinfo(handle, RTLD_DI_LINKMAP, (&raw mut map).cast()) } == 0;
         // SAFETY: the dynamic linker's, there as long as the handle is.
         let map = unsafe { map.as_ref() }.filter(|_| known);
         let object = Self { handle, listed: listed.clone(), dynamic: map.map_or(0, |map| map.dynamic) };
@@ -291,12 +297,19 @@ fn page(address: u64) -> u64 {
     address & !(PAGE - 1)
 }
 
+/// musl has nothing that tells, and no shield: `face` refuses.
+#[cfg(not(target_env = "gnu"))]
+pub fn is_defined_at(_: *mut c_void) -> bool {
+    false
+}
+
 /// Does an object define the function at this address? Not where it only has code that leads there.
+#[cfg(target_env = "gnu")]
 pub fn is_defined_at(address: *mut c_void) -> bool {
     const RTLD_DL_SYMENT: c_int = 1;
     // SAFETY: plain data; zero is a valid value to write over.
     let mut found: libc::Dl_info = unsafe { std::mem::zeroed() };
-    let mut symbol: *mut c_void = null_mut();
+    let mut symbol: *mut c_void = std::ptr::null_mut();
     // SAFETY: takes any address, and only compares it; both are writable.
     let known = unsafe { libc::dladdr1(address, &mut found, &mut symbol, RTLD_DL_SYMENT) } != 0;
     // SAFETY: null, or an entry of the symbol table of an object that is loaded: one that has CPython, or the C

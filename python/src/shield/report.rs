@@ -76,27 +76,18 @@ pub fn at_exit() -> bool {
 fn prevented() -> String {
     let (late, waited_for) = (gate::came_late() as usize, WAITED_FOR.load(Ordering::Relaxed));
     let (left, joins) = (LEFT.load(Ordering::Relaxed), JOINS.load(Ordering::Relaxed));
-    let minor = minor_version();
     let mut text = String::from("the shield: ");
-    text += &match (late, minor) {
-        (0, _) => "no thread called into Python while it was ending.".to_owned(),
-        (late, ..14) => {
-            let (threads, were, them) =
-                if late == 1 { ("thread", "was", "it") } else { ("threads", "were", "them") };
-            format!(
-                "{late} {threads} called into Python while it was ending and {were} parked; without the shield CPython \
-                 3.{minor} would have ended {them}."
-            )
-        }
-        (late, _) => {
-            let (threads, were, them) =
-                if late == 1 { ("thread", "was", "it") } else { ("threads", "were", "them") };
-            format!(
-                "{late} {threads} called into Python while it was ending and {were} parked; CPython 3.{minor} would have \
-                 parked {them}, too."
-            )
-        }
-    };
+    if late == 0 {
+        text += "no thread called into Python while it was ending.";
+    } else {
+        let (threads, were, them) =
+            if late == 1 { ("thread", "was", "it") } else { ("threads", "were", "them") };
+        text += &format!("{late} {threads} called into Python while it was ending and {were} parked; ");
+        text += &match minor_version() {
+            minor @ ..14 => format!("without the shield CPython 3.{minor} would have ended {them}."),
+            minor => format!("CPython 3.{minor} would have parked {them}, too."),
+        };
+    }
     if waited_for > 0 {
         let seconds = Duration::from_millis(WAITED_MS.load(Ordering::Relaxed)).as_secs_f64();
         let were =
